@@ -1,0 +1,1 @@
+//! How a front reaches a worker: messages and client.

@@ -1,0 +1,1 @@
+//! FFmpeg: decoding and encoding. The only folder that names it.

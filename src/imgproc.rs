@@ -1,0 +1,1 @@
+//! Pixel work through OpenCV; the only file that names it.

@@ -1,0 +1,7 @@
+//! Running models: batches across sessions, on threads that own their engines.
+//!
+//! A session submits a tensor and waits on a ticket; [`batcher`] decides what runs next;
+//! one thread a lane owns its engines and runs them. Knows nothing of pictures.
+
+pub mod engine;
+pub mod tensor;

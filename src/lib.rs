@@ -1,0 +1,19 @@
+//! vigie: real-time recognition over WebRTC.
+//!
+//! A frame's journey: a browser's packets reach [`live`], [`rtp`] puts them in order and joins them
+//! into frames, [`codec`] decodes, a [`mailbox`] keeps the newest picture, [`pipeline`] recognises,
+//! tracks, draws and reports, [`inference`] runs the models, and results go back to the browser.
+//! [`signalling`] never sees a pixel; [`cluster`] is how it reaches the worker that does.
+
+pub mod cluster;
+pub mod codec;
+pub mod frame;
+pub mod imgproc;
+pub mod inference;
+pub mod live;
+pub mod mailbox;
+pub mod models;
+pub mod pipeline;
+pub mod rtp;
+pub mod signalling;
+pub mod telemetry;

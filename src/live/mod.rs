@@ -1,0 +1,1 @@
+//! One browser session: its peer connection, its threads, its settings.

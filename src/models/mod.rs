@@ -1,0 +1,3 @@
+//! Models on disk: what they are ([`manifest`]), where they lie and where they come from.
+
+pub mod manifest;

@@ -1,0 +1,1 @@
+//! RTP payloads, pure: packets in order, packets into frames, frames into packets.

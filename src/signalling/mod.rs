@@ -1,0 +1,1 @@
+//! The front: pages, signalling and probes. It knows no pixels.
