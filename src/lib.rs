@@ -8,6 +8,7 @@
 pub mod cluster;
 pub mod codec;
 pub mod frame;
+pub mod ids;
 pub mod imgproc;
 pub mod inference;
 pub mod live;

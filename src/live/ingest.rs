@@ -1,0 +1,125 @@
+//! From packets to frames: reads a browser's track, keeps it in order, joins frames, feeds the decoder.
+
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::peer::RemoteTrack;
+use crate::frame::{Codec, EncodedFrame};
+use crate::rtp::depacketise::Depacketiser;
+use crate::rtp::reorder::{self, Reorder};
+use crate::telemetry::metrics::{Metrics, Stage};
+
+/// Frames that may wait for the decoder: a quarter of a second at 30 fps. Then it has fallen behind.
+pub const FRAME_CAPACITY: usize = 8;
+
+/// A key frame is asked for at most this often: it takes a round trip to come.
+const KEY_FRAME_INTERVAL: Duration = Duration::from_millis(300);
+
+/// Reads `track` to its end.
+///
+/// `key_wanted` is notified by the decoder when it lost its way.
+pub async fn run(
+    track: RemoteTrack,
+    frames: SyncSender<EncodedFrame>,
+    key_wanted: Arc<Notify>,
+    metrics: Arc<Metrics>,
+) {
+    let mut ingest = Ingest {
+        reorder: Reorder::default(),
+        depacketiser: None,
+        frames,
+        asked: None,
+        needs_key: true,
+        metrics,
+    };
+    // A late joiner's first frame must be a key frame, and the browser may have sent it before we listened.
+    let mut tick = tokio::time::interval(Duration::from_millis(20));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            received = track.recv() => {
+                let Some((Some(codec), packet)) = received else {
+                    if received.is_none() { return }
+                    continue; // a payload type that was not negotiated
+                };
+                ingest.accept(codec, packet, Instant::now());
+            }
+            // Lost packets are given up after a time even when nothing more arrives.
+            _ = tick.tick() => ingest.drain(Instant::now()),
+            () = key_wanted.notified() => ingest.lose_way(),
+        }
+        if ingest.should_ask(Instant::now()) {
+            ingest.metrics.key_frames_requested_total.inc();
+            track.request_key_frame().await;
+        }
+    }
+}
+
+struct Ingest {
+    reorder: Reorder<(Codec, crate::rtp::Packet)>,
+    depacketiser: Option<Depacketiser>,
+    frames: SyncSender<EncodedFrame>,
+    asked: Option<Instant>,
+    needs_key: bool,
+    metrics: Arc<Metrics>,
+}
+
+impl Ingest {
+    fn accept(&mut self, codec: Codec, packet: crate::rtp::Packet, now: Instant) {
+        self.reorder.push(packet.sequence_number, (codec, packet), now);
+        self.drain(now);
+    }
+
+    fn drain(&mut self, now: Instant) {
+        while let Some(event) = self.reorder.pop(now) {
+            match event {
+                reorder::Event::Packet((codec, packet)) => self.join(codec, packet, now),
+                reorder::Event::Lost { .. } => {
+                    if let Some(depacketiser) = &mut self.depacketiser {
+                        depacketiser.note_loss();
+                        self.needs_key |= depacketiser.needs_key_frame();
+                    }
+                }
+            }
+        }
+    }
+
+    fn join(&mut self, codec: Codec, packet: crate::rtp::Packet, now: Instant) {
+        // The sender may change codec in mid-stream (RFC 3264 §8.3.2).
+        let depacketiser = match &mut self.depacketiser {
+            Some(current) if current.codec() == codec => current,
+            other => other.insert(Depacketiser::new(codec)),
+        };
+        let frame = depacketiser.push(packet, now);
+        self.needs_key = depacketiser.needs_key_frame();
+        let Some(frame) = frame else { return };
+        match self.frames.try_send(frame) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => {
+                self.metrics.frame_dropped(Stage::Decode);
+                self.lose_way();
+            }
+            Err(TrySendError::Disconnected(_)) => {}
+        }
+    }
+
+    /// Drops everything up to the next key frame.
+    fn lose_way(&mut self) {
+        if let Some(depacketiser) = &mut self.depacketiser {
+            depacketiser.await_key_frame();
+        }
+        self.needs_key = true;
+    }
+
+    fn should_ask(&mut self, now: Instant) -> bool {
+        let due = self.asked.is_none_or(|asked| now.duration_since(asked) >= KEY_FRAME_INTERVAL);
+        let ask = self.needs_key && due;
+        if ask {
+            self.asked = Some(now);
+        }
+        ask
+    }
+}

@@ -1,0 +1,155 @@
+//! The worker's table of sessions: who may come in, who is here, and how all are sent home.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use super::session::{self, Attachment, Command, Resources};
+use crate::cluster::protocol::ServerMessage;
+use crate::ids::{ResumeToken, SessionId};
+
+/// Why a session was not opened.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AdmissionError {
+    #[error("the worker has its {limit} sessions")]
+    Full { limit: usize },
+    #[error("the worker is shutting down")]
+    Draining,
+    #[error("the worker does not know this session")]
+    UnknownSession,
+}
+
+/// One media worker.
+pub struct Worker {
+    name: String,
+    max_sessions: usize,
+    resources: Resources,
+    /// Held for table look-ups only, never across a wait.
+    table: Mutex<Table>,
+    active: watch::Sender<usize>,
+}
+
+#[derive(Default)]
+struct Table {
+    sessions: HashMap<SessionId, Entry>,
+    draining: bool,
+}
+
+struct Entry {
+    token: ResumeToken,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Worker {
+    pub fn new(name: &str, max_sessions: usize, resources: Resources) -> Arc<Self> {
+        let table = Mutex::new(Table::default());
+        Arc::new(Self { name: name.into(), max_sessions, resources, table, active: watch::Sender::new(0) })
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().expect("no code panics while it holds the table")
+    }
+
+    /// Whether a new session would be taken.
+    pub fn admits(&self) -> Result<(), AdmissionError> {
+        self.check(&self.table())
+    }
+
+    fn check(&self, table: &Table) -> Result<(), AdmissionError> {
+        if table.draining {
+            return Err(AdmissionError::Draining);
+        }
+        if table.sessions.len() >= self.max_sessions {
+            return Err(AdmissionError::Full { limit: self.max_sessions });
+        }
+        Ok(())
+    }
+
+    /// Starts a session whose page is at the other end of `attachment`.
+    pub fn open(self: &Arc<Self>, attachment: Attachment) -> Result<SessionId, AdmissionError> {
+        let id = SessionId::random(&self.name);
+        let token = ResumeToken::random(id.clone());
+        let (commands, receiver) = mpsc::channel(4);
+        {
+            let mut table = self.table();
+            self.check(&table)?;
+            table.sessions.insert(id.clone(), Entry { token: token.clone(), commands });
+            self.note_active(&table);
+        }
+        self.resources.metrics.sessions_total.inc();
+        tracing::info!(session = %id, "session opened");
+        self.welcome(&attachment, &token);
+
+        let (worker, session) = (Arc::clone(self), id.clone());
+        tokio::spawn(async move {
+            // However the session ends, a fault of ours included, its place becomes free.
+            let place = Place { worker: &worker, id: &session };
+            session::run(session.clone(), worker.resources.clone(), attachment, receiver).await;
+            drop(place);
+        });
+        Ok(id)
+    }
+
+    /// Gives a live session a new signalling socket.
+    pub async fn resume(&self, token: &ResumeToken, attachment: Attachment) -> Result<(), AdmissionError> {
+        let commands = {
+            let table = self.table();
+            let entry = table.sessions.get(&token.session).filter(|entry| entry.token == *token);
+            entry.map(|entry| entry.commands.clone()).ok_or(AdmissionError::UnknownSession)?
+        };
+        self.welcome(&attachment, token);
+        let sent = commands.send(Command::Attach(attachment)).await;
+        sent.map_err(|_| AdmissionError::UnknownSession)
+    }
+
+    /// Takes no more sessions, closes those there are, and waits for them until `limit`.
+    pub async fn drain(&self, limit: Duration) {
+        let commands: Vec<_> = {
+            let mut table = self.table();
+            table.draining = true;
+            table.sessions.values().map(|entry| entry.commands.clone()).collect()
+        };
+        for command in commands {
+            let _ = command.send(Command::Close("the server is shutting down")).await;
+        }
+        let mut active = self.active.subscribe();
+        let emptied = tokio::time::timeout(limit, active.wait_for(|count| *count == 0)).await;
+        if emptied.is_err() {
+            tracing::warn!(sessions = *self.active.borrow(), "sessions left at the end of the drain");
+        }
+    }
+
+    fn welcome(&self, attachment: &Attachment, token: &ResumeToken) {
+        let models = self.resources.models.borrow();
+        let welcome = ServerMessage::Welcome {
+            session: token.session.to_string(),
+            resume: token.to_string(),
+            models: models.versions(),
+            tasks: models.tasks(),
+        };
+        let _ = attachment.outgoing.try_send(welcome);
+    }
+
+    fn note_active(&self, table: &Table) {
+        let count = table.sessions.len();
+        self.active.send_replace(count);
+        self.resources.metrics.sessions_active.set(count as i64);
+        self.resources.metrics.worker_load_ratio.set(count as f64 / self.max_sessions.max(1) as f64);
+    }
+}
+
+/// A session's entry in the table, removed when dropped.
+struct Place<'a> {
+    worker: &'a Worker,
+    id: &'a SessionId,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut table = self.worker.table();
+        table.sessions.remove(self.id);
+        self.worker.note_active(&table);
+    }
+}
