@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::tensor::{Outputs, Tensor};
 
 /// Why a model could not be loaded or run.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum EngineError {
     #[error("ONNX Runtime library not usable at {path}: {reason}")]
     Runtime { path: PathBuf, reason: String },
@@ -13,6 +13,8 @@ pub enum EngineError {
     Load { path: PathBuf, reason: String },
     #[error("model {model} failed to run: {reason}")]
     Run { model: String, reason: String },
+    #[error("model {model} is not installed")]
+    NotInstalled { model: String },
     #[error("the inference queue is full")]
     Overloaded,
     #[error("the inference service is stopping")]

@@ -3,5 +3,8 @@
 //! A session submits a tensor and waits on a ticket; [`batcher`] decides what runs next;
 //! one thread a lane owns its engines and runs them. Knows nothing of pictures.
 
+pub mod batcher;
 pub mod engine;
+pub mod ort;
+pub mod service;
 pub mod tensor;

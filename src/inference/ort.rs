@@ -1,0 +1,324 @@
+//! ONNX Runtime as an [`Engine`]; the only file that names it.
+//!
+//! The library is loaded from a path at run time, so that one binary serves with the CPU build or the
+//! GPU build that an image carries. It owns sessions; it does not choose models, batch, or know pictures.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
+
+use ort::ep::{CUDA, ExecutionProvider, ExecutionProviderDispatch, TensorRT};
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::session::{Session, SessionInputValue};
+use ort::value::{DynValue, Outlet, TensorElementType, TensorRef};
+
+use super::engine::{Engine, EngineError};
+use super::tensor::{Outputs, Tensor, TensorData};
+
+/// Where a model is to run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Device {
+    /// CUDA device 0 when the library and the machine have it, else the CPU.
+    #[default]
+    Auto,
+    Cpu,
+    /// A CUDA device by its index.
+    Cuda(i32),
+    /// TensorRT on a CUDA device by its index; what TensorRT cannot run goes to CUDA.
+    Tensorrt(i32),
+}
+
+/// A device was written in a way that is not understood.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("device {0:?} is none of auto, cpu, cuda:N, tensorrt:N")]
+pub struct UnknownDevice(String);
+
+impl FromStr for Device {
+    type Err = UnknownDevice;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (kind, index) = text.split_once(':').unwrap_or((text, "0"));
+        // u16 bounds the index and refuses a sign.
+        let index = index.parse::<u16>().map(i32::from);
+        match (kind, index) {
+            ("auto", _) if text == "auto" => Ok(Self::Auto),
+            ("cpu", _) if text == "cpu" => Ok(Self::Cpu),
+            ("cuda", Ok(index)) => Ok(Self::Cuda(index)),
+            ("tensorrt", Ok(index)) => Ok(Self::Tensorrt(index)),
+            _ => Err(UnknownDevice(text.to_owned())),
+        }
+    }
+}
+
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+            Self::Tensorrt(index) => write!(f, "tensorrt:{index}"),
+        }
+    }
+}
+
+/// Where a model does run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceUsed {
+    /// Never [`Device::Auto`].
+    pub device: Device,
+    /// Why it is not the device that was asked for.
+    pub fallback: Option<String>,
+}
+
+/// The loaded library; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    environment: ort::environment::Environment,
+}
+
+/// The library cannot be unloaded, and a process has one environment: both are kept here for good.
+static LOADED: Mutex<Option<(PathBuf, Runtime)>> = Mutex::new(None);
+
+impl Runtime {
+    /// Loads the shared library at `path`, once a process.
+    ///
+    /// # Errors
+    /// [`EngineError::Runtime`] when it is missing, is not ONNX Runtime 1.24 or newer, or when another
+    /// one is already loaded.
+    pub fn load(path: &Path) -> Result<Self, EngineError> {
+        let refuse = |reason: String| EngineError::Runtime { path: path.to_owned(), reason };
+        // An absolute path keeps the loader from searching elsewhere.
+        let path = std::fs::canonicalize(path).map_err(|error| refuse(error.to_string()))?;
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((other, runtime)) = &*loaded {
+            return match *other == path {
+                true => Ok(runtime.clone()),
+                false => Err(refuse(format!("{} is already loaded", other.display()))),
+            };
+        }
+        let builder = ort::init_from(&path).map_err(|error| refuse(error.to_string()))?;
+        let environment = builder
+            .with_name("vigie")
+            .with_telemetry(false)
+            .build()
+            .map_err(|error| refuse(error.to_string()))?;
+        let runtime = Self { environment };
+        *loaded = Some((path, runtime.clone()));
+        Ok(runtime)
+    }
+
+    /// What the library says of its build, for a log line.
+    pub fn build_info(&self) -> &'static str {
+        ort::info()
+    }
+
+    /// Execution providers for `device`, best first, or why there are none.
+    fn providers(&self, device: Device) -> Result<(Device, Vec<ExecutionProviderDispatch>), Option<String>> {
+        // Whether the build has the provider at all: asking is cheap, failing to load it is not.
+        let built_in = |name: &str, available: ort::Result<bool>| match available {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Some(format!("this ONNX Runtime is built without {name}"))),
+            Err(error) => Err(Some(error.to_string())),
+        };
+        let cuda = |index| CUDA::default().with_device_id(index).build().error_on_failure();
+        match device {
+            Device::Cpu => Err(None),
+            Device::Auto => {
+                // On a CPU build this is the expected outcome and no news.
+                built_in("CUDA", CUDA::is_available()).map_err(|_| None)?;
+                Ok((Device::Cuda(0), vec![cuda(0)]))
+            }
+            Device::Cuda(index) => {
+                built_in("CUDA", CUDA::is_available())?;
+                Ok((device, vec![cuda(index)]))
+            }
+            Device::Tensorrt(index) => {
+                built_in("TensorRT", TensorRT::is_available())?;
+                let tensorrt = TensorRT::default().with_device_id(index).with_fp16(true).build();
+                Ok((device, vec![tensorrt.error_on_failure(), cuda(index)]))
+            }
+        }
+    }
+}
+
+/// An input or output of a graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    pub name: String,
+    /// Such as `f32`, `u8`.
+    pub element: String,
+    /// -1 where the size is free; empty for what is not a tensor.
+    pub shape: Vec<i64>,
+}
+
+/// What a graph takes and gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    pub inputs: Vec<Port>,
+    pub outputs: Vec<Port>,
+}
+
+/// One ONNX Runtime session.
+pub struct OrtEngine {
+    session: Session,
+    /// For error texts: the file's path.
+    model: String,
+    input: String,
+    device_used: DeviceUsed,
+}
+
+impl OrtEngine {
+    /// Loads the ONNX file at `path` on `device`, falling back to the CPU where that fails, with
+    /// `threads` (0 counts as 1) for one run on the CPU.
+    ///
+    /// Takes from milliseconds to minutes (TensorRT): never call it on a lane.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] when the file cannot be read, is not a graph that the runtime accepts, or
+    /// does not have exactly one input.
+    pub fn load(runtime: &Runtime, path: &Path, device: Device, threads: usize) -> Result<Self, EngineError> {
+        let refuse = |reason: String| EngineError::Load { path: path.to_owned(), reason };
+        let mut fallback = None;
+        let mut loaded = None;
+        match runtime.providers(device) {
+            Ok((device, providers)) => match open(runtime, path, &providers, threads) {
+                Ok(session) => loaded = Some((session, device)),
+                Err(reason) => fallback = Some(reason),
+            },
+            Err(reason) => fallback = reason,
+        }
+        let (session, device) = match loaded {
+            Some(loaded) => loaded,
+            None => (open(runtime, path, &[], threads).map_err(refuse)?, Device::Cpu),
+        };
+        let [input] = session.inputs() else {
+            return Err(refuse(format!("the graph has {} inputs, one is expected", session.inputs().len())));
+        };
+        let input = input.name().to_owned();
+        let model = path.display().to_string();
+        Ok(Self { session, model, input, device_used: DeviceUsed { device, fallback } })
+    }
+
+    /// Where it runs, and why not where it was asked to.
+    pub fn device_used(&self) -> &DeviceUsed {
+        &self.device_used
+    }
+
+    /// The graph's inputs and outputs, in its order.
+    pub fn describe(&self) -> Description {
+        Description {
+            inputs: self.session.inputs().iter().map(port).collect(),
+            outputs: self.session.outputs().iter().map(port).collect(),
+        }
+    }
+}
+
+impl Engine for OrtEngine {
+    fn run(&mut self, input: &Tensor) -> Result<Outputs, EngineError> {
+        let model = &self.model;
+        let refuse = |reason: String| EngineError::Run { model: model.clone(), reason };
+        let failed = |error: ort::Error| refuse(error.to_string());
+        let shape = input.shape.as_slice();
+        let value: SessionInputValue<'_> = match &input.data {
+            TensorData::U8(data) => {
+                TensorRef::from_array_view((shape, data.as_slice())).map_err(failed)?.into()
+            }
+            TensorData::F32(data) => {
+                TensorRef::from_array_view((shape, data.as_slice())).map_err(failed)?.into()
+            }
+            TensorData::I64(data) => {
+                TensorRef::from_array_view((shape, data.as_slice())).map_err(failed)?.into()
+            }
+        };
+        let outputs = self.session.run(vec![(self.input.as_str(), value)]).map_err(failed)?;
+        let read = |(name, value): (&str, ort::value::ValueRef<'_>)| {
+            let tensor = read_tensor(&value).map_err(|reason| refuse(format!("output {name}: {reason}")))?;
+            Ok((name.to_owned(), tensor))
+        };
+        outputs.iter().map(read).collect::<Result<_, _>>().map(Outputs)
+    }
+}
+
+/// Opens a session; the error text is the runtime's.
+fn open(
+    runtime: &Runtime,
+    path: &Path,
+    providers: &[ExecutionProviderDispatch],
+    threads: usize,
+) -> Result<Session, String> {
+    let configure = |builder: SessionBuilder| {
+        builder
+            .with_optimization_level(GraphOptimizationLevel::Level3)?
+            .with_intra_threads(threads.max(1))?
+            .with_inter_threads(1)?
+            // A spinning pool takes whole cores from the media threads between two runs.
+            .with_intra_op_spinning(false)?
+            .with_execution_providers(providers)
+    };
+    let builder = Session::builder(&runtime.environment).map_err(|error| error.to_string())?;
+    let mut builder = configure(builder).map_err(|error| error.to_string())?;
+    builder.commit_from_file(path).map_err(|error| error.to_string())
+}
+
+fn port(outlet: &Outlet) -> Port {
+    let kind = outlet.dtype();
+    Port {
+        name: outlet.name().to_owned(),
+        element: kind.tensor_type().map_or_else(|| kind.to_string(), |element| element.to_string()),
+        shape: kind.tensor_shape().map(|shape| shape.iter().copied().collect()).unwrap_or_default(),
+    }
+}
+
+fn read_tensor(value: &DynValue) -> Result<Tensor, String> {
+    let element = value.dtype().tensor_type().ok_or("is not a tensor")?;
+    macro_rules! read {
+        ($type:ty, $convert:expr) => {{
+            let (shape, data) = value.try_extract_tensor::<$type>().map_err(|error| error.to_string())?;
+            (shape.iter().map(|&side| side as usize).collect(), $convert(data))
+        }};
+    }
+    let (shape, data): (Vec<usize>, TensorData) = match element {
+        TensorElementType::Float32 => read!(f32, |data: &[f32]| TensorData::F32(data.to_vec())),
+        TensorElementType::Uint8 => read!(u8, |data: &[u8]| TensorData::U8(data.to_vec())),
+        TensorElementType::Int64 => read!(i64, |data: &[i64]| TensorData::I64(data.to_vec())),
+        TensorElementType::Int32 => {
+            read!(i32, |data: &[i32]| TensorData::I64(data.iter().map(|&v| i64::from(v)).collect()))
+        }
+        other => return Err(format!("has elements of type {other}, which no head reads")),
+    };
+    Ok(Tensor { shape, data })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_devices() {
+        let cases = [
+            ("auto", Some(Device::Auto)),
+            ("cpu", Some(Device::Cpu)),
+            ("cuda", Some(Device::Cuda(0))),
+            ("cuda:3", Some(Device::Cuda(3))),
+            ("tensorrt:1", Some(Device::Tensorrt(1))),
+            ("cpu:0", None),
+            ("auto:1", None),
+            ("cuda:-1", None),
+            ("cuda:", None),
+            ("CUDA:0", None),
+            ("", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(text.parse::<Device>().ok(), expected, "{text}");
+        }
+        for device in [Device::Auto, Device::Cpu, Device::Cuda(2), Device::Tensorrt(0)] {
+            assert_eq!(device.to_string().parse(), Ok(device));
+        }
+    }
+
+    #[test]
+    fn a_missing_library_is_an_error_that_names_it() {
+        let error = Runtime::load(Path::new("/nowhere/libonnxruntime.so")).unwrap_err();
+        assert!(error.to_string().contains("/nowhere/libonnxruntime.so"), "{error}");
+    }
+}
