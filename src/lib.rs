@@ -12,6 +12,7 @@ pub mod ids;
 pub mod imgproc;
 pub mod inference;
 pub mod live;
+pub mod load;
 pub mod mailbox;
 pub mod models;
 pub mod pipeline;

@@ -64,10 +64,12 @@ pub struct ReportSample {
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     pub joining: Joining,
-    pub sent: u64,
+    /// When each frame was sent, since the publisher's start.
+    pub sent_at: Vec<Duration>,
     pub reports: Vec<ReportSample>,
-    /// From writing a frame to having its annotated picture, encoded, in full.
-    pub annotated: Vec<Duration>,
+    /// When each annotated picture had come in full, since the publisher's start, and how long after its
+    /// frame was written.
+    pub annotated: Vec<(Duration, Duration)>,
     /// Pictures that the server says newer ones replaced.
     pub dropped: u64,
     pub key_frames_asked: u64,
@@ -229,7 +231,7 @@ impl Publisher {
             }
             Event::MediaData(data) => {
                 if let Some(sent) = self.sent_at(data.time.numer() as u32) {
-                    self.outcome.annotated.push(sent.elapsed());
+                    self.outcome.annotated.push((self.began.elapsed(), sent.elapsed()));
                 }
             }
             Event::KeyframeRequest(_) => {
@@ -296,7 +298,7 @@ impl Publisher {
         let frame = frames[self.next_frame % frames.len()].clone();
         writer.write(payload, now, MediaTime::from_90khz(media_ticks), frame.to_vec())?;
         self.next_frame += 1;
-        self.outcome.sent += 1;
+        self.outcome.sent_at.push(now.duration_since(self.began));
         if self.sent.len() == REMEMBERED_FRAMES {
             self.sent.pop_front();
         }
