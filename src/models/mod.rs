@@ -1,3 +1,4 @@
 //! Models on disk: what they are ([`manifest`]), where they lie and where they come from.
 
+pub mod heads;
 pub mod manifest;

@@ -2,4 +2,7 @@
 //!
 //! Live sessions, video files and images all go through these stages.
 
+pub mod detect;
+pub mod prepare;
+pub mod recognise;
 pub mod report;
