@@ -1,6 +1,6 @@
 // The instrument panels: latency with its stages and plot, rates, and what is in view.
 
-import { formatNumber, onLanguageChange, t, translateLabel } from './i18n.js';
+import { formatNumber, onLanguageChange, t, translate, translateLabel } from './i18n.js';
 import { trackColour } from './overlay.js';
 import { Plot } from './plot.js';
 import { STAGES } from './stats.js';
@@ -35,6 +35,7 @@ export class Hud {
       item.append(dot, name, value);
       byId('stage-key').append(item);
     }
+    translate(byId('stage-key'));
     onLanguageChange(() => this.#refresh());
   }
 

@@ -95,7 +95,7 @@ for (const input of outputs) {
 /** @param {Output} output */
 function showOutput(output) {
   stage.dataset.output = output;
-  overlay.redraw();
+  applyMirror();
 }
 
 /* The source */
@@ -180,7 +180,6 @@ function adopt(next) {
   next.track.addEventListener('ended', () => {
     if (source === next) handleUnplugged();
   });
-  if (!isMirrorChosen) mirrorSwitch.checked = next.isFrontal;
   applyMirror();
   overlay.clear();
   hud.forgetView();
@@ -204,7 +203,9 @@ async function refreshSources() {
   if (options.some(({ value }) => value === wanted)) sourcePicker.value = wanted;
 }
 
+/** Until the reader chooses: a mirror, as faces expect, but not beside the server's picture. */
 function applyMirror() {
+  if (!isMirrorChosen) mirrorSwitch.checked = source?.isFrontal === true && stage.dataset.output !== 'both';
   overlay.isMirrored = mirrorSwitch.checked;
   localVideo.classList.toggle('mirrored', mirrorSwitch.checked);
   overlay.redraw();

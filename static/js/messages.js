@@ -48,8 +48,10 @@ export class Messages {
     item.dataset.level = message.level ?? 'notice';
     if (message.code) item.dataset.code = message.code;
     item.append(document.createElement('p'));
-    if (message.retry) item.append(button('retry', () => this.#shown.get(subject)?.message.retry?.()));
-    item.append(button('dismiss', () => this.clear(subject)));
+    // A countdown comes back at its next tick: it is acted upon, not dismissed.
+    item.append(message.retry
+      ? button('retry', () => this.#shown.get(subject)?.message.retry?.())
+      : button('dismiss', () => this.clear(subject)));
     fill(item, message);
     this.#list.append(item);
     this.#shown.set(subject, { message, item });

@@ -14,12 +14,14 @@ const STALE_MS = 1500;
 const FACE_COLOUR = '#6ee7c8';
 const OBJECT_COLOURS = ['#ffc36b', '#8ec5ff', '#ff9e80', '#c9b2ff', '#b9e07a', '#ff9ecb', '#7fdbe6', '#e6d27f'];
 
+/** @type {string[]} classes in order of appearance: the few in one view get different colours */
+const seenLabels = ['person'];
+
 /** The colour of a track's box and of its count. @param {string} kind @param {string} label */
 export function trackColour(kind, label) {
   if (kind === 'face') return FACE_COLOUR;
-  let hash = 0;
-  for (const character of label) hash = (hash * 31 + (character.codePointAt(0) ?? 0)) >>> 0;
-  return OBJECT_COLOURS[hash % OBJECT_COLOURS.length];
+  if (!seenLabels.includes(label)) seenLabels.push(label);
+  return OBJECT_COLOURS[seenLabels.indexOf(label) % OBJECT_COLOURS.length];
 }
 
 /** A track in words: label and score, and for a face its apparent gender. @param {any} track */
@@ -144,13 +146,15 @@ export class Overlay {
     context.textBaseline = 'middle';
     // Large boxes first, so that the small ones inside stay readable.
     const tracks = [...report.tracks].sort((a, b) => b.box[2] * b.box[3] - a.box[2] * a.box[3]);
+    /** @type {Rect[]} */
+    const tags = [];
     for (const track of tracks) {
       const [x, y, w, h] = this.#boxAt(track.id, now) ?? track.box;
       const left = this.isMirrored ? report.width - x - w : x;
       const box = { x: shown.x + left * scaleX, y: shown.y + y * scaleY, width: w * scaleX, height: h * scaleY };
       const colour = trackColour(track.kind, track.label);
       drawBrackets(context, box, colour);
-      drawTag(context, box, shown, describeTrack(track), colour, fontSize);
+      tags.push(drawTag(context, box, shown, tags, describeTrack(track), colour, fontSize));
     }
     if (!this.#stillMotion.matches && now - this.#reportedAt < GLIDE_MS) this.redraw();
   }
@@ -188,24 +192,36 @@ function drawBrackets(context, { x, y, width, height }, colour) {
 }
 
 /**
+ * Writes a box's label at its top, or lower where another label stands, and gives the place taken.
  * @param {CanvasRenderingContext2D} context
  * @param {Rect} box
  * @param {Rect} bounds
+ * @param {readonly Rect[]} taken
  * @param {string} text
  * @param {string} colour
  * @param {number} fontSize
+ * @returns {Rect}
  */
-function drawTag(context, box, bounds, text, colour, fontSize) {
+function drawTag(context, box, bounds, taken, text, colour, fontSize) {
   const height = Math.round(fontSize * 1.6);
   const width = context.measureText(text).width + fontSize;
   const x = Math.max(bounds.x, Math.min(box.x, bounds.x + bounds.width - width));
-  const above = box.y - height - 5;
-  const y = above >= bounds.y ? above : Math.max(bounds.y, box.y) + 5;
+  const inside = Math.max(bounds.y, box.y) + 5;
+  const places = [box.y - height - 5, inside, inside + height + 2, box.y + box.height + 5]
+    .filter((y) => y >= bounds.y && y + height <= bounds.y + bounds.height)
+    .map((y) => ({ x, y, width, height }));
+  const place = places.find((free) => !taken.some((other) => overlap(free, other))) ?? places[0] ?? { x, y: inside, width, height };
   context.beginPath();
-  context.roundRect(x, y, width, height, 3);
+  context.roundRect(x, place.y, width, height, 3);
   context.fillStyle = 'rgb(8 14 22 / 0.8)';
   context.fill();
   context.fillStyle = colour;
-  context.fillRect(x, y + 3, 2.5, height - 6);
-  context.fillText(text, x + fontSize / 2 + 1, y + height / 2 + 0.5);
+  context.fillRect(x, place.y + 3, 2.5, height - 6);
+  context.fillText(text, x + fontSize / 2 + 1, place.y + height / 2 + 0.5);
+  return place;
+}
+
+/** @param {Rect} a @param {Rect} b */
+function overlap(a, b) {
+  return a.x < b.x + b.width && b.x < a.x + a.width && a.y < b.y + b.height && b.y < a.y + a.height;
 }

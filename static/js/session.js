@@ -295,6 +295,8 @@ async function limitSender(sender, source) {
   const bitrate = BITRATES.find(([limit]) => Math.min(height, source.chosen.height) <= limit)?.[1] ?? BITRATES[BITRATES.length - 1][1];
   const parameters = sender.getParameters();
   if (!parameters.encodings?.length) return;
+  // Recognition needs detail more than it needs every frame.
+  parameters.degradationPreference = 'maintain-resolution';
   Object.assign(parameters.encodings[0], { scaleResolutionDownBy: scale, maxBitrate: bitrate, maxFramerate: 30 });
   try {
     await sender.setParameters(parameters);

@@ -75,7 +75,6 @@ export async function openCamera(deviceId, chosen) {
     throw new SourceError(CAMERA_ERRORS[name] ?? 'camera_failed', { detail: String(error) });
   }
   const [track] = stream.getVideoTracks();
-  track.contentHint = 'motion';
   const { deviceId: opened = '', facingMode } = track.getSettings();
   return {
     kind: 'camera',
@@ -193,7 +192,6 @@ function drawRepeatedly(pick, size, chosen) {
  * @returns {Source}
  */
 function fileSource({ name, chosen, track, sentHeight, close }) {
-  track.contentHint = 'motion';
   return {
     kind: 'file',
     name,
