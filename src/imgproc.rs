@@ -85,6 +85,28 @@ pub fn letterbox(
     target.convert(&y, &u, &v)
 }
 
+/// Copies `picture` onto `canvas` at a `divisor`-th of its width and height, rounded down to even.
+///
+/// # Errors
+/// [`ImgError::Size`] when nothing is left of it.
+pub fn shrink(picture: &Picture, divisor: usize, canvas: &mut I420Buffer) -> Result<(), ImgError> {
+    keep_to_one_thread();
+    let even = |side: usize| (side / divisor.max(1)) & !1;
+    let (width, height) = (even(picture.width), even(picture.height));
+    if width == 0 || height == 0 {
+        return Err(ImgError::Size { what: "shrunken picture", width, height });
+    }
+    if (canvas.width, canvas.height) != (width, height) {
+        *canvas = I420Buffer::black(width, height);
+    }
+    for (index, plane) in checked_planes(picture)?.iter().enumerate() {
+        let (rows, width, height) = canvas.plane_mut(index);
+        let small = resize(plane, width, height)?;
+        rows.copy_from_slice(small.data_bytes().map_err(failed("read a shrunken plane"))?);
+    }
+    Ok(())
+}
+
 /// A square anywhere in a picture, turned about its centre.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Square {

@@ -2,4 +2,5 @@
 
 pub mod bench;
 pub mod models;
+pub mod recognition;
 pub mod serve;

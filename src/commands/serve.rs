@@ -16,7 +16,7 @@ use crate::live::control;
 use crate::live::peer::PeerConfig;
 use crate::live::session::Resources;
 use crate::live::worker::Worker;
-use crate::recognition::Recognition;
+use super::recognition::Recognition;
 use crate::signalling::router::{Front, router};
 use crate::telemetry::metrics::Metrics;
 
@@ -30,7 +30,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
         );
     }
     let metrics = Arc::new(Metrics::new());
-    let recognition = Recognition::load(&args.inference, Arc::clone(&metrics))?;
+    let recognition = Recognition::load(&args.inference, &metrics)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(serve(args, &recognition, metrics));
     // Sessions have ended; what blocking work is left must not hold the process.

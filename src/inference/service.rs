@@ -473,7 +473,7 @@ fn split(model: ModelId, outputs: Outputs, rows: &[usize]) -> Result<Vec<Outputs
 }
 
 /// Lowers the calling thread's priority; without effect where the kernel keeps none per thread.
-fn lower_priority() {
+pub fn lower_priority() {
     // SAFETY: gettid and setpriority take and return plain integers. On Linux the niceness belongs to
     // the thread, and a thread may always raise its own.
     let outcome =

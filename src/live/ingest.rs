@@ -8,12 +8,16 @@ use tokio::sync::Notify;
 
 use super::peer::RemoteTrack;
 use crate::frame::{Codec, EncodedFrame};
-use crate::rtp::depacketise::Depacketiser;
-use crate::rtp::reorder::{self, Reorder};
+use crate::rtp::{Depacketiser, Event, Packet, Reorder};
 use crate::telemetry::metrics::{Metrics, Stage};
 
 /// Frames that may wait for the decoder: a quarter of a second at 30 fps. Then it has fallen behind.
 pub const FRAME_CAPACITY: usize = 8;
+
+/// How long a missing packet is waited for: two tries of a retransmission over a 50 ms round trip.
+const REORDER_WAIT: Duration = Duration::from_millis(120);
+/// Packets that may wait behind a missing one: more than a large key frame has.
+const REORDER_PACKETS: usize = 512;
 
 /// A key frame is asked for at most this often: it takes a round trip to come.
 const KEY_FRAME_INTERVAL: Duration = Duration::from_millis(300);
@@ -28,17 +32,21 @@ pub async fn run(
     metrics: Arc<Metrics>,
 ) {
     let mut ingest = Ingest {
-        reorder: Reorder::default(),
+        reorder: Reorder::new(REORDER_WAIT, REORDER_PACKETS),
         depacketiser: None,
         frames,
         asked: None,
         needs_key: true,
         metrics,
     };
-    // A late joiner's first frame must be a key frame, and the browser may have sent it before we listened.
-    let mut tick = tokio::time::interval(Duration::from_millis(20));
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
+        let deadline = ingest.reorder.deadline();
+        let given_up = async {
+            match deadline {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             received = track.recv() => {
                 let Some((Some(codec), packet)) = received else {
@@ -48,7 +56,7 @@ pub async fn run(
                 ingest.accept(codec, packet, Instant::now());
             }
             // Lost packets are given up after a time even when nothing more arrives.
-            _ = tick.tick() => ingest.drain(Instant::now()),
+            () = given_up => ingest.drain(Instant::now()),
             () = key_wanted.notified() => ingest.lose_way(),
         }
         if ingest.should_ask(Instant::now()) {
@@ -59,8 +67,8 @@ pub async fn run(
 }
 
 struct Ingest {
-    reorder: Reorder<(Codec, crate::rtp::Packet)>,
-    depacketiser: Option<Depacketiser>,
+    reorder: Reorder<(Codec, Packet)>,
+    depacketiser: Option<(Codec, Depacketiser)>,
     frames: SyncSender<EncodedFrame>,
     asked: Option<Instant>,
     needs_key: bool,
@@ -68,7 +76,7 @@ struct Ingest {
 }
 
 impl Ingest {
-    fn accept(&mut self, codec: Codec, packet: crate::rtp::Packet, now: Instant) {
+    fn accept(&mut self, codec: Codec, packet: Packet, now: Instant) {
         self.reorder.push(packet.sequence_number, (codec, packet), now);
         self.drain(now);
     }
@@ -76,10 +84,10 @@ impl Ingest {
     fn drain(&mut self, now: Instant) {
         while let Some(event) = self.reorder.pop(now) {
             match event {
-                reorder::Event::Packet((codec, packet)) => self.join(codec, packet, now),
-                reorder::Event::Lost { .. } => {
-                    if let Some(depacketiser) = &mut self.depacketiser {
-                        depacketiser.note_loss();
+                Event::Packet((codec, packet)) => self.join(codec, packet, now),
+                Event::Lost { .. } => {
+                    if let Some((_, depacketiser)) = &mut self.depacketiser {
+                        depacketiser.lose();
                         self.needs_key |= depacketiser.needs_key_frame();
                     }
                 }
@@ -87,29 +95,26 @@ impl Ingest {
         }
     }
 
-    fn join(&mut self, codec: Codec, packet: crate::rtp::Packet, now: Instant) {
+    fn join(&mut self, codec: Codec, packet: Packet, now: Instant) {
         // The sender may change codec in mid-stream (RFC 3264 §8.3.2).
-        let depacketiser = match &mut self.depacketiser {
-            Some(current) if current.codec() == codec => current,
-            other => other.insert(Depacketiser::new(codec)),
-        };
-        let frame = depacketiser.push(packet, now);
+        if self.depacketiser.as_ref().is_none_or(|(current, _)| *current != codec) {
+            self.depacketiser = Some((codec, Depacketiser::new(codec)));
+        }
+        let Some((_, depacketiser)) = &mut self.depacketiser else { return };
+        depacketiser.push(packet, now);
         self.needs_key = depacketiser.needs_key_frame();
-        let Some(frame) = frame else { return };
-        match self.frames.try_send(frame) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => {
+        while let Some(frame) = self.depacketiser.as_mut().and_then(|(_, depacketiser)| depacketiser.pop()) {
+            if let Err(TrySendError::Full(_)) = self.frames.try_send(frame) {
                 self.metrics.frame_dropped(Stage::Decode);
                 self.lose_way();
             }
-            Err(TrySendError::Disconnected(_)) => {}
         }
     }
 
     /// Drops everything up to the next key frame.
     fn lose_way(&mut self) {
-        if let Some(depacketiser) = &mut self.depacketiser {
-            depacketiser.await_key_frame();
+        if let Some((_, depacketiser)) = &mut self.depacketiser {
+            depacketiser.require_key_frame();
         }
         self.needs_key = true;
     }

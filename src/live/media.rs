@@ -11,17 +11,15 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::governor::{Governor, Level};
 use super::peer::Feedback;
 use super::settings::{ControlReply, Settings};
-use crate::codec::{Decoder, Encoder, EncoderConfig};
+use crate::codec::{CodecError, Decoder, Encoder, EncoderConfig, MAX_PIXELS, Speed};
 use crate::frame::{Codec, EncodedFrame, I420Buffer, Picture};
 use crate::imgproc;
 use crate::mailbox::Latest;
 use crate::pipeline::draw;
+use crate::pipeline::recognise::ModelSet;
 use crate::pipeline::track::Tracks;
-use crate::rtp::clock::Unwrapper;
+use crate::rtp::Unwrapper;
 use crate::telemetry::metrics::{Metrics, Stage};
-
-/// Larger pictures are refused: 4096 x 2304.
-pub const MAX_PIXELS: usize = 4096 * 2304;
 
 /// Encoded pictures that may wait to be sent; more means that the viewer's network is slower.
 pub const OUTGOING_CAPACITY: usize = 4;
@@ -48,7 +46,7 @@ pub struct Media {
     pub key_wanted: Arc<Notify>,
     pub settings: watch::Receiver<Settings>,
     pub tracks: watch::Receiver<Tracks>,
-    pub labels: draw::Labels,
+    pub models: ModelSet,
     pub annotated: Option<AnnotatedOutput>,
     pub notices: mpsc::Sender<ControlReply>,
     pub metrics: Arc<Metrics>,
@@ -96,10 +94,9 @@ impl Media {
             Ok(picture) => picture,
             Err(error) => {
                 tracing::debug!(%error, "decoding");
-                if let crate::codec::CodecError::TooLarge { width, height, .. } = &error {
-                    self.notice("picture_too_large", &format!("pictures of {width}x{height} are too large"));
+                if matches!(error, CodecError::TooLarge { .. }) {
+                    self.notice("picture_too_large", &error.to_string());
                 }
-                decoder.flush();
                 self.key_wanted.notify_one();
                 None
             }
@@ -116,7 +113,7 @@ impl Media {
 struct Annotator {
     output: AnnotatedOutput,
     tracks: watch::Receiver<Tracks>,
-    labels: draw::Labels,
+    models: ModelSet,
     notices: mpsc::Sender<ControlReply>,
     metrics: Arc<Metrics>,
     encoder: Option<(usize, usize, Encoder)>,
@@ -132,7 +129,7 @@ impl Annotator {
         Self {
             output,
             tracks: media.tracks.clone(),
-            labels: media.labels.clone(),
+            models: media.models.clone(),
             notices: media.notices.clone(),
             metrics: Arc::clone(&media.metrics),
             encoder: None,
@@ -184,7 +181,15 @@ impl Annotator {
         let target_kbps = self.bitrate.target_kbps(width, height, self.output.feedback.loss_ratio(), began);
 
         if self.encoder.as_ref().is_none_or(|(w, h, _)| (*w, *h) != (width, height)) {
-            let config = EncoderConfig::live(self.output.codec, width, height, target_kbps);
+            let config = EncoderConfig {
+                codec: self.output.codec,
+                width,
+                height,
+                bitrate_kbps: target_kbps,
+                fps_hint: 30,
+                threads: 1,
+                speed: Speed::default(),
+            };
             match Encoder::open(config) {
                 Ok(encoder) => self.encoder = Some((width, height, encoder)),
                 Err(error) => {

@@ -45,7 +45,7 @@ use webrtc::rtp_transceiver::RtpSender;
 
 use crate::cluster::protocol::Candidate;
 use crate::frame::Codec;
-use crate::rtp::{Packet, clock::SenderClock};
+use crate::rtp::{Packet, SenderClock};
 
 /// A missing packet is asked for this often, at most [`NACKS_PER_PACKET`] times: with the library's
 /// defaults, which do not see packets recovered by RTX, 1 % loss causes a tenfold of requests.

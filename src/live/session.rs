@@ -23,10 +23,9 @@ use crate::cluster::protocol::{ClientMessage, ServerMessage};
 use crate::ids::SessionId;
 use crate::inference::service::Handle as InferenceHandle;
 use crate::mailbox::Latest;
-use crate::pipeline::draw;
 use crate::pipeline::recognise::{ModelSet, Recogniser};
-use crate::pipeline::track::{TrackConfig, Tracker, Tracks};
-use crate::rtp::packetise::Packetiser;
+use crate::pipeline::track::Tracks;
+use crate::rtp::{DEFAULT_MTU, Packetiser};
 use crate::telemetry::metrics::{Metrics, Stage};
 
 /// A page that does not connect within this time is not coming.
@@ -72,7 +71,7 @@ pub enum Command {
 pub struct Resources {
     pub peers: PeerConfig,
     pub inference: InferenceHandle,
-    pub models: watch::Receiver<Arc<ModelSet>>,
+    pub models: ModelSet,
     pub metrics: Arc<Metrics>,
 }
 
@@ -293,8 +292,7 @@ impl Session {
 
     /// Starts the threads of the path: called once, when the browser's video arrives.
     fn start_media(&mut self, track: RemoteTrack) {
-        let models = self.resources.models.borrow().clone();
-        let metrics = &self.resources.metrics;
+        let (metrics, models) = (&self.resources.metrics, &self.resources.models);
         let feedback = track.feedback.clone();
         let (frame_sender, frames) = std::sync::mpsc::sync_channel(ingest::FRAME_CAPACITY);
         let key_wanted = Arc::new(Notify::new());
@@ -313,19 +311,15 @@ impl Session {
             key_wanted: Arc::clone(&key_wanted),
             settings: self.settings.subscribe(),
             tracks,
-            labels: draw::Labels::new(models.labels()),
+            models: models.clone(),
             annotated,
             notices: self.notices.0.clone(),
             metrics: Arc::clone(metrics),
         };
         let recognition = Recognition {
             pictures: self.pictures.clone(),
-            recogniser: Recogniser::new(
-                self.resources.inference.clone(),
-                self.resources.models.clone(),
-                next_asker(),
-            ),
-            tracker: Tracker::new(TrackConfig::default()),
+            recogniser: Recogniser::new(self.resources.inference.clone(), models.clone(), next_asker()),
+            models: models.clone(),
             settings: self.settings.subscribe(),
             tracks: tracks_sender,
             reports: self.reports.0.clone(),
@@ -439,12 +433,13 @@ async fn send_annotated(
     mut frames: mpsc::Receiver<AnnotatedFrame>,
     metrics: Arc<Metrics>,
 ) {
-    let mut packetiser = Packetiser::new(track.codec);
+    let Some(mut packetiser) = Packetiser::new(track.codec, DEFAULT_MTU) else { return };
+    let mut sequence_number: u16 = rand::random();
     while let Some(frame) = frames.recv().await {
         let began = Instant::now();
-        let Ok(packets) = packetiser.packetise(&frame.data, frame.rtp_timestamp) else { continue };
-        for packet in packets {
-            if !track.send(packet.sequence_number, packet.timestamp, packet.marker, packet.payload).await {
+        for payload in packetiser.packetise(&frame.data) {
+            sequence_number = sequence_number.wrapping_add(1);
+            if !track.send(sequence_number, frame.rtp_timestamp, payload.marker, payload.data).await {
                 return;
             }
         }

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use super::session::{self, Attachment, Command, Resources};
 use crate::cluster::protocol::ServerMessage;
 use crate::ids::{ResumeToken, SessionId};
+use crate::models::manifest::Task;
 
 /// Why a session was not opened.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -122,12 +123,17 @@ impl Worker {
     }
 
     fn welcome(&self, attachment: &Attachment, token: &ResumeToken) {
-        let models = self.resources.models.borrow();
+        let models = self.resources.models.list();
+        let title = |task| {
+            let model = models.iter().find(|model| model.manifest.task == task)?;
+            Some(format!("{}@{}", model.manifest.name, model.manifest.version))
+        };
+        let tasks = [("faces", Task::Faces), ("gender", Task::Gender), ("objects", Task::Objects)];
         let welcome = ServerMessage::Welcome {
             session: token.session.to_string(),
             resume: token.to_string(),
-            models: models.versions(),
-            tasks: models.tasks(),
+            models: tasks.iter().filter_map(|(name, task)| Some((name.to_string(), title(*task)?))).collect(),
+            tasks: tasks.iter().map(|(name, task)| (name.to_string(), title(*task).is_some())).collect(),
         };
         let _ = attachment.outgoing.try_send(welcome);
     }

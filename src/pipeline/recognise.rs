@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::detect::detect;
 use super::prepare::{PrepareError, prepare, prepare_faces};
-use crate::frame::{Detection, Picture};
+use crate::frame::{Detection, Kind, Picture};
 use crate::inference::batcher::ModelId;
 use crate::inference::engine::EngineError;
 use crate::inference::service::{Handle, Ticket};
@@ -84,6 +84,17 @@ impl ModelSet {
         self.models.write().unwrap_or_else(PoisonError::into_inner).remove(&task)
     }
 
+    /// The word for a class of what finds things of `kind`; empty where the model has none.
+    pub fn label(&self, kind: Kind, class: u16) -> String {
+        let task = match kind {
+            Kind::Face => Task::Faces,
+            Kind::Object => Task::Objects,
+        };
+        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
+        let labels = models.get(&task).map(|model| model.manifest.labels.as_slice()).unwrap_or_default();
+        labels.get(usize::from(class)).cloned().unwrap_or_default()
+    }
+
     /// Every model in use, by task.
     pub fn list(&self) -> Vec<Model> {
         self.models.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
@@ -101,6 +112,13 @@ pub struct Tasks {
 
 impl Tasks {
     pub const ALL: Self = Self { faces: true, gender: true, objects: true };
+}
+
+/// Scores (0 to 1) from which detections are wanted; without one, each model's own threshold.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct MinScores {
+    pub faces: Option<f32>,
+    pub objects: Option<f32>,
 }
 
 /// What was found in one picture.
@@ -139,8 +157,6 @@ impl Recogniser {
 
     /// Finds the faces and objects in `picture`, both at the same time where there are two lanes.
     ///
-    /// `min_score` (0 to 1) stands in for the models' own thresholds.
-    ///
     /// # Errors
     /// [`RecogniseError`], of which [`EngineError::Overloaded`] inside `Infer` is the ordinary one: the
     /// picture is to be counted as dropped.
@@ -148,9 +164,9 @@ impl Recogniser {
         &mut self,
         picture: &Picture,
         tasks: &Tasks,
-        min_score: Option<f32>,
+        scores: &MinScores,
     ) -> Result<Found, RecogniseError> {
-        self.past_a_swap(|this| this.try_detect(picture, tasks, min_score))
+        self.past_a_swap(|this| this.try_detect(picture, tasks, scores))
     }
 
     /// Says for each of `faces` the probability that it looks male; `None` when it is too small to tell.
@@ -177,7 +193,7 @@ impl Recogniser {
         &self,
         picture: &Picture,
         tasks: &Tasks,
-        min_score: Option<f32>,
+        scores: &MinScores,
     ) -> Result<Found, RecogniseError> {
         let mut found = Found::default();
         let started = Instant::now();
@@ -192,6 +208,7 @@ impl Recogniser {
         found.prepare = submitted - started;
         for Asked { model, ticket, placement } in asked {
             let manifest = &model.manifest;
+            let min_score = if manifest.task == Task::Faces { scores.faces } else { scores.objects };
             let done =
                 ticket.wait().map_err(|source| RecogniseError::Infer { model: title(manifest), source })?;
             let detections = detect(&done.outputs, manifest, &placement, min_score)
