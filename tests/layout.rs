@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 /// What each part of `src/` may use of the others. Never upward.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("signalling", &["cluster", "ids", "telemetry"]),
-    ("live", &["cluster", "codec", "frame", "ids", "imgproc", "inference", "mailbox", "pipeline", "rtp", "telemetry"]),
+    ("signalling", &["cluster", "ids", "shutdown", "telemetry"]),
+    ("live", &["cluster", "codec", "frame", "ids", "imgproc", "inference", "mailbox", "models", "pipeline", "rtp", "shutdown", "telemetry"]),
     ("cluster", &["ids"]),
     ("pipeline", &["frame", "imgproc", "inference", "models"]),
     ("models", &["frame", "inference"]),
@@ -19,6 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("frame", &[]),
     ("ids", &[]),
     ("mailbox", &[]),
+    ("shutdown", &[]),
 ];
 
 /// Each outside engine is named in one place.

@@ -17,6 +17,7 @@ use crate::live::peer::PeerConfig;
 use crate::live::session::Resources;
 use crate::live::worker::Worker;
 use super::recognition::Recognition;
+use crate::shutdown::Inside;
 use crate::signalling::router::{Front, router};
 use crate::telemetry::metrics::Metrics;
 
@@ -53,7 +54,9 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         let worker = Arc::clone(&worker);
         move || worker.admits().map_err(|refusal| refusal.to_string())
     };
+    let sockets = Inside::default();
     let front = Front {
+        sockets: sockets.clone(),
         workers: Arc::new([Remote { address: internal.local_addr()?, token: token.clone() }]),
         metrics,
         readiness: Arc::new(readiness),
@@ -78,6 +81,7 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         wait_for_signal().await?;
         tracing::info!("stopping: sending the sessions home");
         worker.drain(Duration::from_secs(args.worker.drain_seconds)).await;
+        sockets.emptied(Duration::from_secs(1)).await;
         stopped.send_replace(true);
         anyhow::Ok(())
     };

@@ -69,6 +69,7 @@ fn is_authorised(headers: &HeaderMap, token: &str) -> bool {
 }
 
 async fn serve(worker: Arc<Worker>, resume: Option<ResumeToken>, mut socket: WebSocket) {
+    let _open = worker.sockets.enter();
     let (attachment, signalling) = session::signalling();
     let admitted = match &resume {
         None => worker.open(attachment).map(drop),

@@ -12,10 +12,10 @@ use super::governor::{Governor, Level};
 use super::peer::Feedback;
 use super::settings::{ControlReply, Settings};
 use crate::codec::{CodecError, Decoder, Encoder, EncoderConfig, MAX_PIXELS, Speed};
-use crate::frame::{Codec, EncodedFrame, I420Buffer, Picture};
+use crate::frame::{BBox, Codec, EncodedFrame, I420Buffer, Picture};
 use crate::imgproc;
 use crate::mailbox::Latest;
-use crate::pipeline::draw;
+use crate::pipeline::draw::{DrawnTrack, draw};
 use crate::pipeline::recognise::ModelSet;
 use crate::pipeline::track::Tracks;
 use crate::rtp::Unwrapper;
@@ -169,8 +169,16 @@ impl Annotator {
             tracing::debug!(%error, "shrinking the annotated picture");
             return;
         }
-        let drawn = self.labels.drawn(&self.tracks.borrow(), at, 1.0 / scale as f32);
-        draw::draw(&mut self.canvas, &drawn);
+        let tracks = self.tracks.borrow().clone();
+        let factor = 1.0 / scale as f32;
+        let drawn = tracks.at(at).map(|(track, bbox)| DrawnTrack {
+            id: track.id,
+            kind: track.kind,
+            class: track.class,
+            bbox: BBox { x: bbox.x * factor, y: bbox.y * factor, w: bbox.w * factor, h: bbox.h * factor },
+            label: self.models.label(track.kind, track.class),
+        });
+        draw(&mut self.canvas, &drawn.collect::<Vec<_>>());
         self.metrics.observe(Stage::Draw, began.elapsed());
     }
 

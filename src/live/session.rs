@@ -444,5 +444,6 @@ async fn send_annotated(
             }
         }
         metrics.observe(Stage::Send, began.elapsed());
+        metrics.observe(Stage::Annotated, frame.received.elapsed());
     }
 }

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::session::{self, Attachment, Command, Resources};
 use crate::cluster::protocol::ServerMessage;
 use crate::ids::{ResumeToken, SessionId};
 use crate::models::manifest::Task;
+use crate::shutdown::Inside;
 
 /// Why a session was not opened.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +23,9 @@ pub enum AdmissionError {
     UnknownSession,
 }
 
+/// How long a socket may take to send its last message.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// One media worker.
 pub struct Worker {
     name: String,
@@ -29,7 +33,9 @@ pub struct Worker {
     resources: Resources,
     /// Held for table look-ups only, never across a wait.
     table: Mutex<Table>,
-    active: watch::Sender<usize>,
+    sessions: Inside,
+    /// The signalling sockets that are open.
+    pub sockets: Inside,
 }
 
 #[derive(Default)]
@@ -46,7 +52,8 @@ struct Entry {
 impl Worker {
     pub fn new(name: &str, max_sessions: usize, resources: Resources) -> Arc<Self> {
         let table = Mutex::new(Table::default());
-        Arc::new(Self { name: name.into(), max_sessions, resources, table, active: watch::Sender::new(0) })
+        let (sessions, sockets) = (Inside::default(), Inside::default());
+        Arc::new(Self { name: name.into(), max_sessions, resources, table, sessions, sockets })
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -85,6 +92,7 @@ impl Worker {
 
         let (worker, session) = (Arc::clone(self), id.clone());
         tokio::spawn(async move {
+            let _running = worker.sessions.enter();
             // However the session ends, a fault of ours included, its place becomes free.
             let place = Place { worker: &worker, id: &session };
             session::run(session.clone(), worker.resources.clone(), attachment, receiver).await;
@@ -115,11 +123,11 @@ impl Worker {
         for command in commands {
             let _ = command.send(Command::Close("the server is shutting down")).await;
         }
-        let mut active = self.active.subscribe();
-        let emptied = tokio::time::timeout(limit, active.wait_for(|count| *count == 0)).await;
-        if emptied.is_err() {
-            tracing::warn!(sessions = *self.active.borrow(), "sessions left at the end of the drain");
+        if !self.sessions.emptied(limit).await {
+            tracing::warn!("sessions are left at the end of the drain");
         }
+        // What the sessions said last is still on its way.
+        self.sockets.emptied(FAREWELL).await;
     }
 
     fn welcome(&self, attachment: &Attachment, token: &ResumeToken) {
@@ -140,7 +148,6 @@ impl Worker {
 
     fn note_active(&self, table: &Table) {
         let count = table.sessions.len();
-        self.active.send_replace(count);
         self.resources.metrics.sessions_active.set(count as i64);
         self.resources.metrics.worker_load_ratio.set(count as f64 / self.max_sessions.max(1) as f64);
     }

@@ -11,6 +11,7 @@ use axum::routing::get;
 
 use super::{health, ice, pages, sessions};
 use crate::cluster::remote::Remote;
+use crate::shutdown::Inside;
 use crate::telemetry::metrics::Metrics;
 
 /// What the handlers share.
@@ -18,6 +19,8 @@ use crate::telemetry::metrics::Metrics;
 pub struct Front {
     pub workers: Arc<[Remote]>,
     pub metrics: Arc<Metrics>,
+    /// The signalling sockets that are open.
+    pub sockets: Inside,
     /// Why no session would be taken now, if so.
     pub readiness: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
     pub stun_servers: Arc<[String]>,

@@ -55,6 +55,7 @@ fn check_origin(front: &Front, headers: &HeaderMap) -> Result<(), ApiError> {
 }
 
 async fn serve(front: Front, resume: Option<ResumeToken>, mut page: WebSocket) {
+    let _open = front.sockets.enter();
     match reach_worker(&front, resume.as_ref()).await {
         Ok(worker) => pump(page, worker).await,
         Err(error) => {

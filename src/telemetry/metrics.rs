@@ -28,6 +28,8 @@ pub enum Stage {
     Send,
     /// From the frame's last packet to the hand-over of its report.
     Total,
+    /// From the frame's last packet to the hand-over of its annotated picture.
+    Annotated,
 }
 
 impl Stage {
@@ -43,6 +45,7 @@ impl Stage {
             Self::Encode => "encode",
             Self::Send => "send",
             Self::Total => "total",
+            Self::Annotated => "annotated",
         }
     }
 }
@@ -108,7 +111,7 @@ impl Metrics {
             ),
             stage_seconds: new.histograms(
                 "vigie_stage_seconds",
-                "Time a frame spent in a stage; total is from its last packet to its report.",
+                "Time a frame spent in a stage; total is from its last packet to its report, annotated to its annotated picture.",
                 &["stage"],
                 STAGE_BUCKETS,
             ),
