@@ -91,8 +91,9 @@ impl Worker {
         self.welcome(&attachment, &token);
 
         let (worker, session) = (Arc::clone(self), id.clone());
+        let running = self.sessions.enter();
         tokio::spawn(async move {
-            let _running = worker.sessions.enter();
+            let _running = running;
             // However the session ends, a fault of ours included, its place becomes free.
             let place = Place { worker: &worker, id: &session };
             session::run(session.clone(), worker.resources.clone(), attachment, receiver).await;
