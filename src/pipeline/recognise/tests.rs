@@ -113,6 +113,7 @@ fn finds_squares_where_they_are() {
         (None, vec![(0, [16.0, 32.0, 32.0, 16.0]), (1, [64.0, 8.0, 16.0, 64.0])]),
         (Some(0.7), vec![(0, [16.0, 32.0, 32.0, 16.0])]),
         (Some(0.95), vec![]),
+        (Some(f32::NAN), vec![(0, [16.0, 32.0, 32.0, 16.0]), (1, [64.0, 8.0, 16.0, 64.0])]),
     ] {
         let found = recogniser.detect(&squares(), &OBJECTS, min_score).unwrap();
         let flat = |d: &Detection| (d.class, [d.bbox.x, d.bbox.y, d.bbox.w, d.bbox.h]);
