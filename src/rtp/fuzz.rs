@@ -165,7 +165,7 @@ fn mutated_packets_neither_panic_nor_grow() {
         let mut random = StdRng::seed_from_u64(0x5eed ^ codec as u64);
         let mut depacketiser = Depacketiser::new(codec);
         let mut decoder = Decoder::open(codec, 1).expect("a decoder");
-        let (mut sequence_number, mut frames, mut decoded) = (0u16, 0u64, 0u64);
+        let (mut sequence_number, mut frames, mut decoded, mut is_decoding) = (0u16, 0u64, 0u64, false);
         for index in 0..PACKETS {
             let mut packet = originals[index % originals.len()].clone();
             packet.sequence_number = sequence_number;
@@ -177,15 +177,19 @@ fn mutated_packets_neither_panic_nor_grow() {
             while let Some(frame) = depacketiser.pop() {
                 assert!(frame.data.len() <= MAX_FRAME_BYTES);
                 frames += 1;
-                // Decoding all of them would take minutes; every key frame's group of ten is representative.
-                if frames % 10 == 0 || frame.is_key && frames % 3 == 0 {
-                    match decoder.decode(&frame, 192 * 144) {
-                        Ok(picture) => decoded += u64::from(picture.is_some()),
-                        Err(_) => depacketiser.require_key_frame(),
-                    }
+                // Decoding all of it would take a minute; one group of pictures in eight is enough.
+                if frame.is_key {
+                    is_decoding = random.random_bool(0.125);
+                }
+                if !is_decoding {
+                    continue;
+                }
+                match decoder.decode(&frame, 192 * 144) {
+                    Ok(picture) => decoded += u64::from(picture.is_some()),
+                    Err(_) => depacketiser.require_key_frame(),
                 }
             }
         }
-        assert!(decoded > 0 && frames > 1000, "{codec:?}: {decoded} of {frames} frames");
+        assert!(decoded > 100 && frames > 1000, "{codec:?}: {decoded} of {frames} frames");
     }
 }
