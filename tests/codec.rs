@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use vigie::codec::{CodecError, Decoder, Encoder, EncoderConfig, MAX_PIXELS, Speed};
-use vigie::frame::{Codec, EncodedFrame, I420Buffer, Picture, Planes};
+use vigie::frame::{Codec, EncodedFrame, I420Buffer, Picture, Plane, Planes};
 
 /// A window of the astronaut photograph, moving two pixels a picture.
 fn astronaut(width: usize, height: usize, index: usize) -> I420Buffer {
@@ -154,6 +154,47 @@ fn expected_luma(codec: Codec, encoded: &EncodedFrame) -> I420Buffer {
         buffer.copy_from(&picture);
     }
     buffer
+}
+
+#[test]
+fn other_colours_and_depths_are_brought_to_bt601() {
+    // The same first picture, said in other ways; the 8-bit BT.601 clip is what it should look like.
+    for (codec, name) in [
+        (Codec::Vp9, "astronaut_vp9_444_bt709_full.ivf"),
+        (Codec::Av1, "astronaut_av1_10bit_bt709.ivf"),
+        (Codec::H264, "astronaut_bt709_full.h264"),
+    ] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/clips").join(name);
+        let file = std::fs::read(path).expect("clip");
+        // One frame, behind IVF's file and frame headers.
+        let data = if codec == Codec::H264 { file } else { file[32 + 12..].to_vec() };
+        let mut decoder = Decoder::open(codec, 1).expect("a decoder");
+        let picture =
+            decoder.decode(&frame(codec, data, 0, true), MAX_PIXELS).expect("decodes").expect("a picture");
+        let mut reference = Decoder::open(Codec::Vp9, 1).expect("a decoder");
+        let want = reference.decode(&clip(Codec::Vp9)[0], MAX_PIXELS).expect("decodes").expect("a picture");
+        for index in 0..3 {
+            let (want, got) = (want.planes.plane(index), picture.planes.plane(index));
+            let mean = |plane: &Plane| {
+                let rows = plane
+                    .data
+                    .chunks(plane.stride)
+                    .map(|row| row[..plane.width].iter().map(|&v| f64::from(v)));
+                rows.flatten().sum::<f64>() / (plane.width * plane.height) as f64
+            };
+            let difference = mean(&got) - mean(&want);
+            assert!(difference.abs() < 1.0, "{name} plane {index}: mean off by {difference:.2}");
+            let pairs = want.data.chunks(want.stride).zip(got.data.chunks(got.stride));
+            let squares = pairs
+                .flat_map(|(want_row, got_row)| want_row[..want.width].iter().zip(got_row))
+                .map(|(&a, &b)| u64::from(a.abs_diff(b)).pow(2))
+                .sum::<u64>();
+            let decibels =
+                10.0 * (255.0 * 255.0 * (want.width * want.height) as f64 / squares as f64).log10();
+            println!("{name} plane {index}: {difference:.2}, {decibels:.1} dB");
+            assert!(decibels > 30.0, "{name} plane {index}: {decibels:.1} dB");
+        }
+    }
 }
 
 #[test]

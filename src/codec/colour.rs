@@ -1,8 +1,9 @@
 //! Brings a decoded frame to 8-bit I420 with BT.601 limited-range colours, when it is not that already.
 //!
 //! Browsers send untagged or BT.601 limited 4:2:0 nearly always, and that passes untouched. Other
-//! layouts, depths and ranges go through swscale; other matrices (BT.709, BT.2020) are then rotated
-//! here, plane to plane, because swscale would go through RGB and back. It never scales.
+//! layouts and depths go through swscale. Other matrices (BT.709, BT.2020) and full range are changed
+//! here, plane to plane: swscale would go through RGB and back for the one, and does nothing for the
+//! other when the layout is the same. It never scales.
 
 use std::ffi::c_int;
 use std::ptr::{self, NonNull};
@@ -10,7 +11,7 @@ use std::ptr::{self, NonNull};
 use ffi::AVPixelFormat::*;
 use ffmpeg_sys_next as ffi;
 
-use super::picture::{Frame, I420};
+use super::picture::Frame;
 use super::{CodecError, FfmpegError};
 use crate::frame::Codec;
 
@@ -74,32 +75,38 @@ impl Converter {
             .into_iter()
             .find(|&format| format as c_int == number)
             .ok_or(CodecError::PixelFormat { format: number })?;
-        let (matrix, range) = match codec {
+        let is_rgb = matches!(format, AV_PIX_FMT_GBRP | AV_PIX_FMT_GBRP10LE | AV_PIX_FMT_GBRP12LE);
+        let transform = match codec {
             // RFC 6386 §9.2 gives VP8 one colour space and no range; FFmpeg derives a range from the
             // clamping bit, which says nothing of the kind.
-            Codec::Vp8 => (None, 0),
+            Codec::Vp8 => None,
+            // swscale turns RGB into BT.601 limited.
+            _ if is_rgb => None,
             _ => {
                 let (matrix, range) = frame.colour();
-                (Rotation::to_bt601(matrix), range)
+                let is_full =
+                    range == ffi::AVColorRange::AVCOL_RANGE_JPEG as c_int || FULL_RANGE.contains(&format);
+                Transform::to_bt601(matrix, is_full)
             }
         };
-        let full_range =
-            range == ffi::AVColorRange::AVCOL_RANGE_JPEG as c_int || FULL_RANGE.contains(&format);
-        let is_rgb = matches!(format, AV_PIX_FMT_GBRP | AV_PIX_FMT_GBRP10LE | AV_PIX_FMT_GBRP12LE);
-        let is_gray = matches!(format, AV_PIX_FMT_GRAY8 | AV_PIX_FMT_GRAY10LE | AV_PIX_FMT_GRAY12LE);
-        let planar = if number == I420 && !full_range {
+        let planar = if matches!(format, AV_PIX_FMT_YUV420P | AV_PIX_FMT_YUVJ420P) {
             frame
         } else {
-            self.scale(&frame, format, full_range || is_rgb)?
+            self.scale(&frame, format, is_rgb)?
         };
-        match matrix {
-            // RGB was turned into BT.601 by swscale, and grey has no colours to rotate.
-            Some(rotation) if !is_rgb && !is_gray => rotation.apply(planar),
-            _ => Ok(planar),
+        match transform {
+            Some(transform) => transform.apply(planar),
+            None => Ok(planar),
         }
     }
 
-    fn scale(&mut self, frame: &Frame, format: ffi::AVPixelFormat, full: bool) -> Result<Frame, CodecError> {
+    /// Brings the layout to 8-bit 4:2:0 and leaves matrix and range as they are, except for RGB's.
+    fn scale(
+        &mut self,
+        frame: &Frame,
+        format: ffi::AVPixelFormat,
+        is_rgb: bool,
+    ) -> Result<Frame, CodecError> {
         let (width, height) = frame.size();
         let mut output = Frame::i420(width, height)?;
         let old = self.scaler.take().map_or(ptr::null_mut(), NonNull::as_ptr);
@@ -131,7 +138,8 @@ impl Converter {
         // static. The frames' plane arrays are passed by pointer and only read.
         let code = unsafe {
             let table = ffi::sws_getCoefficients(SWS_BT601);
-            ffi::sws_setColorspaceDetails(scaler, table, c_int::from(full), table, 0, 0, 1 << 16, 1 << 16);
+            // Any two equal ranges leave YUV samples alone; RGB is full and becomes limited.
+            ffi::sws_setColorspaceDetails(scaler, table, c_int::from(is_rgb), table, 0, 0, 1 << 16, 1 << 16);
             ffi::sws_scale(
                 scaler,
                 (&raw const (*frame.as_ptr()).data).cast(),
@@ -156,12 +164,15 @@ impl Drop for Converter {
     }
 }
 
-/// A change of luma and chroma coefficients to BT.601, limited range to limited range.
+/// A change of matrix and range to BT.601 limited.
 ///
-/// With `R'G'B'` in common, each new component is a weighted sum of the old ones; the weights below
-/// are those of (Y', Cb, Cr), in 1/16384.
+/// With `R'G'B'` in common, each new component is a weighted sum of the old ones. The weights are those
+/// of the old Cb and Cr (less 128), in 1/16384.
 #[derive(Debug, PartialEq)]
-struct Rotation {
+struct Transform {
+    /// Weight of the old luma, less `black`.
+    gain: i32,
+    black: i32,
     luma: [i32; 2],
     blue: [i32; 2],
     red: [i32; 2],
@@ -169,9 +180,13 @@ struct Rotation {
 
 const FRACTION_BITS: i32 = 14;
 
-impl Rotation {
-    /// The rotation from an `AVColorSpace`; `None` for BT.601 itself, untagged and what is not a matrix.
-    fn to_bt601(colorspace: c_int) -> Option<Self> {
+/// Kr and Kb of BT.601 (ITU-T H.273 table 4).
+const BT601: (f64, f64) = (0.299, 0.114);
+
+impl Transform {
+    /// The change from an `AVColorSpace`; `None` when there is none to make. Untagged colours, and what
+    /// is not a matrix, are taken for BT.601.
+    fn to_bt601(colorspace: c_int, is_full: bool) -> Option<Self> {
         use ffi::AVColorSpace::*;
         // Kr and Kb of ITU-T H.273 table 4.
         let coefficients = [
@@ -181,66 +196,62 @@ impl Rotation {
             (AVCOL_SPC_BT2020_NCL, 0.2627, 0.0593),
             (AVCOL_SPC_BT2020_CL, 0.2627, 0.0593),
         ];
-        coefficients
+        let matrix = coefficients
             .into_iter()
             .find(|&(space, _, _)| space as c_int == colorspace)
-            .map(|(_, kr, kb)| Self::new(kr, kb))
+            .map(|(_, kr, kb)| (kr, kb));
+        (matrix.is_some() || is_full).then(|| Self::new(matrix.unwrap_or(BT601), is_full))
     }
 
-    fn new(kr: f64, kb: f64) -> Self {
-        let (to_kr, to_kb) = (0.299, 0.114);
-        // Old (Y, Cb, Cr), each on its own unit scale, to R - Y and so on.
-        let rgb = |cb: f64, cr: f64| {
+    fn new((kr, kb): (f64, f64), is_full: bool) -> Self {
+        let (to_kr, to_kb) = BT601;
+        // Old (Cb, Cr) of unit scale, without luma, to new (Y, Cb, Cr).
+        let convert = |cb: f64, cr: f64| {
             let (r, b) = (2.0 * (1.0 - kr) * cr, 2.0 * (1.0 - kb) * cb);
             let g = -(kr * r + kb * b) / (1.0 - kr - kb);
-            (r, g, b)
-        };
-        let convert = |cb: f64, cr: f64| {
-            let (r, g, b) = rgb(cb, cr);
             let y = to_kr * r + (1.0 - to_kr - to_kb) * g + to_kb * b;
             (y, (b - y) / (2.0 * (1.0 - to_kb)), (r - y) / (2.0 * (1.0 - to_kr)))
         };
         let (from_blue, from_red) = (convert(1.0, 0.0), convert(0.0, 1.0));
         let fixed = |value: f64| (value * f64::from(1 << FRACTION_BITS)).round() as i32;
-        // Limited range spreads chroma over 224 steps and luma over 219.
-        let luma_scale = 219.0 / 224.0;
+        // Steps from black to white, and from one end of chroma to the other (H.273 §8.3).
+        let (luma_steps, chroma_steps, black) = if is_full { (255.0, 255.0, 0) } else { (219.0, 224.0, 16) };
         Self {
-            luma: [fixed(from_blue.0 * luma_scale), fixed(from_red.0 * luma_scale)],
-            blue: [fixed(from_blue.1), fixed(from_red.1)],
-            red: [fixed(from_blue.2), fixed(from_red.2)],
+            gain: fixed(219.0 / luma_steps),
+            black,
+            luma: [from_blue.0, from_red.0].map(|weight| fixed(weight * 219.0 / chroma_steps)),
+            blue: [from_blue.1, from_red.1].map(|weight| fixed(weight * 224.0 / chroma_steps)),
+            red: [from_blue.2, from_red.2].map(|weight| fixed(weight * 224.0 / chroma_steps)),
         }
-    }
-
-    fn weigh([blue_weight, red_weight]: [i32; 2], blue: i32, red: i32) -> i32 {
-        (blue_weight * blue + red_weight * red + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS
     }
 
     fn apply(&self, frame: Frame) -> Result<Frame, CodecError> {
         use crate::frame::Planes;
+        const HALF: i32 = 1 << (FRACTION_BITS - 1);
+        let weigh = |[blue, red]: [i32; 2], (b, r): (i32, i32)| blue * b + red * r;
         let (width, height) = frame.size();
         let source = frame.into_planes()?;
         let mut output = Frame::i420(width, height)?;
         let [luma, blue, red] = [0, 1, 2].map(|index| source.plane(index));
-        let mut shifts = vec![0i16; blue.width];
+        let mut shifts = vec![0i32; blue.width];
         for row in 0..blue.height {
             let blues = &blue.data[row * blue.stride..][..blue.width];
             let reds = &red.data[row * red.stride..][..red.width];
             let centred = || blues.iter().zip(reds).map(|(&b, &r)| (i32::from(b) - 128, i32::from(r) - 128));
-            for (to, (b, r)) in output.row_mut(1, row).iter_mut().zip(centred()) {
-                *to = (Self::weigh(self.blue, b, r) + 128).clamp(0, 255) as u8;
+            for (index, weights) in [(1, self.blue), (2, self.red)] {
+                for (to, pair) in output.row_mut(index, row).iter_mut().zip(centred()) {
+                    *to = (((weigh(weights, pair) + HALF) >> FRACTION_BITS) + 128).clamp(0, 255) as u8;
+                }
             }
-            for (to, (b, r)) in output.row_mut(2, row).iter_mut().zip(centred()) {
-                *to = (Self::weigh(self.red, b, r) + 128).clamp(0, 255) as u8;
-            }
-            for (to, (b, r)) in shifts.iter_mut().zip(centred()) {
-                *to = Self::weigh(self.luma, b, r) as i16;
+            for (to, pair) in shifts.iter_mut().zip(centred()) {
+                *to = weigh(self.luma, pair) + HALF + (16 << FRACTION_BITS) - self.gain * self.black;
             }
             for y in (2 * row)..(2 * row + 2).min(luma.height) {
                 let from = &luma.data[y * luma.stride..][..luma.width];
                 let to = output.row_mut(0, y);
                 for ((to, from), shift) in to.chunks_mut(2).zip(from.chunks(2)).zip(&shifts) {
                     for (to, &from) in to.iter_mut().zip(from) {
-                        *to = (i16::from(from) + shift).clamp(0, 255) as u8;
+                        *to = ((self.gain * i32::from(from) + shift) >> FRACTION_BITS).clamp(0, 255) as u8;
                     }
                 }
             }
@@ -317,15 +328,19 @@ mod tests {
 
     #[test]
     fn full_range_luma_is_brought_to_limited_range() {
-        for (full, limited) in [(0u8, 16u8), (255, 235), (128, 126)] {
-            let mut frame = frame_of(64, 4, [full, 128, 128]);
+        let sizes = [(64, 4), (1, 1), (3, 5), (4095, 1)];
+        let values = [(0u8, 16u8), (255, 235), (128, 126)];
+        for ((full, limited), (width, height)) in
+            values.iter().flat_map(|&value| sizes.map(|size| (value, size)))
+        {
+            let mut frame = frame_of(width, height, [full, 128, 128]);
             tag(&mut frame, ffi::AVColorSpace::AVCOL_SPC_SMPTE170M, ffi::AVColorRange::AVCOL_RANGE_JPEG);
             let planes = Converter::new()
                 .convert(frame, Codec::Vp9)
                 .and_then(Frame::into_planes)
                 .expect("convertible");
             let luma = planes.plane(0).data[0];
-            assert!(luma.abs_diff(limited) <= 1, "{full} became {luma}, not {limited}");
+            assert!(luma.abs_diff(limited) <= 1, "{width}x{height}: {full} became {luma}, not {limited}");
             assert_eq!(planes.plane(1).data[0], 128);
         }
     }

@@ -159,7 +159,8 @@ mod tests {
 
     #[test]
     fn packets_come_out_in_order_and_losses_in_their_place() {
-        let cases: [(&str, &[(u64, u16)], u64, Vec<Event<u16>>); 7] = [
+        type Case = (&'static str, &'static [(u64, u16)], u64, Vec<Event<u16>>);
+        let cases: [Case; 7] = [
             ("in order", &[(0, 1), (1, 2)], 1, vec![Packet(1), Packet(2)]),
             ("swapped", &[(0, 1), (1, 3), (2, 2)], 2, vec![Packet(1), Packet(2), Packet(3)]),
             ("over the wrap", &[(0, 65535), (1, 1), (2, 0)], 2, vec![Packet(65535), Packet(0), Packet(1)]),

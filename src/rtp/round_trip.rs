@@ -20,7 +20,7 @@ fn frames(codec: Codec, random: &mut StdRng, count: usize, interval: usize) -> V
     };
     (0..count)
         .map(|index| {
-            let is_key = index % interval == 0;
+            let is_key = index.is_multiple_of(interval);
             let mut frame = match (codec, is_key) {
                 (Codec::Vp8, _) => vec![u8::from(!is_key)],
                 (_, true) => {
@@ -125,7 +125,7 @@ fn after_losses_what_comes_out_is_whole_and_begins_with_a_key_frame() {
             for got in &out {
                 let index = (got.rtp_timestamp / 3000) as usize;
                 assert_eq!(got.data[..], frames[index][..], "{codec:?} seed {seed} frame {index}");
-                assert_eq!(got.is_key, index % 10 == 0);
+                assert_eq!(got.is_key, index.is_multiple_of(10));
                 // A frame follows the one that it was predicted from, or is a key frame.
                 assert!(got.is_key || previous == Some(index - 1), "{codec:?} seed {seed} frame {index}");
                 previous = Some(index);
