@@ -31,6 +31,7 @@ export class Hud {
       dot.dataset.stage = stage;
       const name = document.createElement('span');
       name.dataset.i18n = `stage_${stage}`;
+      if (stage === 'network') name.dataset.i18nAttr = 'title:stage_network_described';
       const value = document.createElement('span');
       value.className = 'value';
       item.append(dot, name, value);

@@ -69,6 +69,7 @@ const TEXTS = Object.freeze({
   objects: ['Objects', 'Objets'],
   no_model: ['no model', 'aucun modèle'],
   threshold: ['Least score', 'Score minimal'],
+  threshold_auto: ['auto', 'auto'],
   unsure_gender: ['gender unsure', 'genre incertain'],
   in_view: ['In view', 'Dans le champ'],
   nothing_in_view: ['Nothing recognised yet', 'Rien de reconnu pour l’instant'],
@@ -76,7 +77,8 @@ const TEXTS = Object.freeze({
   latency_estimated: ['Latency, estimated', 'Latence, estimée'],
   latency_plot: ['Latency over the last minute', 'Latence de la dernière minute'],
   stages: ['Stages of the latency', 'Étapes de la latence'],
-  stage_network: ['network', 'réseau'],
+  stage_network: ['transit', 'transit'],
+  stage_network_described: ['capture, encoding and network, both ways', 'capture, encodage et réseau, aller et retour'],
   stage_receive: ['receive', 'réception'],
   stage_decode: ['decode', 'décodage'],
   stage_queue: ['queue', 'attente'],
@@ -144,6 +146,7 @@ const TEXTS = Object.freeze({
     'Le serveur répond, mais aucun flux ne passe : un pare-feu bloque peut-être UDP et aucun relais TURN n’y a remédié. Nouvel essai dans {seconds} s.',
   ],
   busy: ['The server is full. Trying again in {seconds} s.', 'Le serveur est complet. Nouvel essai dans {seconds} s.'],
+  not_ready: ['The server is not ready. Trying again in {seconds} s.', 'Le serveur n’est pas prêt. Nouvel essai dans {seconds} s.'],
   codec_unsupported: [
     'This browser and the server share no video codec. {detail}',
     'Ce navigateur et le serveur n’ont aucun codec vidéo en commun. {detail}',
@@ -151,6 +154,18 @@ const TEXTS = Object.freeze({
   session_ended: ['The server ended the session: {detail}', 'Le serveur a terminé la session : {detail}'],
   session_ended_plain: ['The server ended the session.', 'Le serveur a terminé la session.'],
   server_refused: ['The server refused: {detail}', 'Le serveur a refusé : {detail}'],
+  annotated_half_rate: [
+    'The server is busy: the annotated video comes at half the rate.',
+    'Le serveur est chargé : la vidéo annotée arrive à demi-cadence.',
+  ],
+  annotated_half_size: [
+    'The server is busy: the annotated video comes at half the size.',
+    'Le serveur est chargé : la vidéo annotée arrive à demi-taille.',
+  ],
+  annotated_off: [
+    'The server is too busy for annotated video: the overlay goes on.',
+    'Le serveur est trop chargé pour la vidéo annotée : le calque continue.',
+  ],
   server_notice: ['The server says: {detail}', 'Le serveur signale : {detail}'],
 });
 
@@ -189,6 +204,11 @@ export function preferredLanguage(preferences) {
 export function t(key, values = {}) {
   const text = TEXTS[key]?.[language === 'fr' ? 1 : 0] ?? key;
   return text.replace(/\{(\w+)\}/g, (whole, name) => String(values[name] ?? whole));
+}
+
+/** Whether there is a text for `key`. @param {string} key */
+export function knows(key) {
+  return Object.hasOwn(TEXTS, key);
 }
 
 /** A class or appearance as the reader's language calls it. @param {string} label */

@@ -55,7 +55,7 @@ describe('with a willing camera', () => {
     const settings = () => far.received.filter(({ type }) => type === 'settings');
     await eventually('the first settings', () => settings().length === 1);
     assert.deepEqual(settings()[0], {
-      type: 'settings', tasks: { faces: true, gender: true, objects: true }, threshold: 0.5, output: 'overlay', max_rate: 30,
+      type: 'settings', tasks: { faces: true, gender: true, objects: true }, output: 'overlay', max_rate: 30,
     });
     await page.click('label:has([data-task="gender"])');
     await eventually('the change', () => settings().length === 2);
@@ -135,10 +135,24 @@ describe('with a willing camera', () => {
     });
     far.send({ type: 'migrate' });
     await eventually('the second session', () => page.evaluate(() => window.vigie.session === 'w1.test1'));
-    assert.match(far.sockets[1].url(), /resume=resume0/);
     await eventually('the goodbye to the first', () => far.received.some(({ type }) => type === 'bye'));
     await eventually('reports', () => page.evaluate(() => window.vigie.lastReport !== null));
     assert.deepEqual(await page.evaluate(() => [...window.states]), ['live']);
+  });
+
+  test('carries on while only the signalling server restarts', async () => {
+    await goLive(page);
+    await eventually('a report', () => page.evaluate(() => window.vigie.lastReport !== null));
+    await page.evaluate(() => {
+      window.firstConnection = window.vigie.pc;
+    });
+    far.sockets[0].close();
+    await eventually('another socket to the same session', () => far.sockets.length === 2);
+    assert.match(far.sockets[1].url(), /resume=resume0/);
+    const seq = await page.evaluate(() => window.vigie.lastReport.seq);
+    await eventually('reports all the while', () => page.evaluate((before) => window.vigie.lastReport.seq > before + 60, seq));
+    assert.ok(await page.evaluate(() => window.firstConnection === window.vigie.pc));
+    assert.equal(await page.evaluate(() => window.vigie.state), 'live');
   });
 
   test('reconnects when the server vanishes', async () => {
@@ -159,16 +173,24 @@ describe('with a willing camera', () => {
   test('shows what the server remarks', async () => {
     await goLive(page);
     await eventually('an open control channel', () => far.received.some(({ type }) => type === 'settings'));
-    await far.control({ type: 'notice', code: 'annotated_rate_reduced', message: 'the annotated video is sent at 15 fps' });
+    await far.control({ type: 'notice', code: 'picture_too_large', message: 'the picture has 4096x4096 pixels' });
     const message = await waitForMessage(page, 'server_notice');
-    assert.match(await message.innerText(), /15 fps/);
-    await message.$('.dismiss').then((button) => button?.click());
+    assert.match(await message.innerText(), /4096x4096/);
+    await page.click('[data-message="server_notice"] .dismiss');
     await page.waitForSelector('[data-message="server_notice"]', { state: 'detached' });
+
+    await far.control({ type: 'notice', code: 'annotated_half_rate', message: 'half the rate' });
+    await waitForMessage(page, 'annotated_half_rate');
+    await far.control({ type: 'notice', code: 'annotated_off', message: 'none' });
+    await waitForMessage(page, 'annotated_off');
+    assert.equal(await page.$('[data-message="annotated_half_rate"]'), null);
+    await far.control({ type: 'notice', code: 'annotated_full', message: 'all' });
+    await page.waitForSelector('.message', { state: 'detached' });
   });
 
   test('says that there is no common codec', async () => {
     far.accept = (socket) => {
-      socket.send(JSON.stringify({ type: 'error', code: 'unsupported_codec', message: 'offered: H265' }));
+      socket.send(JSON.stringify({ type: 'error', code: 'codec_unsupported', message: 'offered: H265' }));
       return false;
     };
     await page.click('#agree-camera');
