@@ -1,7 +1,7 @@
 // The instrument panels: latency with its stages and plot, rates, and what is in view.
 
 import { formatNumber, onLanguageChange, t, translate, translateLabel } from './i18n.js';
-import { trackColour } from './overlay.js';
+import { STALE_MS, trackColour } from './overlay.js';
 import { Plot } from './plot.js';
 import { STAGES } from './stats.js';
 
@@ -15,6 +15,7 @@ export class Hud {
   #plot = new Plot(/** @type {HTMLCanvasElement} */ (byId('plot')));
   /** @type {import('./stats.js').Stats} */ #stats;
   /** @type {any} */ #report = null;
+  #reportedAt = 0;
   /** @type {number | undefined} */ #timer;
 
   /** @param {import('./stats.js').Stats} stats */
@@ -30,6 +31,7 @@ export class Hud {
       dot.dataset.stage = stage;
       const name = document.createElement('span');
       name.dataset.i18n = `stage_${stage}`;
+      if (stage === 'network') name.dataset.i18nAttr = 'title:stage_network_described';
       const value = document.createElement('span');
       value.className = 'value';
       item.append(dot, name, value);
@@ -58,7 +60,8 @@ export class Hud {
    */
   add(report, latencyMs) {
     this.#report = report;
-    this.#plot.add(performance.now(), latencyMs);
+    this.#reportedAt = performance.now();
+    this.#plot.add(this.#reportedAt, latencyMs);
   }
 
   /** What was in view is no longer known. */
@@ -68,6 +71,7 @@ export class Hud {
 
   #refresh() {
     const { figures } = this.#stats;
+    if (performance.now() - this.#reportedAt > STALE_MS) this.#report = null;
     byId('latency-title').textContent = t(figures.isLatencyEstimated && figures.latencyMs !== null ? 'latency_estimated' : 'latency');
     byId('latency').textContent = formatNumber(figures.latencyMs);
     this.#refreshStages();

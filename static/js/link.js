@@ -1,5 +1,6 @@
 // One signalling socket and one peer connection: from the offer until either is gone.
-// It restarts ICE by itself; it does not retry beyond that: `session.js` does, with a new link.
+// It restarts ICE and reopens the socket under live media by itself; it does not retry beyond
+// that: `session.js` does, with a new link.
 
 import { openSignalling } from './api.js';
 
@@ -23,7 +24,7 @@ import { openSignalling } from './api.js';
 /**
  * Why a link is no more.
  * @typedef {object} Loss
- * @property {'unreachable' | 'lost' | 'no_media_path' | 'busy' | 'bye' | 'refused'} cause
+ * @property {'unreachable' | 'lost' | 'no_media_path' | 'waiting' | 'bye' | 'refused'} cause
  * @property {string} [code] the server's error code
  * @property {string} [detail] the server's own words
  * @property {number} [retryAfterSeconds]
@@ -52,9 +53,17 @@ const RESTART_LIMIT_MS = 5000;
 const CONNECT_LIMIT_MS = 15000;
 /** With the socket gone, media that has been silent this long is gone too. */
 const SILENCE_LIMIT_MS = 2000;
+/** Between attempts to reopen the socket while media flows: nothing is urgent then. */
+const REATTACH_PAUSE_MS = 1000;
+/** When the server is not ready and does not say for how long. */
+const RETRY_AFTER_SECONDS = 3;
 
+/** Error codes that pass by themselves. */
+const PASSING_CODES = new Set(['busy', 'draining', 'no_worker']);
 /** Error codes after which trying again cannot help. */
-const FINAL_CODES = new Set(['unsupported_codec', 'unauthorised', 'forbidden', 'bad_origin']);
+const FINAL_CODES = new Set(['codec_unsupported', 'offer_refused', 'unauthorised', 'forbidden']);
+/** Error codes that mean nothing to the reader: other candidates remain. */
+const QUIET_CODES = new Set(['candidate_refused']);
 
 export class Link {
   /** @type {RTCPeerConnection} */ pc;
@@ -67,21 +76,21 @@ export class Link {
   /** @type {RTCIceCandidateInit[]} candidates that came before the answer */ #early = [];
   /** @type {number | undefined} */ #deadline;
   /** @type {number | undefined} */ #watchdog;
+  /** @type {number | undefined} */ #reattachment;
+  /** @type {string | null} token that attaches a new socket to this session */ #resume = null;
   #lastMediaSign = 0;
   #wasOpen = false;
   #wasConnected = false;
   #isClosed = false;
-  /** @type {Loss | null} what the server said before it closed the socket */ #said = null;
 
   /**
    * @param {object} parts
    * @param {MediaStream} parts.stream
    * @param {MediaStreamTrack} parts.track
    * @param {RTCIceServer[]} parts.iceServers
-   * @param {string | null} parts.resume
    * @param {LinkEvents} parts.events
    */
-  constructor({ stream, track, iceServers, resume, events }) {
+  constructor({ stream, track, iceServers, events }) {
     this.#events = events;
     this.pc = new RTCPeerConnection({ iceServers, bundlePolicy: 'max-bundle' });
     this.sender = this.pc.addTransceiver(track, { direction: 'sendrecv', streams: [stream] }).sender;
@@ -89,8 +98,8 @@ export class Link {
     this.#control = this.pc.createDataChannel('control');
     this.#listenToPeer();
 
-    this.#socket = openSignalling(resume);
-    this.#listenToSocket();
+    this.#socket = openSignalling(null);
+    this.#listenToSocket(this.#socket);
     this.#deadline = setTimeout(() => this.#lose({ cause: this.#wasOpen ? 'no_media_path' : 'unreachable' }), CONNECT_LIMIT_MS);
     this.#offer();
   }
@@ -115,6 +124,7 @@ export class Link {
     this.#isClosed = true;
     clearTimeout(this.#deadline);
     clearInterval(this.#watchdog);
+    clearTimeout(this.#reattachment);
     this.#results.close();
     this.#control.close();
     this.pc.close();
@@ -156,11 +166,11 @@ export class Link {
       if (message) this.#events.control(message);
     };
     // The server closes its channels before it goes; waiting for ICE to notice would take seconds.
-    this.#control.onclose = () => this.#lose(this.#said ?? { cause: 'lost' });
+    this.#control.onclose = () => this.#lose({ cause: 'lost' });
   }
 
-  #listenToSocket() {
-    const socket = this.#socket;
+  /** @param {WebSocket} socket */
+  #listenToSocket(socket) {
     socket.onopen = () => {
       this.#wasOpen = true;
       for (const message of this.#outbox.splice(0)) socket.send(JSON.stringify(message));
@@ -171,15 +181,23 @@ export class Link {
     };
     socket.onclose = () => {
       if (this.#isClosed) return;
-      if (this.#said) this.#lose(this.#said);
-      else if (!this.#wasOpen) this.#lose({ cause: 'unreachable' });
+      if (!this.#wasOpen) this.#lose({ cause: 'unreachable' });
       else if (this.pc.connectionState !== 'connected') this.#lose({ cause: 'lost' });
-      else this.#watchForSilence();
+      else this.#carryOnWithoutSocket();
     };
   }
 
-  /** Media does not pass through the signalling server and may outlive it: judge by the results. */
-  #watchForSilence() {
+  /**
+   * Media does not pass through the signalling server and may outlive it: the results tell, while
+   * the socket is reopened.
+   */
+  #carryOnWithoutSocket() {
+    this.#reattachment = setTimeout(() => {
+      if (!this.#resume) return;
+      this.#socket = openSignalling(this.#resume);
+      this.#listenToSocket(this.#socket);
+    }, REATTACH_PAUSE_MS);
+    if (this.#watchdog !== undefined) return;
     this.#lastMediaSign = performance.now();
     this.#watchdog = setInterval(() => {
       if (performance.now() - this.#lastMediaSign > SILENCE_LIMIT_MS) this.#lose({ cause: 'lost' });
@@ -190,6 +208,9 @@ export class Link {
   async #handleSignal(message) {
     switch (message.type) {
       case 'welcome':
+        this.#resume = message.resume ?? null;
+        clearInterval(this.#watchdog);
+        this.#watchdog = undefined;
         this.#events.welcome(message);
         break;
       case 'answer':
@@ -212,11 +233,13 @@ export class Link {
 
   /** @param {{ code?: string, message?: string, retry_after_s?: number }} error */
   #handleError({ code = 'unknown', message = '', retry_after_s }) {
-    if (code === 'busy') {
-      this.#lose({ cause: 'busy', code, detail: message, retryAfterSeconds: retry_after_s ?? 3 });
+    if (PASSING_CODES.has(code)) {
+      this.#lose({ cause: 'waiting', code, detail: message, retryAfterSeconds: retry_after_s ?? RETRY_AFTER_SECONDS });
     } else if (FINAL_CODES.has(code)) {
       this.#lose({ cause: 'refused', code, detail: message });
-    } else {
+    } else if (code === 'unknown_session') {
+      this.#lose({ cause: 'lost' });
+    } else if (!QUIET_CODES.has(code)) {
       this.#events.warning(code, message);
     }
   }
@@ -231,7 +254,7 @@ export class Link {
     }
     const direction = this.pc.getTransceivers()[0]?.currentDirection;
     if (direction !== 'sendrecv' && direction !== 'sendonly') {
-      this.#lose({ cause: 'refused', code: 'unsupported_codec', detail: '' });
+      this.#lose({ cause: 'refused', code: 'codec_unsupported', detail: '' });
       return;
     }
     for (const candidate of this.#early.splice(0)) await this.#addCandidate(candidate);

@@ -1,6 +1,6 @@
 // The live page: connects sources, the session, the overlay and the panels, and nothing more.
 
-import { formatScore, onLanguageChange, t } from './i18n.js';
+import { formatScore, knows, onLanguageChange, t } from './i18n.js';
 import { Hud } from './hud.js';
 import { Messages } from './messages.js';
 import { Overlay } from './overlay.js';
@@ -44,7 +44,6 @@ const messages = new Messages(byId('messages'), byId('announcer'));
 const overlay = new Overlay(/** @type {HTMLCanvasElement} */ (byId('overlay')), localVideo);
 const stats = new Stats();
 const hud = new Hud(stats);
-const session = new Session(readSettings());
 const blackWatch = new BlackWatch();
 
 /** @type {Source | null} */
@@ -54,7 +53,10 @@ let pendingFile = null;
 /** Each opening of a source takes a number; only the newest may finish. */
 let openings = 0;
 let isMirrorChosen = false;
+let isThresholdChosen = false;
 let lastChangeAt = -Infinity;
+
+const session = new Session(readSettings());
 
 /* Settings */
 
@@ -62,7 +64,8 @@ let lastChangeAt = -Infinity;
 function readSettings() {
   return {
     tasks: Object.fromEntries(taskSwitches.map(({ dataset, checked }) => [dataset.task, checked])),
-    threshold: threshold.valueAsNumber,
+    // Without one, each model uses its own.
+    threshold: isThresholdChosen ? threshold.valueAsNumber : undefined,
     output: /** @type {Output} */ (outputs.find(({ checked }) => checked)?.value ?? 'overlay'),
     max_rate: 30,
   };
@@ -75,13 +78,14 @@ function configure(change) {
 }
 
 function showThreshold() {
-  byId('threshold-value').textContent = formatScore(threshold.valueAsNumber);
+  byId('threshold-value').textContent = isThresholdChosen ? formatScore(threshold.valueAsNumber) : t('threshold_auto');
 }
 
 for (const input of taskSwitches) {
   input.addEventListener('change', () => configure({ tasks: { [input.dataset.task ?? '']: input.checked } }));
 }
 threshold.addEventListener('input', () => {
+  isThresholdChosen = true;
   showThreshold();
   configure({ threshold: threshold.valueAsNumber });
 });
@@ -344,15 +348,22 @@ onSession('state', (state) => {
 });
 
 onSession('message', ({ key, code, values, canRetry, isFinal }) => {
-  // A notice stands beside the session's own state; the others replace one another.
-  const subject = key === 'server_notice' || (key === 'server_refused' && !isFinal) ? `server ${code}` : 'session';
+  // A single refusal stands beside the session's own state; the others replace one another.
+  const subject = key === 'server_refused' && !isFinal ? `server ${code}` : 'session';
   messages.show(subject, {
     key,
     code,
     values,
-    level: key === 'server_notice' || key === 'network_changed' || key === 'busy' ? 'notice' : 'error',
+    level: ['network_changed', 'busy', 'not_ready'].includes(key) ? 'notice' : 'error',
     retry: canRetry ? () => session.retryNow() : undefined,
   });
+});
+
+onSession('notice', ({ code, detail }) => {
+  // What the annotated video loses, it regains: these replace one another.
+  const subject = code.startsWith('annotated_') ? 'annotated' : `server ${code}`;
+  if (code === 'annotated_full') messages.clear(subject);
+  else messages.show(subject, { key: knows(code) ? code : 'server_notice', code, values: { detail } });
 });
 
 onSession('annotated', (stream) => {
@@ -383,6 +394,7 @@ onSession('settings', (effective) => {
     if (typeof isOn === 'boolean') input.checked = isOn;
   }
   if (typeof effective.threshold === 'number') {
+    isThresholdChosen = true;
     threshold.value = String(effective.threshold);
     showThreshold();
   }

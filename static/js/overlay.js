@@ -8,7 +8,7 @@ import { formatScore, t, translateLabel } from './i18n.js';
 /** Boxes glide to their new place within this; longer would trail behind the picture. */
 const GLIDE_MS = 70;
 /** A report this old says nothing about the picture any more. */
-const STALE_MS = 1500;
+export const STALE_MS = 1500;
 
 /** Hues by kind and class: calm, told apart on dark and bright pictures alike. */
 const FACE_COLOUR = '#6ee7c8';

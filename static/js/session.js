@@ -22,7 +22,7 @@ const JITTER = 0.2;
 const BITRATES = [[240, 500_000], [480, 1_500_000], [720, 2_500_000], [1080, 4_000_000]];
 
 /**
- * Dispatches `state`, `report`, `welcome`, `settings`, `annotated` and `message` events.
+ * Dispatches `state`, `report`, `welcome`, `settings`, `annotated`, `notice` and `message` events.
  */
 export class Session extends EventTarget {
   /** @type {State} */ state = 'idle';
@@ -32,7 +32,6 @@ export class Session extends EventTarget {
   /** @type {Link | null} */ #link = null;
   /** @type {Link | null} the link that takes over from `#link` once media flows */ #successor = null;
   /** @type {Source | null} */ #source = null;
-  /** @type {string | null} */ #resume = null;
   #attempts = 0;
   #lifetime = 0;
   /** @type {number | undefined} */ #timer;
@@ -54,7 +53,6 @@ export class Session extends EventTarget {
     this.stop();
     this.#source = source;
     this.#attempts = 0;
-    this.#resume = null;
     this.#become('connecting');
     this.#open();
   }
@@ -118,17 +116,16 @@ export class Session extends EventTarget {
     const present = () => {
       if (welcome) {
         this.id = welcome.session;
-        this.#resume = welcome.resume ?? null;
         this.#tell('welcome', welcome);
       }
       if (annotated) this.#tell('annotated', annotated);
     };
-    const isCurrent = () => link === this.#link;
+    const isCurrent = () => /** @type {boolean} */ (link === this.#link);
+    /** @type {Link} */
     const link = new Link({
       stream: source.stream,
       track: source.track,
       iceServers,
-      resume: this.#resume,
       events: {
         welcome: (message) => {
           welcome = message;
@@ -185,7 +182,7 @@ export class Session extends EventTarget {
   #handleControl(message) {
     const detail = message.message || message.code;
     if (message.type === 'settings') this.#tell('settings', message);
-    else if (message.type === 'notice') this.#tell('message', { key: 'server_notice', code: message.code, values: { detail } });
+    else if (message.type === 'notice') this.#tell('notice', { code: String(message.code), detail });
     else if (message.type === 'error') this.#tell('message', { key: 'server_refused', code: message.code, values: { detail } });
   }
 
@@ -212,10 +209,10 @@ export class Session extends EventTarget {
         this.#end(loss.detail ? 'session_ended' : 'session_ended_plain', loss);
         break;
       case 'refused':
-        this.#end(loss.code === 'unsupported_codec' ? 'codec_unsupported' : 'server_refused', loss);
+        this.#end(loss.code === 'codec_unsupported' ? 'codec_unsupported' : 'server_refused', loss);
         break;
-      case 'busy':
-        this.#schedule('busy', 'busy', (loss.retryAfterSeconds ?? 3) * 1000);
+      case 'waiting':
+        this.#schedule('busy', loss.code === 'busy' ? 'busy' : 'not_ready', (loss.retryAfterSeconds ?? 1) * 1000);
         break;
       default:
         this.#reconnect(loss);
