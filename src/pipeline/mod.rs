@@ -2,4 +2,6 @@
 //!
 //! Live sessions, video files and images all go through these stages.
 
+pub mod draw;
 pub mod report;
+pub mod track;
