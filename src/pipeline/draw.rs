@@ -56,6 +56,9 @@ pub fn label_of(track: &TrackReport) -> String {
 pub fn draw(picture: &mut I420Buffer, tracks: &[DrawnTrack]) {
     let (width, height) = (picture.width as i32, picture.height as i32);
     let short_side = width.min(height);
+    if short_side == 0 {
+        return;
+    }
     let line = if short_side < 700 { 2 } else { 4 };
     let font = Font::for_picture(short_side);
     let boxes: Vec<_> = (tracks.iter())
@@ -448,7 +451,7 @@ mod tests {
             33.3,
             1e9,
         ];
-        let sizes = [(1, 1), (1, 2), (2, 1), (3, 3), (7, 241), (241, 7), (65, 49)];
+        let sizes = [(0, 0), (0, 9), (1, 1), (1, 2), (2, 1), (3, 3), (7, 241), (241, 7), (65, 49)];
         let label = "#18446744073709551615 face female 100%".repeat(20);
         for (width, height) in sizes {
             for x in values {

@@ -8,6 +8,8 @@
 //! It never looks at pixels, so two things that swap places while nobody looks swap their identities.
 
 mod assign;
+mod config;
+mod entry;
 mod kalman;
 #[cfg(test)]
 mod simulation;
@@ -17,10 +19,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::frame::{BBox, Detection, FaceLandmarks, Kind, Point};
-use crate::models::manifest::Thresholds;
 use crate::pipeline::report::{Attributes, GenderReport, TrackReport};
 
-use kalman::{Motion, carried};
+pub use config::{KindConfig, TrackConfig};
+use entry::Entry;
+use kalman::carried;
 pub use vote::GenderConfig;
 use vote::GenderVotes;
 
@@ -33,8 +36,8 @@ pub const MAX_TRACKS: usize = 256;
 /// How far a shown box is carried by its speed; after that it holds still.
 const CARRY: Duration = Duration::from_millis(300);
 
-/// How far a hidden track is carried when it is looked for; its owner may have turned by then.
-const SEARCH_CARRY: Duration = Duration::from_millis(500);
+/// How long the tracks of one recognition are drawn when no other follows.
+const FRESH: Duration = Duration::from_secs(2);
 
 /// No track outlives a longer gap between two recognitions: nobody knows what happened meanwhile.
 const LONGEST_GAP: Duration = Duration::from_secs(5);
@@ -51,96 +54,11 @@ const LOW_IOU: f32 = 0.4;
 /// Least IoU to continue a track that is not established yet (ByteTrack).
 const TENTATIVE_IOU: f32 = 0.3;
 
-/// Things that turned or sped up are looked for in boxes grown on every side by this many standard
-/// deviations of where they may be (after the buffered IoU of Yang et al., 2023).
-const REACH: f32 = 1.5;
-
-/// Such boxes grow by no more than this part of their size.
-const MAX_REACH: f32 = 0.8;
-
 /// Taken from the IoU where the classes differ, so that one does so only if nothing of its own class is near.
 const CLASS_PENALTY: f32 = 0.3;
 
 /// A detection that lies on a track's box by more than this IoU is that thing again, under another class.
 const DUPLICATE_IOU: f32 = 0.85;
-
-/// The weight of the newest score in a track's score, and of the newest class in its vote.
-const SMOOTHING: f32 = 0.3;
-
-/// Recognitions that a track which is not established yet may miss.
-const TENTATIVE_MISSES: u32 = 1;
-
-/// How the tracks of one kind are born and die.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct KindConfig {
-    /// Detections scored at or above this begin tracks and are matched first.
-    pub high_score: f32,
-    /// Detections scored below this are ignored; between the two they only continue tracks.
-    pub low_score: f32,
-    /// A track is shown at once when a detection has at least this score.
-    pub instant_score: f32,
-    /// A track is shown after this many detections, whatever their scores.
-    pub birth_hits: u32,
-    /// A track that misses more than one recognition is shown for this long after it was last seen.
-    pub hold: Duration,
-    /// A track is forgotten when it was not seen for longer than this.
-    pub max_age: Duration,
-}
-
-impl KindConfig {
-    /// The usual life of a track whose detections are to be reported from `score` on.
-    pub fn above(score: f32) -> Self {
-        Self {
-            high_score: score,
-            low_score: score * 0.5,
-            instant_score: score + (1.0 - score) * 0.2,
-            birth_hits: 2,
-            hold: Duration::from_millis(300),
-            max_age: Duration::from_secs(2),
-        }
-    }
-
-    /// The same for single pictures, where nothing can be confirmed by a second look.
-    pub fn still(score: f32) -> Self {
-        Self { birth_hits: 1, ..Self::above(score) }
-    }
-}
-
-/// How a session's things are tracked.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct TrackConfig {
-    pub faces: KindConfig,
-    pub objects: KindConfig,
-    pub gender: GenderConfig,
-}
-
-impl TrackConfig {
-    /// The configuration for models with these thresholds.
-    pub fn of_models(faces: &Thresholds, objects: &Thresholds, gender: &Thresholds) -> Self {
-        Self {
-            faces: KindConfig::above(faces.score),
-            objects: KindConfig::above(objects.score),
-            gender: GenderConfig::of_model(gender),
-        }
-    }
-
-    fn of(&self, kind: Kind) -> &KindConfig {
-        match kind {
-            Kind::Face => &self.faces,
-            Kind::Object => &self.objects,
-        }
-    }
-}
-
-impl Default for TrackConfig {
-    fn default() -> Self {
-        Self {
-            faces: KindConfig::above(0.5),
-            objects: KindConfig::above(0.35),
-            gender: GenderConfig::default(),
-        }
-    }
-}
 
 /// One thing followed through the session, as of the last time it was seen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -210,120 +128,8 @@ impl Tracks {
     ///
     /// When recognition stalls, boxes hold still and are gone after two seconds.
     pub fn at(&self, at: Duration) -> impl Iterator<Item = (&Track, BBox)> {
-        let fresh = move |track: &&Track| at.saturating_sub(track.last_seen) <= Duration::from_secs(2);
+        let fresh = move |track: &&Track| at.saturating_sub(track.last_seen) <= FRESH;
         self.tracks.iter().filter(fresh).map(move |track| (track, track.bbox_at(at)))
-    }
-}
-
-/// What the tracker knows of a track beyond what it reports.
-struct Entry {
-    /// Its id is 0 until the track is established.
-    track: Track,
-    motion: Motion,
-    classes: ClassVotes,
-    hits: u32,
-    /// Recognitions in a row that did not find it.
-    misses: u32,
-    gender: GenderVotes,
-}
-
-impl Entry {
-    fn new(detection: &Detection, at: Duration) -> Self {
-        let track = Track {
-            id: 0,
-            kind: detection.kind,
-            class: detection.class,
-            score: detection.score,
-            bbox: detection.bbox,
-            velocity: [0.0; 4],
-            landmarks: detection.landmarks,
-            first_seen: at,
-            last_seen: at,
-            gender: None,
-        };
-        let classes = ClassVotes::new(detection.class, detection.score);
-        let motion = Motion::new(&detection.bbox);
-        Self { track, motion, classes, hits: 1, misses: 0, gender: GenderVotes::default() }
-    }
-
-    fn is_established(&self) -> bool {
-        self.track.id != 0
-    }
-
-    /// Where the track is looked for at `at`.
-    fn expected(&self, at: Duration) -> BBox {
-        let seconds = seconds_between(self.track.last_seen, at, SEARCH_CARRY);
-        carried(&self.track.bbox, self.track.velocity, seconds)
-    }
-
-    /// How far around that, in parts of its size, it may be after all.
-    fn reach(&self, at: Duration) -> f32 {
-        let seconds = seconds_between(self.track.last_seen, at, LONGEST_GAP);
-        (REACH * self.motion.spread(seconds.abs())).min(MAX_REACH)
-    }
-
-    fn take(&mut self, detection: &Detection, at: Duration) {
-        let seconds = seconds_between(self.track.last_seen, at, LONGEST_GAP);
-        let searched = seconds_between(self.track.last_seen, at, SEARCH_CARRY);
-        self.motion.correct(&detection.bbox, seconds, searched);
-        self.classes.count(detection.class, detection.score);
-        self.hits = self.hits.saturating_add(1);
-        self.misses = 0;
-        let track = &mut self.track;
-        track.bbox = self.motion.bbox();
-        track.velocity = self.motion.rates();
-        track.class = self.classes.winner();
-        track.score += SMOOTHING * (detection.score - track.score);
-        track.landmarks = detection.landmarks;
-        track.last_seen = at;
-    }
-
-    fn is_alive(&self, at: Duration, config: &KindConfig) -> bool {
-        let unseen = at.saturating_sub(self.track.last_seen);
-        match self.misses {
-            0 => true,
-            misses => (self.is_established() || misses <= TENTATIVE_MISSES) && unseen <= config.max_age,
-        }
-    }
-
-    fn is_shown(&self, at: Duration, config: &KindConfig) -> bool {
-        let unseen = at.saturating_sub(self.track.last_seen);
-        self.is_established() && (self.misses <= 1 || unseen <= config.hold)
-    }
-}
-
-/// A decaying vote of the classes that a track was detected as.
-#[derive(Clone, Copy, Debug)]
-struct ClassVotes {
-    /// Class and weight; an unused place has weight 0.
-    places: [(u16, f32); 4],
-}
-
-impl ClassVotes {
-    fn new(class: u16, score: f32) -> Self {
-        Self { places: [(class, score), (0, 0.0), (0, 0.0), (0, 0.0)] }
-    }
-
-    fn count(&mut self, class: u16, score: f32) {
-        for (_, weight) in &mut self.places {
-            *weight *= 1.0 - SMOOTHING;
-        }
-        let known = self.places.iter_mut().position(|&mut (known, weight)| known == class && weight > 0.0);
-        let lightest = || (0..4).min_by(|&a, &b| self.places[a].1.total_cmp(&self.places[b].1)).unwrap_or(0);
-        match known {
-            Some(place) => self.places[place].1 += SMOOTHING * score,
-            None => self.places[lightest()] = (class, SMOOTHING * score),
-        }
-    }
-
-    fn winner(&self) -> u16 {
-        let mut best = self.places[0];
-        for &place in &self.places[1..] {
-            if place.1 > best.1 {
-                best = place;
-            }
-        }
-        best.0
     }
 }
 
