@@ -104,9 +104,17 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for text in
-            ["", ".", "w1", "w1.", ".0123456789abcdef", "W1.0123456789abcdef", "w1.0123456789abcdeg", "w1.0123", "w/1.0123456789abcdef"]
-        {
+        for text in [
+            "",
+            ".",
+            "w1",
+            "w1.",
+            ".0123456789abcdef",
+            "W1.0123456789abcdef",
+            "w1.0123456789abcdeg",
+            "w1.0123",
+            "w/1.0123456789abcdef",
+        ] {
             assert_eq!(text.parse::<SessionId>(), Err(InvalidId), "{text}");
             assert_eq!(format!("{text}~{:032x}", 1).parse::<ResumeToken>(), Err(InvalidId), "{text}");
         }

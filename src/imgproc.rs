@@ -1,25 +1,21 @@
 //! Pixel work through OpenCV; the only file that names it.
 //!
-//! Stands on both sides of recognition: pictures become the RGB bytes that models read
-//! ([`letterbox`], [`crop_square`]), and boxes and labels are painted on the canvas that is sent back
-//! ([`fill_rect`], [`rectangle`], [`text`]). It knows neither models nor detections: callers say where.
+//! Turns pictures into the RGB bytes that models read ([`letterbox`], [`crop_square`]), and into smaller
+//! pictures ([`shrink`]). It knows neither models nor detections: callers say where.
 //!
 //! Pictures are resized as planes and only the small result is converted to RGB, which costs a
 //! fraction of converting the whole picture first.
 
 use std::marker::PhantomData;
-use std::ops::Range;
 use std::sync::Once;
 
 use opencv::core::{self, BORDER_CONSTANT, CV_8UC1, Mat, MatTraitConst, MatTraitConstManual, Scalar, Size};
-use opencv::imgproc::{self, FONT_HERSHEY_SIMPLEX, INTER_AREA, INTER_LINEAR, LINE_AA, WARP_INVERSE_MAP};
+use opencv::imgproc::{self, INTER_AREA, INTER_LINEAR, WARP_INVERSE_MAP};
 
-use crate::frame::{BBox, I420Buffer, Picture, Plane, Point};
+use crate::frame::{I420Buffer, Picture, Plane, Point};
 
 /// Pixels: OpenCV's warp counts source positions in 16 bits.
 const MAX_SIDE: usize = 32_000;
-/// Characters of one label; longer texts are cut.
-const MAX_TEXT: usize = 128;
 /// I420's black and its absence of colour, by plane.
 const BLACK: [u8; 3] = [16, 128, 128];
 
@@ -142,169 +138,6 @@ pub fn crop_square(picture: &Picture, square: &Square, size: usize, rgb: &mut [u
     }
     let [y, u, v] = cut.as_slice() else { unreachable!("three planes were cut") };
     RgbTarget { rgb, stride: size * 3, left: 0, top: 0 }.convert(y, u, v)
-}
-
-/// A colour in I420's terms, BT.601 limited range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Colour {
-    pub y: u8,
-    pub u: u8,
-    pub v: u8,
-}
-
-impl Colour {
-    pub const BLACK: Self = Self { y: 16, u: 128, v: 128 };
-    pub const WHITE: Self = Self { y: 235, u: 128, v: 128 };
-
-    /// Converts from RGB, 0 to 255 each (ITU-R BT.601-7 §2.5.3).
-    pub const fn from_rgb(r: u8, g: u8, b: u8) -> Self {
-        let (r, g, b) = (r as i32, g as i32, b as i32);
-        Self {
-            y: (16 + ((16_829 * r + 33_039 * g + 6_416 * b + 32_768) >> 16)) as u8,
-            u: (128 + ((-9_714 * r - 19_071 * g + 28_784 * b + 32_768) >> 16)) as u8,
-            v: (128 + ((28_784 * r - 24_103 * g - 4_681 * b + 32_768) >> 16)) as u8,
-        }
-    }
-
-    fn plane(self, index: usize) -> u8 {
-        [self.y, self.u, self.v][index]
-    }
-}
-
-/// Paints the part of `bbox` that lies on the canvas.
-pub fn fill_rect(canvas: &mut I420Buffer, bbox: &BBox, colour: Colour) {
-    // Casts saturate, and a NaN paints nothing.
-    let edges = |from: f32, length: f32, limit: usize| -> Range<usize> {
-        let (start, end) = (from.round().max(0.0) as usize, (from + length).round().max(0.0) as usize);
-        start.min(limit)..end.min(limit)
-    };
-    let across = edges(bbox.x, bbox.w, canvas.width);
-    let down = edges(bbox.y, bbox.h, canvas.height);
-    if across.is_empty() || down.is_empty() {
-        return;
-    }
-    for index in 0..3 {
-        let (across, down) = match index {
-            0 => (across.clone(), down.clone()),
-            _ => (across.start / 2..across.end.div_ceil(2), down.start / 2..down.end.div_ceil(2)),
-        };
-        let (data, width, _) = canvas.plane_mut(index);
-        for row in data.chunks_exact_mut(width).take(down.end).skip(down.start) {
-            row[across.clone()].fill(colour.plane(index));
-        }
-    }
-}
-
-/// Paints the outline of `bbox`, `thickness` pixels wide and growing inwards.
-pub fn rectangle(canvas: &mut I420Buffer, bbox: &BBox, thickness: u32, colour: Colour) {
-    let BBox { x, y, w, h } = *bbox;
-    let across = (thickness as f32).min(w);
-    let down = (thickness as f32).min(h);
-    fill_rect(canvas, &BBox { x, y, w, h: down }, colour);
-    fill_rect(canvas, &BBox { x, y: y + h - down, w, h: down }, colour);
-    fill_rect(canvas, &BBox { x, y, w: across, h }, colour);
-    fill_rect(canvas, &BBox { x: x + w - across, y, w: across, h }, colour);
-}
-
-/// The size in pixels of `line` as [`text`] paints it: `(width, height)`.
-///
-/// At scale 1 a capital is about 22 pixels high. What is not printable ASCII becomes a question mark.
-pub fn text_size(line: &str, scale: f32) -> Result<(usize, usize), ImgError> {
-    let layout = Layout::of(line, scale)?;
-    Ok((layout.width, layout.height))
-}
-
-/// Paints `line` with its top left corner at (`x`, `y`); what lies beside the canvas is cut off.
-pub fn text(
-    canvas: &mut I420Buffer,
-    (x, y): (i32, i32),
-    line: &str,
-    scale: f32,
-    colour: Colour,
-) -> Result<(), ImgError> {
-    let layout = Layout::of(line, scale)?;
-    let mask = layout.paint()?;
-    let mask = mask.data_bytes().map_err(failed("read a text mask"))?;
-    let Layout { width, height, .. } = layout;
-    // How much of the pixel the stroke covers, 0 to 255.
-    let cover = |across: i64, down: i64| -> u32 {
-        let (column, row) = (across - i64::from(x), down - i64::from(y));
-        let is_inside = (0..width as i64).contains(&column) && (0..height as i64).contains(&row);
-        if is_inside { u32::from(mask[row as usize * width + column as usize]) } else { 0 }
-    };
-    for index in 0..3 {
-        let step = if index == 0 { 1 } else { 2 };
-        let target = u32::from(colour.plane(index));
-        let (data, plane_width, plane_height) = canvas.plane_mut(index);
-        let clip = |from: i32, length: usize, limit: usize| {
-            let (start, end) =
-                (i64::from(from).div_euclid(step), (i64::from(from) + length as i64 + step - 1) / step);
-            start.clamp(0, limit as i64)..end.clamp(0, limit as i64)
-        };
-        for row in clip(y, height, plane_height) {
-            for column in clip(x, width, plane_width) {
-                // A chroma sample is covered as much as its four pixels are on average.
-                let mut sum = 0;
-                for (down, across) in (0..step).flat_map(|down| (0..step).map(move |across| (down, across))) {
-                    sum += cover(column * step + across, row * step + down);
-                }
-                let cover = sum / (step * step) as u32;
-                let value = &mut data[row as usize * plane_width + column as usize];
-                *value = ((u32::from(*value) * (255 - cover) + target * cover + 127) / 255) as u8;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// How a line of text is to be painted.
-struct Layout {
-    line: String,
-    scale: f64,
-    thickness: i32,
-    width: usize,
-    height: usize,
-    /// Pixels from the bottom up to the line the letters stand on.
-    baseline: i32,
-}
-
-impl Layout {
-    fn of(line: &str, scale: f32) -> Result<Self, ImgError> {
-        keep_to_one_thread();
-        let printable = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
-        let line: String = line.chars().take(MAX_TEXT).map(printable).collect();
-        let scale = if scale.is_finite() { f64::from(scale.clamp(0.2, 10.0)) } else { 1.0 };
-        let thickness = (scale * 1.8).round().max(1.0) as i32;
-        let mut below = 0;
-        let size = imgproc::get_text_size(&line, FONT_HERSHEY_SIMPLEX, scale, thickness, &mut below)
-            .map_err(failed("measure text"))?;
-        let baseline = below + thickness;
-        let (width, height) =
-            (size.width.max(1) as usize, (size.height + baseline + thickness).max(1) as usize);
-        Ok(Self { line, scale, thickness, width, height, baseline })
-    }
-
-    /// White on black, one byte a pixel.
-    fn paint(&self) -> Result<Mat, ImgError> {
-        let (width, height) = (self.width as i32, self.height as i32);
-        let mut mask = Mat::new_rows_cols_with_default(height, width, CV_8UC1, Scalar::all(0.0))
-            .map_err(failed("make a text mask"))?;
-        let origin = core::Point::new(0, height - self.baseline);
-        let (font, white) = (FONT_HERSHEY_SIMPLEX, Scalar::all(255.0));
-        imgproc::put_text(
-            &mut mask,
-            &self.line,
-            origin,
-            font,
-            self.scale,
-            white,
-            self.thickness,
-            LINE_AA,
-            false,
-        )
-        .map_err(failed("paint text"))?;
-        Ok(mask)
-    }
 }
 
 /// Every caller has a thread of its own; OpenCV's pool would fight with media and lanes for the cores.

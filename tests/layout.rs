@@ -7,7 +7,23 @@ use std::path::{Path, PathBuf};
 /// What each part of `src/` may use of the others. Never upward.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("signalling", &["cluster", "ids", "shutdown", "telemetry"]),
-    ("live", &["cluster", "codec", "frame", "ids", "imgproc", "inference", "mailbox", "models", "pipeline", "rtp", "shutdown", "telemetry"]),
+    (
+        "live",
+        &[
+            "cluster",
+            "codec",
+            "frame",
+            "ids",
+            "imgproc",
+            "inference",
+            "mailbox",
+            "models",
+            "pipeline",
+            "rtp",
+            "shutdown",
+            "telemetry",
+        ],
+    ),
     ("cluster", &["ids"]),
     ("pipeline", &["frame", "imgproc", "inference", "models"]),
     ("models", &["frame", "inference"]),
@@ -70,9 +86,7 @@ fn code(text: &str) -> String {
 }
 
 fn mentions(code: &str, name: &str) -> bool {
-    let starts_word = |at: usize| {
-        at == 0 || !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_')
-    };
+    let starts_word = |at: usize| at == 0 || !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
     code.match_indices(name).any(|(at, _)| starts_word(at))
 }
 
@@ -85,7 +99,8 @@ fn parts_use_only_what_stands_below_them() {
         let Some(may_use) = allowed.get(part) else { continue };
         let code = code(&text);
         for (at, _) in code.match_indices("crate::") {
-            let used: String = code[at + 7..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            let used: String =
+                code[at + 7..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
             if used != part && used.starts_with(char::is_lowercase) && !may_use.contains(&used.as_str()) {
                 wrong.insert(format!("{path} uses crate::{used}"));
             }
@@ -124,7 +139,8 @@ fn pure_modules_neither_look_at_the_clock_nor_start_anything() {
 
 #[test]
 fn every_module_says_what_it_owns() {
-    let silent: Vec<_> = sources().into_iter().filter(|(_, text)| !text.starts_with("//!")).map(|(p, _)| p).collect();
+    let silent: Vec<_> =
+        sources().into_iter().filter(|(_, text)| !text.starts_with("//!")).map(|(p, _)| p).collect();
     assert!(silent.is_empty(), "no //! at the top of {silent:?}");
 }
 
@@ -136,7 +152,8 @@ fn documents_name_only_files_and_metrics_that_exist() {
     for document in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"] {
         let text = fs::read_to_string(root.join(document)).unwrap();
         for quoted in text.split('`').skip(1).step_by(2) {
-            let folders = ["src/", "static/", "tests/", "benches/", "models/", "docs/", "scripts/", "turn/", "k8s/"];
+            let folders =
+                ["src/", "static/", "tests/", "benches/", "models/", "docs/", "scripts/", "turn/", "k8s/"];
             if folders.iter().any(|folder| quoted.starts_with(folder)) && !root.join(quoted).exists() {
                 wrong.push(format!("{document}: {quoted}"));
             }

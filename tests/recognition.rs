@@ -12,7 +12,7 @@ use vigie::inference::engine::Engine;
 use vigie::inference::ort::{Device, OrtEngine};
 use vigie::inference::tensor::Tensor;
 use vigie::models::manifest::Task;
-use vigie::pipeline::recognise::Tasks;
+use vigie::pipeline::recognise::{MinScores, Tasks};
 
 /// One lab for all tests: the models are loaded once.
 fn lab() -> &'static Lab {
@@ -22,7 +22,7 @@ fn lab() -> &'static Lab {
 
 fn recognise(picture: &Picture) -> (Vec<Detection>, Vec<Option<f32>>) {
     let mut recogniser = lab().recogniser(1);
-    let found = recogniser.detect(picture, &Tasks::ALL, None).unwrap();
+    let found = recogniser.detect(picture, &Tasks::ALL, &MinScores::default()).unwrap();
     let faces = faces(&found.detections);
     let genders = recogniser.genders(picture, &faces).unwrap();
     (found.detections, genders)

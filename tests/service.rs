@@ -32,7 +32,10 @@ impl Service {
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().rsplit('/').next().unwrap_or_default().parse();
-        Self { child, address: address.unwrap_or_else(|_| panic!("no address in {line:?}: are the models there?")) }
+        Self {
+            child,
+            address: address.unwrap_or_else(|_| panic!("no address in {line:?}: are the models there?")),
+        }
     }
 
     fn get(&self, path: &str) -> String {
@@ -109,7 +112,12 @@ async fn a_session_gets_reports_and_annotated_video_and_leaves_nothing_behind() 
     let settings = json!({ "output": "both" });
     let outcome = publish(service.publisher(Duration::from_secs(8), settings)).await.unwrap();
 
-    assert!(outcome.reports.len() > 10, "{} reports of {} frames", outcome.reports.len(), outcome.sent_at.len());
+    assert!(
+        outcome.reports.len() > 10,
+        "{} reports of {} frames",
+        outcome.reports.len(),
+        outcome.sent_at.len()
+    );
     assert!(outcome.reports.iter().any(|report| report.tracks >= 2), "a face and an object at least");
     assert!(outcome.annotated.len() > 30, "{} annotated pictures", outcome.annotated.len());
     for report in &outcome.reports {
@@ -272,7 +280,10 @@ fn what_keeps_it_from_starting_is_said_plainly() {
         (&["serve", "--listen", &address], "cannot listen on"),
         (&["serve", "--listen", "0.0.0.0:0"], "--insecure-open"),
         (&["serve", "--listen", "127.0.0.1:0", "--models", empty], "vigie models pull"),
-        (&["serve", "--listen", "127.0.0.1:0", "--ort-library", "/nowhere/libonnxruntime.so"], "/nowhere/libonnxruntime.so"),
+        (
+            &["serve", "--listen", "127.0.0.1:0", "--ort-library", "/nowhere/libonnxruntime.so"],
+            "/nowhere/libonnxruntime.so",
+        ),
         (&["serve", "--listen", "127.0.0.1:0", "--device", "abacus"], "abacus"),
         (&["serve", "--listen", "127.0.0.1:0", "--object-size", "333"], "multiple of 32"),
     ];

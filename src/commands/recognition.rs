@@ -99,7 +99,9 @@ pub fn load_runtime(args: &InferenceArgs) -> anyhow::Result<Runtime> {
 fn newest_library(folder: &Path) -> Option<PathBuf> {
     let entries = std::fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
     let is_library = |path: &PathBuf| {
-        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("libonnxruntime.so"))
+        path.file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| name.starts_with("libonnxruntime.so"))
     };
     entries.filter(is_library).max()
 }
@@ -113,7 +115,10 @@ pub fn find_models(args: &InferenceArgs) -> anyhow::Result<Vec<(Manifest, PathBu
     let mut found = Vec::new();
     for task in [Task::Faces, Task::Gender, Task::Objects] {
         let stored = store.newest(task).with_context(|| {
-            format!("the models in {} cannot be used: `vigie models pull` fetches them", args.models.display())
+            format!(
+                "the models in {} cannot be used: `vigie models pull` fetches them",
+                args.models.display()
+            )
         })?;
         let mut manifest = stored.manifest;
         if task == Task::Objects {

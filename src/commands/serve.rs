@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::recognition::Recognition;
 use crate::cli::{AnnotatedCodec, ServeArgs, WorkerArgs};
 use crate::cluster::remote::Remote;
 use crate::frame::Codec;
@@ -16,7 +17,6 @@ use crate::live::control;
 use crate::live::peer::PeerConfig;
 use crate::live::session::Resources;
 use crate::live::worker::Worker;
-use super::recognition::Recognition;
 use crate::shutdown::Inside;
 use crate::signalling::router::{Front, router};
 use crate::telemetry::metrics::Metrics;

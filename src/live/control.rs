@@ -28,9 +28,7 @@ struct Control {
 
 /// The routes; every request must carry `token` as its bearer token.
 pub fn router(worker: Arc<Worker>, token: &str) -> Router {
-    Router::new()
-        .route(SESSION_PATH, get(open_session))
-        .with_state(Control { worker, token: token.into() })
+    Router::new().route(SESSION_PATH, get(open_session)).with_state(Control { worker, token: token.into() })
 }
 
 #[derive(Deserialize)]
@@ -54,7 +52,11 @@ async fn open_session(
     if resume.is_none()
         && let Err(refusal) = control.worker.admits()
     {
-        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, RETRY_AFTER_S)], refusal.to_string())
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            [(header::RETRY_AFTER, RETRY_AFTER_S)],
+            refusal.to_string(),
+        )
             .into_response();
     }
     let limited = upgrade.max_message_size(MAX_MESSAGE_BYTES).max_frame_size(MAX_MESSAGE_BYTES);
@@ -65,7 +67,8 @@ fn is_authorised(headers: &HeaderMap, token: &str) -> bool {
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let Some(given) = given.and_then(|value| value.strip_prefix("Bearer ")) else { return false };
     // Compared in full, so that the time taken tells nothing about the token.
-    given.len() == token.len() && given.bytes().zip(token.bytes()).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
+    given.len() == token.len()
+        && given.bytes().zip(token.bytes()).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }
 
 async fn serve(worker: Arc<Worker>, resume: Option<ResumeToken>, mut socket: WebSocket) {

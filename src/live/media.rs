@@ -15,7 +15,7 @@ use crate::codec::{CodecError, Decoder, Encoder, EncoderConfig, MAX_PIXELS, Spee
 use crate::frame::{BBox, Codec, EncodedFrame, I420Buffer, Picture};
 use crate::imgproc;
 use crate::mailbox::Latest;
-use crate::pipeline::draw::{DrawnTrack, draw};
+use crate::pipeline::draw::{DrawnTrack, colour_of, draw, label_of};
 use crate::pipeline::recognise::ModelSet;
 use crate::pipeline::track::Tracks;
 use crate::rtp::Unwrapper;
@@ -84,7 +84,10 @@ impl Media {
                 Ok(decoder) => *slot = Some((frame.codec, decoder)),
                 Err(error) => {
                     tracing::warn!(%error, "opening a decoder");
-                    self.notice("codec_unsupported", &format!("{} cannot be decoded here", frame.codec.name()));
+                    self.notice(
+                        "codec_unsupported",
+                        &format!("{} cannot be decoded here", frame.codec.name()),
+                    );
                     return None;
                 }
             }
@@ -171,12 +174,13 @@ impl Annotator {
         }
         let tracks = self.tracks.borrow().clone();
         let factor = 1.0 / scale as f32;
-        let drawn = tracks.at(at).map(|(track, bbox)| DrawnTrack {
-            id: track.id,
-            kind: track.kind,
-            class: track.class,
-            bbox: BBox { x: bbox.x * factor, y: bbox.y * factor, w: bbox.w * factor, h: bbox.h * factor },
-            label: self.models.label(track.kind, track.class),
+        let drawn = tracks.at(at).map(|(track, bbox)| {
+            let label = self.models.label(track.kind, track.class);
+            DrawnTrack {
+                bbox: BBox { x: bbox.x * factor, y: bbox.y * factor, w: bbox.w * factor, h: bbox.h * factor },
+                label: label_of(&track.report(&label, at, picture.width, picture.height)),
+                colour: colour_of(track.kind, track.class),
+            }
         });
         draw(&mut self.canvas, &drawn.collect::<Vec<_>>());
         self.metrics.observe(Stage::Draw, began.elapsed());

@@ -81,7 +81,8 @@ impl Recognition {
         };
         let config = self.track_config(settings.threshold);
         // The tracker also wants what scores too low to be reported: often it is a known thing, half hidden.
-        let scores = MinScores { faces: Some(config.faces.low_score), objects: Some(config.objects.low_score) };
+        let scores =
+            MinScores { faces: Some(config.faces.low_score), objects: Some(config.objects.low_score) };
         let Found { detections, prepare, mut infer, mut models } =
             self.recogniser.detect(picture, &tasks, &scores)?;
 
@@ -195,9 +196,10 @@ impl Recognition {
         self.metrics.observe(Stage::Total, total);
         timings.total = total.as_secs_f32() * 1000.0;
         let (width, height) = (picture.width, picture.height);
-        let tracks = tracker.tracks().iter().map(|track| {
-            track.report(&self.models.label(track.kind, track.class), at, width, height)
-        });
+        let tracks = tracker
+            .tracks()
+            .iter()
+            .map(|track| track.report(&self.models.label(track.kind, track.class), at, width, height));
         let report = FrameReport {
             seq,
             rtp_timestamp: picture.rtp_timestamp,

@@ -16,7 +16,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::ingest;
 use super::media::{AnnotatedFrame, AnnotatedOutput, Media, OUTGOING_CAPACITY};
-use super::peer::{Channel, ChannelEvent, OutgoingTrack, Peer, PeerConfig, PeerError, PeerEvent, RemoteTrack};
+use super::peer::{
+    Channel, ChannelEvent, OutgoingTrack, Peer, PeerConfig, PeerError, PeerEvent, RemoteTrack,
+};
 use super::recognition::Recognition;
 use super::settings::{self, ControlReply, Settings};
 use crate::cluster::protocol::{ClientMessage, ServerMessage};
@@ -226,7 +228,9 @@ impl Session {
             ClientMessage::Candidate(candidate) if candidate.candidate.is_empty() => Ok(()),
             ClientMessage::Candidate(candidate) => match &self.peer {
                 Some(peer) => peer.add_candidate(candidate).await,
-                None => return self.tell(ServerMessage::error("no_offer", "a candidate came before the offer")),
+                None => {
+                    return self.tell(ServerMessage::error("no_offer", "a candidate came before the offer"));
+                }
             },
             ClientMessage::Bye => Ok(()),
         };

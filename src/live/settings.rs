@@ -112,8 +112,14 @@ pub enum ControlReply {
     /// What is in force now.
     Settings(Settings),
     /// Something that the user should know.
-    Notice { code: String, message: String },
-    Error { code: String, message: String },
+    Notice {
+        code: String,
+        message: String,
+    },
+    Error {
+        code: String,
+        message: String,
+    },
 }
 
 impl ControlReply {
@@ -151,8 +157,10 @@ mod tests {
     #[test]
     fn a_subset_changes_only_what_it_names() {
         let mut settings = Settings::default();
-        let reply =
-            apply(&mut settings, r#"{"type":"settings","tasks":{"gender":false},"output":"both","threshold":0.4}"#);
+        let reply = apply(
+            &mut settings,
+            r#"{"type":"settings","tasks":{"gender":false},"output":"both","threshold":0.4}"#,
+        );
         assert_eq!(reply, ControlReply::Settings(settings.clone()));
         assert_eq!(settings.tasks, TaskSwitches { faces: true, gender: false, objects: true });
         assert_eq!((settings.output, settings.threshold, settings.max_rate), (Output::Both, Some(0.4), 60.0));

@@ -68,8 +68,12 @@ mod tests {
         header.resize(32, 0);
         let mut truncated = header.clone();
         truncated.extend([9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
-        let table: &[(&[u8], ClipError)] =
-            &[(b"", ClipError::NotIvf), (b"DKIF", ClipError::NotIvf), (&header, ClipError::Empty), (&truncated, ClipError::Truncated(0))];
+        let table: &[(&[u8], ClipError)] = &[
+            (b"", ClipError::NotIvf),
+            (b"DKIF", ClipError::NotIvf),
+            (&header, ClipError::Empty),
+            (&truncated, ClipError::Truncated(0)),
+        ];
         for (bytes, expected) in table {
             assert_eq!(Clip::from_ivf(bytes).err().as_ref(), Some(expected));
         }

@@ -409,7 +409,11 @@ mod tests {
         }
         let colours: std::collections::HashSet<_> =
             (0..80).map(|class| colour_of(Kind::Object, class)).collect();
-        assert_eq!(colours, (1..PALETTE.len()).collect(), "objects share all colours but that of faces");
+        assert_eq!(
+            colours,
+            (1..PALETTE.len()).collect::<std::collections::HashSet<_>>(),
+            "objects share all colours but that of faces"
+        );
         assert_eq!(Colour::rgb(0xffffff), Colour { y: 235, u: 128, v: 128 });
         assert_eq!(Colour::rgb(0x0000ff), Colour { y: 41, u: 240, v: 110 });
     }

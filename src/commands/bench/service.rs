@@ -48,7 +48,8 @@ impl Service {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()?))?;
         // Fields 14 and 15 (user and system ticks), counted behind the parenthesised name: proc(5).
         let fields = stat.rsplit_once(')').context("reading the process's times")?.1;
-        let ticks: f64 = fields.split_whitespace().skip(11).take(2).filter_map(|f| f.parse::<f64>().ok()).sum();
+        let ticks: f64 =
+            fields.split_whitespace().skip(11).take(2).filter_map(|f| f.parse::<f64>().ok()).sum();
         Ok(ticks / 100.0)
     }
 

@@ -33,7 +33,11 @@ impl Percentiles {
 
 impl std::fmt::Display for Percentiles {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "p50 {:.1}  p95 {:.1}  p99 {:.1}  max {:.1} ms (n = {})", self.p50, self.p95, self.p99, self.max, self.count)
+        write!(
+            f,
+            "p50 {:.1}  p95 {:.1}  p99 {:.1}  max {:.1} ms (n = {})",
+            self.p50, self.p95, self.p99, self.max, self.count
+        )
     }
 }
 

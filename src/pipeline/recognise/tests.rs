@@ -2,7 +2,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
 use crate::frame::{BBox, I420Buffer, Kind};
-use crate::imgproc::{Colour, fill_rect};
 use crate::inference::engine::Engine;
 use crate::inference::service::{Options, Service};
 use crate::inference::tensor::{Outputs, TensorData};
@@ -96,10 +95,28 @@ fn fixture() -> (Service, ModelSet) {
     (service, models)
 }
 
+/// Y, U and V of the squares.
+const RED: [u8; 3] = [81, 90, 240];
+const BLUE: [u8; 3] = [41, 240, 110];
+const WHITE: [u8; 3] = [235, 128, 128];
+
+/// Paints a box whose edges lie on even pixels.
+fn fill_rect(canvas: &mut I420Buffer, bbox: &BBox, colour: [u8; 3]) {
+    for (index, value) in colour.into_iter().enumerate() {
+        let part = if index == 0 { 1.0 } else { 0.5 };
+        let edge = |at: f32| (at * part) as usize;
+        let (rows, columns) = (edge(bbox.y)..edge(bbox.y + bbox.h), edge(bbox.x)..edge(bbox.x + bbox.w));
+        let (data, width, _) = canvas.plane_mut(index);
+        for row in data.chunks_exact_mut(width).take(rows.end).skip(rows.start) {
+            row[columns.clone()].fill(value);
+        }
+    }
+}
+
 fn squares() -> Picture {
     let mut canvas = I420Buffer::black(128, 96);
-    fill_rect(&mut canvas, &BBox { x: 16.0, y: 32.0, w: 32.0, h: 16.0 }, Colour::from_rgb(255, 0, 0));
-    fill_rect(&mut canvas, &BBox { x: 64.0, y: 8.0, w: 16.0, h: 64.0 }, Colour::from_rgb(0, 0, 255));
+    fill_rect(&mut canvas, &BBox { x: 16.0, y: 32.0, w: 32.0, h: 16.0 }, RED);
+    fill_rect(&mut canvas, &BBox { x: 64.0, y: 8.0, w: 16.0, h: 64.0 }, BLUE);
     canvas.into_picture(0, Instant::now())
 }
 
@@ -115,13 +132,14 @@ fn finds_squares_where_they_are() {
         (Some(0.95), vec![]),
         (Some(f32::NAN), vec![(0, [16.0, 32.0, 32.0, 16.0]), (1, [64.0, 8.0, 16.0, 64.0])]),
     ] {
-        let found = recogniser.detect(&squares(), &OBJECTS, min_score).unwrap();
+        let scores = MinScores { objects: min_score, ..MinScores::default() };
+        let found = recogniser.detect(&squares(), &OBJECTS, &scores).unwrap();
         let flat = |d: &Detection| (d.class, [d.bbox.x, d.bbox.y, d.bbox.w, d.bbox.h]);
         assert_eq!(found.detections.iter().map(flat).collect::<Vec<_>>(), expected);
         assert_eq!(found.models, BTreeMap::from([("objects".into(), "3".into())]));
     }
     let nothing = Tasks { faces: false, gender: false, objects: false };
-    assert!(recogniser.detect(&squares(), &nothing, None).unwrap().models.is_empty());
+    assert!(recogniser.detect(&squares(), &nothing, &MinScores::default()).unwrap().models.is_empty());
 }
 
 #[test]
@@ -133,7 +151,7 @@ fn classifies_every_face_that_is_large_enough() {
             let width = if index % 3 == 0 { 9.0 } else { 20.0 };
             let bbox = BBox { x: 21.0 * index as f32, y: 10.0, w: width, h: 20.0 };
             if index % 2 == 0 {
-                fill_rect(&mut canvas, &bbox, Colour::WHITE);
+                fill_rect(&mut canvas, &bbox, WHITE);
             }
             Detection { kind: Kind::Face, class: 0, score: 1.0, bbox, landmarks: None }
         })
@@ -152,14 +170,14 @@ fn classifies_every_face_that_is_large_enough() {
 fn says_which_model_failed_and_why() {
     let (service, models) = fixture();
     let mut recogniser = Recogniser::new(service.handle(), models.clone(), 1);
-    let error = recogniser.detect(&squares(), &Tasks::ALL, None).unwrap_err();
+    let error = recogniser.detect(&squares(), &Tasks::ALL, &MinScores::default()).unwrap_err();
     assert!(matches!(error, RecogniseError::NoModel(Task::Faces)), "{error}");
     // The classifier's outputs are not a detector's.
     models.replace(Model { id: ModelId(2), manifest: Arc::new(objects_manifest()) });
-    let error = recogniser.detect(&squares(), &OBJECTS, None).unwrap_err();
+    let error = recogniser.detect(&squares(), &OBJECTS, &MinScores::default()).unwrap_err();
     assert_eq!(error.to_string(), "model objects 3 gave unreadable outputs");
     drop(service);
-    let error = recogniser.detect(&squares(), &OBJECTS, None).unwrap_err();
+    let error = recogniser.detect(&squares(), &OBJECTS, &MinScores::default()).unwrap_err();
     assert!(matches!(error, RecogniseError::Infer { source: EngineError::Stopped, .. }), "{error}");
 }
 
@@ -173,7 +191,7 @@ fn models_are_swapped_under_a_recogniser() {
         scope.spawn(|| {
             let mut recogniser = Recogniser::new(handle.clone(), models.clone(), 1);
             while !stop.load(Ordering::Acquire) {
-                let found = recogniser.detect(&squares(), &OBJECTS, None);
+                let found = recogniser.detect(&squares(), &OBJECTS, &MinScores::default());
                 // Counted even on failure, so that the swapping below always ends.
                 recognised.fetch_add(1, Ordering::Release);
                 assert_eq!(found.unwrap().detections.len(), 2);

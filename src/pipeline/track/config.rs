@@ -28,7 +28,7 @@ impl KindConfig {
     pub fn above(score: f32) -> Self {
         Self {
             high_score: score,
-            low_score: score * 0.5,
+            low_score: (score * 0.5).max(score - 0.2),
             instant_score: score + (1.0 - score) * 0.2,
             birth_hits: 2,
             hold: Duration::from_millis(300),

@@ -179,8 +179,16 @@ impl Tracker {
         Self { config, entries: Vec::new(), reported: Vec::new(), clock: Duration::ZERO, last_id: 0 }
     }
 
-    /// Goes on with other settings; tracks and their ids stay.
+    /// Goes on with other settings; tracks and their ids stay, but for those that a raised score excludes.
     pub fn reconfigure(&mut self, config: TrackConfig) {
+        for kind in Kind::ALL {
+            let least = config.of(kind).high_score;
+            if least > self.config.of(kind).high_score {
+                let stays = |track: &Track| track.kind != kind || track.score >= least;
+                self.entries.retain(|entry| stays(&entry.track));
+                self.reported.retain(stays);
+            }
+        }
         self.config = config;
     }
 
