@@ -1,0 +1,387 @@
+//! Models on disk: `<folder>/<name>/<version>/{model.onnx,manifest.json}`.
+//!
+//! A version is written beside its place and moved there whole, so that a crash leaves either all of it
+//! or none. Reading never repairs: what is wrong with a version is said, once, as a [`Fault`].
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::convert::is_cut_short;
+use super::manifest::{Manifest, ManifestError, Task};
+
+const MODEL_FILE: &str = "model.onnx";
+const MANIFEST_FILE: &str = "manifest.json";
+/// No model is larger; beyond that a file is not even read.
+const MAX_MODEL_BYTES: u64 = 2 << 30;
+const MAX_MANIFEST_BYTES: u64 = 1 << 20;
+
+/// What is wrong with one version of a model.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    #[error("{} is missing", .0.display())]
+    Missing(PathBuf),
+    #[error("{} could not be read", path.display())]
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} is larger than {limit} bytes", path.display())]
+    TooLarge { path: PathBuf, limit: u64 },
+    #[error("{} is not a valid manifest", path.display())]
+    Manifest {
+        path: PathBuf,
+        #[source]
+        source: ManifestError,
+    },
+    #[error("{} describes {name} version {version}, which is not what its folder is called", path.display())]
+    Misplaced { path: PathBuf, name: String, version: u32 },
+    #[error("{} is cut short after {bytes} bytes", path.display())]
+    CutShort { path: PathBuf, bytes: u64 },
+    #[error("{} is corrupt: its SHA-256 is {actual}, its manifest says {expected}", path.display())]
+    Corrupt { path: PathBuf, actual: String, expected: String },
+}
+
+/// Why models could not be found, or one not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the models in {} could not be listed", path.display())]
+    Unlisted {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("there is no model for {task} in {}: fetch the default ones with `vigie models pull`", folder.display())]
+    NoModel { task: &'static str, folder: PathBuf },
+    #[error("model {name} version {version} cannot be used")]
+    Faulty {
+        name: String,
+        version: u32,
+        #[source]
+        fault: Fault,
+    },
+    #[error("{} could not be written", path.display())]
+    NotWritten {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the manifest is not valid")]
+    Invalid(#[source] ManifestError),
+}
+
+/// One version of a model, its manifest read and valid.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Model {
+    pub manifest: Manifest,
+    /// The ONNX file.
+    pub path: PathBuf,
+}
+
+/// One version as it was found.
+#[derive(Debug)]
+pub struct Found {
+    pub name: String,
+    pub version: u32,
+    pub model: Result<Model, Fault>,
+}
+
+/// A folder of models.
+#[derive(Clone, Debug)]
+pub struct Store {
+    folder: PathBuf,
+}
+
+impl Store {
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Every version there is, by name and then version; manifests are read, weights are not.
+    ///
+    /// A folder that does not exist has no models. Entries that are no versions are passed over.
+    pub fn list(&self) -> Result<Vec<Found>, StoreError> {
+        let mut found = Vec::new();
+        for name in entries(&self.folder)? {
+            for version in entries(&self.folder.join(&name))? {
+                // Written as a number writes itself: 1, not 01 or +1.
+                if let Some(number) =
+                    version.parse::<u32>().ok().filter(|n| *n > 0 && n.to_string() == version)
+                {
+                    found.push(Found {
+                        model: self.open(&name, number),
+                        name: name.clone(),
+                        version: number,
+                    });
+                }
+            }
+        }
+        found.sort_by(|a, b| (&a.name, a.version).cmp(&(&b.name, b.version)));
+        Ok(found)
+    }
+
+    /// The newest version for each task that has one: the highest version, then the name that comes first.
+    ///
+    /// # Errors
+    /// [`StoreError::Faulty`] when that version's manifest cannot be used: an older one in its stead would
+    /// be a surprise.
+    pub fn newest(&self) -> Result<BTreeMap<Task, Model>, StoreError> {
+        let mut newest: BTreeMap<Task, Model> = BTreeMap::new();
+        for Found { name, version, model } in self.list()? {
+            let model = model.map_err(|fault| StoreError::Faulty { name, version, fault })?;
+            let known = newest.get(&model.manifest.task);
+            if known.is_none_or(|known| known.manifest.version < model.manifest.version) {
+                newest.insert(model.manifest.task, model);
+            }
+        }
+        Ok(newest)
+    }
+
+    /// The newest model for `task`, its file verified.
+    pub fn load(&self, task: Task) -> Result<Model, StoreError> {
+        let model = self.newest()?.remove(&task);
+        let model =
+            model.ok_or_else(|| StoreError::NoModel { task: task.name(), folder: self.folder.clone() })?;
+        match verify(&model) {
+            Ok(()) => Ok(model),
+            Err(fault) => {
+                Err(StoreError::Faulty { name: model.manifest.name, version: model.manifest.version, fault })
+            }
+        }
+    }
+
+    /// One version, its manifest read but its file not verified.
+    pub fn open(&self, name: &str, version: u32) -> Result<Model, Fault> {
+        let folder = self.version_folder(name, version);
+        let path = folder.join(MANIFEST_FILE);
+        let json = read(&path, MAX_MANIFEST_BYTES)?;
+        let manifest =
+            Manifest::read(&json).map_err(|source| Fault::Manifest { path: path.clone(), source })?;
+        if (manifest.name.as_str(), manifest.version) != (name, version) {
+            return Err(Fault::Misplaced { path, name: manifest.name, version: manifest.version });
+        }
+        Ok(Model { manifest, path: folder.join(MODEL_FILE) })
+    }
+
+    /// One version, its file verified against its manifest.
+    pub fn check(&self, name: &str, version: u32) -> Result<Model, Fault> {
+        let model = self.open(name, version)?;
+        verify(&model)?;
+        Ok(model)
+    }
+
+    /// Writes a version, in the stead of one that is there; other processes see the old or the new one.
+    ///
+    /// The digest in `manifest` is set to that of `onnx`.
+    pub fn write(&self, manifest: &Manifest, onnx: &[u8]) -> Result<Model, StoreError> {
+        let manifest = Manifest { sha256: sha256(onnx), ..manifest.clone() };
+        manifest.validate().map_err(StoreError::Invalid)?;
+        let place = self.version_folder(&manifest.name, manifest.version);
+        let not_written = |source| StoreError::NotWritten { path: place.clone(), source };
+        self.replace(&place, &manifest, onnx).map_err(not_written)?;
+        Ok(Model { path: place.join(MODEL_FILE), manifest })
+    }
+
+    fn replace(&self, place: &Path, manifest: &Manifest, onnx: &[u8]) -> io::Result<()> {
+        let parent = self.folder.join(&manifest.name);
+        fs::create_dir_all(&parent)?;
+        // One writer at a time; the lock goes with the process, whatever becomes of it.
+        let lock = File::create(parent.join(".lock"))?;
+        lock.lock()?;
+        let partial = parent.join(format!(".{}.partial", manifest.version));
+        let replaced = parent.join(format!(".{}.replaced", manifest.version));
+        // What an interrupted writer left.
+        remove_if_there(&partial)?;
+        remove_if_there(&replaced)?;
+        fs::create_dir(&partial)?;
+        write_to_disk(&partial.join(MODEL_FILE), onnx)?;
+        write_to_disk(&partial.join(MANIFEST_FILE), manifest.to_json().as_bytes())?;
+        if place.exists() {
+            fs::rename(place, &replaced)?;
+        }
+        fs::rename(&partial, place)?;
+        // The names themselves survive a loss of power.
+        File::open(&parent)?.sync_all()?;
+        remove_if_there(&replaced)
+    }
+
+    fn version_folder(&self, name: &str, version: u32) -> PathBuf {
+        self.folder.join(name).join(version.to_string())
+    }
+}
+
+/// Whether the ONNX file is the one that the manifest was written for.
+pub fn verify(model: &Model) -> Result<(), Fault> {
+    let file = read(&model.path, MAX_MODEL_BYTES)?;
+    let actual = sha256(&file);
+    let path = model.path.clone();
+    if actual.eq_ignore_ascii_case(&model.manifest.sha256) {
+        Ok(())
+    } else if is_cut_short(&file) {
+        Err(Fault::CutShort { path, bytes: file.len() as u64 })
+    } else {
+        Err(Fault::Corrupt { path, actual, expected: model.manifest.sha256.clone() })
+    }
+}
+
+/// The SHA-256 of `bytes` in hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Fault> {
+    let unreadable = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => Fault::Missing(path.to_owned()),
+        _ => Fault::Unreadable { path: path.to_owned(), source },
+    };
+    if fs::metadata(path).map_err(unreadable)?.len() > limit {
+        return Err(Fault::TooLarge { path: path.to_owned(), limit });
+    }
+    fs::read(path).map_err(unreadable)
+}
+
+/// Names in a folder that are not hidden; none if there is no such folder.
+fn entries(folder: &Path) -> Result<Vec<String>, StoreError> {
+    let unlisted = |source| StoreError::Unlisted { path: folder.to_owned(), source };
+    let listed = match fs::read_dir(folder) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        other => other.map_err(unlisted)?,
+    };
+    let mut names = Vec::new();
+    for entry in listed {
+        let name = entry.map_err(unlisted)?.file_name().to_string_lossy().into_owned();
+        if !name.starts_with('.') {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+fn remove_if_there(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn write_to_disk(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::catalogue::MODELS;
+
+    /// A protobuf message of one field: as much as a model's outside is looked at.
+    const ONNX: &[u8] = &[0x0a, 4, 1, 2, 3, 4];
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path().join("models"));
+        (folder, store)
+    }
+
+    fn manifest(name: &str, version: u32) -> Manifest {
+        Manifest { name: name.to_owned(), version, ..MODELS[0].manifest() }
+    }
+
+    #[test]
+    fn what_is_written_is_found_and_sound() {
+        let (_folder, store) = store();
+        assert!(store.list().unwrap().is_empty(), "no folder, no models");
+        let written = store.write(&manifest("a", 1), ONNX).unwrap();
+        assert_eq!(written.manifest.sha256, sha256(ONNX));
+        assert_eq!(store.check("a", 1).unwrap(), written);
+        assert_eq!(store.load(Task::Faces).unwrap(), written);
+        assert!(matches!(store.load(Task::Objects), Err(StoreError::NoModel { task: "objects", .. })));
+    }
+
+    #[test]
+    fn the_highest_version_is_the_newest_as_a_number() {
+        let (_folder, store) = store();
+        for (name, version) in [("b", 9), ("b", 10), ("a", 10), ("c", 2)] {
+            store.write(&manifest(name, version), ONNX).unwrap();
+        }
+        let model = store.load(Task::Faces).unwrap();
+        assert_eq!((model.manifest.name.as_str(), model.manifest.version), ("a", 10));
+    }
+
+    #[test]
+    fn each_fault_has_its_message() {
+        type Spoil = fn(&Path);
+        let cases: [(Spoil, &str); 7] = [
+            (|v| fs::remove_file(v.join(MANIFEST_FILE)).unwrap(), "manifest.json is missing"),
+            (|v| fs::remove_file(v.join(MODEL_FILE)).unwrap(), "model.onnx is missing"),
+            (|v| fs::write(v.join(MODEL_FILE), &ONNX[..5]).unwrap(), "cut short after 5 bytes"),
+            (|v| fs::write(v.join(MODEL_FILE), b"").unwrap(), "cut short after 0 bytes"),
+            (|v| fs::write(v.join(MODEL_FILE), [0x0a, 4, 1, 2, 3, 5]).unwrap(), "corrupt"),
+            (|v| fs::write(v.join(MANIFEST_FILE), "{").unwrap(), "not a valid manifest"),
+            (
+                |v| fs::write(v.join(MANIFEST_FILE), manifest("b", 1).to_json()).unwrap(),
+                "describes b version 1",
+            ),
+        ];
+        for (spoil, expected) in cases {
+            let (_folder, store) = store();
+            store.write(&manifest("a", 1), ONNX).unwrap();
+            spoil(&store.version_folder("a", 1));
+            let fault = store.check("a", 1).unwrap_err().to_string();
+            assert!(fault.contains(expected), "{fault} does not say {expected}");
+        }
+    }
+
+    #[test]
+    fn a_faulty_version_is_replaced_whole() {
+        let (_folder, store) = store();
+        store.write(&manifest("a", 1), ONNX).unwrap();
+        let version = store.version_folder("a", 1);
+        fs::write(version.join(MODEL_FILE), b"").unwrap();
+        fs::write(version.join("stray"), b"").unwrap();
+        store.write(&manifest("a", 1), ONNX).unwrap();
+        store.check("a", 1).unwrap();
+        assert!(!version.join("stray").exists());
+    }
+
+    #[test]
+    fn an_interrupted_writer_leaves_nothing_that_counts() {
+        let (_folder, store) = store();
+        let parent = store.folder().join("a");
+        fs::create_dir_all(parent.join(".1.partial")).unwrap();
+        fs::write(parent.join(".1.partial").join(MODEL_FILE), &ONNX[..3]).unwrap();
+        assert!(store.list().unwrap().is_empty());
+        store.write(&manifest("a", 1), ONNX).unwrap();
+        assert!(!parent.join(".1.partial").exists());
+        assert_eq!(store.list().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_is_not_a_version_is_passed_over() {
+        let (_folder, store) = store();
+        store.write(&manifest("a", 1), ONNX).unwrap();
+        for other in ["a/01", "a/0", "a/latest", ".hidden/1"] {
+            fs::create_dir_all(store.folder().join(other)).unwrap();
+        }
+        fs::write(store.folder().join("README.md"), b"").unwrap();
+        let found: Vec<_> = store.list().unwrap().into_iter().map(|f| (f.name, f.version)).collect();
+        assert_eq!(found, [("a".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn a_name_cannot_lead_out_of_the_folder() {
+        let (_folder, store) = store();
+        assert!(matches!(store.write(&manifest("../a", 1), ONNX), Err(StoreError::Invalid(_))));
+    }
+}
