@@ -111,7 +111,7 @@ pub fn find_models(args: &InferenceArgs) -> anyhow::Result<Vec<(Manifest, PathBu
     if args.object_size == 0 || !args.object_size.is_multiple_of(32) || args.object_size > 2048 {
         bail!("--object-size {} is not a multiple of 32 between 32 and 2048", args.object_size);
     }
-    let store = Store::new(&args.models);
+    let store = Store::open(&args.models);
     let mut found = Vec::new();
     for task in [Task::Faces, Task::Gender, Task::Objects] {
         let stored = store.newest(task).with_context(|| {
