@@ -3,7 +3,7 @@
 
 import assert from 'node:assert/strict';
 import path from 'node:path';
-import { after, before, describe, test } from 'node:test';
+import { after, afterEach, before, describe, test } from 'node:test';
 
 import { eventually, goLive, launch, openPage, OUT, waitForMessage, waitForState } from './chromium.mjs';
 import { clip, URL_BASE, waitForNoSessions, withoutService } from './service.mjs';
@@ -82,8 +82,14 @@ describe('the live page', { skip: withoutService }, () => {
     people = await clip('people.y4m');
     browser = await launch({ camera: people });
   });
-  after(async () => {
-    await browser?.close();
+  after(() => browser?.close());
+  // However a test ended, its pages leave before the next one, which then counts sessions alone.
+  afterEach(async () => {
+    const [, ...pages] = browser.context.pages();
+    for (const page of pages) {
+      await page.goto('about:blank');
+      await page.close();
+    }
     await waitForNoSessions();
   });
 
@@ -110,7 +116,6 @@ describe('the live page', { skip: withoutService }, () => {
     assert.deepEqual(faults, []);
     await hangUp(page);
     await waitForNoSessions();
-    await page.close();
   });
 
   test('plays the annotated video with the boxes drawn into it', async () => {
@@ -128,7 +133,6 @@ describe('the live page', { skip: withoutService }, () => {
     await choose(page, 'overlay');
     await eventually('the annotated video to rest', async () => (await stats(page)).annotatedFps === 0);
     await hangUp(page);
-    await page.close();
   });
 
   test('follows the switches', async () => {
@@ -152,7 +156,6 @@ describe('the live page', { skip: withoutService }, () => {
     // The cat, the cup and the person score between 0.4 and 0.8.
     await eventually('no object, none being nearly certain', async () => (await labels(page)).length === 0);
     await hangUp(page);
-    await page.close();
   });
 
   test('changes size and source in mid-call without a new connection', async () => {
@@ -182,7 +185,6 @@ describe('the live page', { skip: withoutService }, () => {
     assert.equal(await page.evaluate(() => window.vigie.session), session);
     assert.ok(await page.evaluate(() => window.firstConnection === window.vigie.pc));
     await hangUp(page);
-    await page.close();
   });
 
   test('serves two tabs, each by itself', async () => {
@@ -201,8 +203,6 @@ describe('the live page', { skip: withoutService }, () => {
     const seq = await tabs[1].page.evaluate(() => window.vigie.lastReport.seq);
     await eventually('the other goes on', () => tabs[1].page.evaluate((before) => window.vigie.lastReport.seq > before + 3, seq));
     await hangUp(tabs[1].page);
-    await waitForNoSessions();
-    for (const { page } of tabs) await page.close();
   });
 
   test('frees the session of a page that is left without goodbye', async () => {
@@ -210,7 +210,6 @@ describe('the live page', { skip: withoutService }, () => {
     await goLive(page);
     await page.goto('about:blank');
     await waitForNoSessions();
-    await page.close();
   });
 });
 
