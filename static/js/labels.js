@@ -1,4 +1,4 @@
-// The 80 COCO classes in French, keyed by the English name the server sends.
+// The 80 COCO classes in French, in COCO's order, keyed by the English name the server sends.
 // English needs no table: the server's labels are English.
 
 /** @type {Readonly<Record<string, string>>} */
@@ -89,3 +89,15 @@ export const FRENCH_LABELS = Object.freeze({
   'male': 'homme',
   'unsure': 'incertain',
 });
+
+const ENGLISH_LABELS = Object.keys(FRENCH_LABELS);
+
+/**
+ * The class number of a COCO label; for labels of other models a number that stays the same.
+ * @param {string} label
+ */
+export function classIndex(label) {
+  const index = ENGLISH_LABELS.indexOf(label);
+  if (index >= 0) return index;
+  return [...label].reduce((hash, character) => (hash * 31 + (character.codePointAt(0) ?? 0)) % 65_536, 7);
+}

@@ -341,6 +341,8 @@ onSession('state', (state) => {
   if (state === 'live') {
     messages.clear('session');
   } else {
+    // Readings of a connection that is no more would mislead.
+    stats.reset();
     overlay.clear();
     hud.forgetView();
   }

@@ -2,6 +2,7 @@
 // picture is fitted into its element, perhaps mirrored, on a screen of any density.
 
 import { formatScore, t, translateLabel } from './i18n.js';
+import { classIndex } from './labels.js';
 
 /** @typedef {{ x: number, y: number, width: number, height: number }} Rect */
 
@@ -10,18 +11,15 @@ const GLIDE_MS = 70;
 /** A report this old says nothing about the picture any more. */
 export const STALE_MS = 1500;
 
-/** Hues by kind and class: calm, told apart on dark and bright pictures alike. */
-const FACE_COLOUR = '#6ee7c8';
-const OBJECT_COLOURS = ['#ffc36b', '#8ec5ff', '#ff9e80', '#c9b2ff', '#b9e07a', '#ff9ecb', '#7fdbe6', '#e6d27f'];
-
-/** @type {string[]} classes in order of appearance: the few in one view get different colours */
-const seenLabels = ['person'];
+/**
+ * The server's palette for the annotated video, so that a class has one colour in both pictures:
+ * Okabe and Ito's (2008), told apart with any colour vision. The first is for faces.
+ */
+const PALETTE = ['#56b4e9', '#e69f00', '#009e73', '#f0e442', '#cc79a7', '#d55e00', '#0072b2'];
 
 /** The colour of a track's box and of its count. @param {string} kind @param {string} label */
 export function trackColour(kind, label) {
-  if (kind === 'face') return FACE_COLOUR;
-  if (!seenLabels.includes(label)) seenLabels.push(label);
-  return OBJECT_COLOURS[seenLabels.indexOf(label) % OBJECT_COLOURS.length];
+  return kind === 'face' ? PALETTE[0] : PALETTE[1 + (classIndex(label) % (PALETTE.length - 1))];
 }
 
 /** A track in words: label and score, and for a face its apparent gender. @param {any} track */
@@ -204,7 +202,7 @@ function drawBrackets(context, { x, y, width, height }, colour) {
  */
 function drawTag(context, box, bounds, taken, text, colour, fontSize) {
   const height = Math.round(fontSize * 1.6);
-  const width = context.measureText(text).width + fontSize;
+  const width = context.measureText(text).width + fontSize + 4;
   const x = Math.max(bounds.x, Math.min(box.x, bounds.x + bounds.width - width));
   const inside = Math.max(bounds.y, box.y) + 5;
   const places = [box.y - height - 5, inside, inside + height + 2, box.y + box.height + 5]
@@ -213,11 +211,12 @@ function drawTag(context, box, bounds, taken, text, colour, fontSize) {
   const place = places.find((free) => !taken.some((other) => overlap(free, other))) ?? places[0] ?? { x, y: inside, width, height };
   context.beginPath();
   context.roundRect(x, place.y, width, height, 3);
-  context.fillStyle = 'rgb(8 14 22 / 0.8)';
+  context.fillStyle = 'rgb(8 14 22 / 0.82)';
   context.fill();
   context.fillStyle = colour;
-  context.fillRect(x, place.y + 3, 2.5, height - 6);
-  context.fillText(text, x + fontSize / 2 + 1, place.y + height / 2 + 0.5);
+  context.fillRect(x, place.y, 4, height);
+  context.fillStyle = '#f2f6f8';
+  context.fillText(text, x + 4 + fontSize / 2, place.y + height / 2 + 0.5);
   return place;
 }
 

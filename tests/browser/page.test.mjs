@@ -280,15 +280,23 @@ test('says that the server cannot be reached, and tries again', async () => {
   }
 });
 
-test('fits a phone without scrolling sideways, in both languages', async () => {
+test('fits a phone, upright and on its side, in both languages', async () => {
   for (const locale of ['en-GB', 'fr-FR']) {
-    const browser = await launch({ locale, viewport: { width: 390, height: 844 } });
-    try {
-      const { page } = await openPage(browser.context, files.url);
-      assert.equal(await page.evaluate(() => document.documentElement.lang), locale.slice(0, 2));
-      assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), locale);
-    } finally {
-      await browser.close();
+    for (const viewport of [{ width: 390, height: 844 }, { width: 844, height: 390 }]) {
+      const browser = await launch({ locale, viewport });
+      try {
+        const { page } = await openPage(browser.context, files.url);
+        assert.equal(await page.evaluate(() => document.documentElement.lang), locale.slice(0, 2));
+        const isNarrow = () => page.evaluate(() => document.documentElement.scrollWidth <= innerWidth);
+        assert.ok(await isNarrow(), `${locale} ${viewport.width}: at rest`);
+        // A click finds its way only to what nothing else covers.
+        await page.click('#agree-camera', { timeout: 5000 });
+        await waitForMessage(page, 'server_unreachable');
+        await page.click('#hang-up', { trial: true, timeout: 5000 });
+        assert.ok(await isNarrow(), `${locale} ${viewport.width}: in a call`);
+      } finally {
+        await browser.close();
+      }
     }
   }
 });
