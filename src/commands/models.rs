@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 
 use crate::models::catalogue::{Entry, MODELS};
 use crate::models::convert;
-use crate::models::store::{self, Fault, Found, Model, Store};
+use crate::models::store::{self, Fault, Found, Store, Stored};
 use crate::models::tarball;
 
 #[derive(Clone, Debug, Args)]
@@ -36,7 +36,7 @@ pub enum ModelsCommand {
 
 /// Runs the subcommand; results go to standard output, progress to standard error.
 pub fn run(args: ModelsArgs) -> anyhow::Result<()> {
-    let store = Store::new(args.models);
+    let store = Store::open(args.models);
     match args.command {
         ModelsCommand::Pull { tarball } => pull(&store, tarball.as_deref()),
         ModelsCommand::List => list(&store),
@@ -48,7 +48,7 @@ fn pull(store: &Store, tarball: Option<&Path>) -> anyhow::Result<()> {
     let mut wanted = Vec::new();
     for entry in &MODELS {
         match store.check(entry.name, entry.version) {
-            Ok(model) if model.manifest.sha256 == entry.sha256 => {}
+            Ok(stored) if stored.manifest.sha256 == entry.sha256 => {}
             Ok(_) => {
                 eprintln!("{} {}: not the one this vigie makes, it is made anew", entry.name, entry.version);
                 wanted.push(entry);
@@ -85,14 +85,14 @@ fn pull(store: &Store, tarball: Option<&Path>) -> anyhow::Result<()> {
     for entry in &wanted {
         let source =
             sources.remove(entry.name).with_context(|| format!("{} was not unpacked", entry.name))?;
-        let model = make(store, entry, &source)?;
-        println!("{} {}: {}", entry.name, entry.version, model.path.display());
+        let made = make(store, entry, &source)?;
+        println!("{} {}: {}", entry.name, entry.version, made.model.display());
     }
     Ok(())
 }
 
 /// Converts one model and puts it into the store.
-fn make(store: &Store, entry: &Entry, source: &tarball::Source) -> anyhow::Result<Model> {
+fn make(store: &Store, entry: &Entry, source: &tarball::Source) -> anyhow::Result<Stored> {
     eprintln!("converting {}", entry.name);
     let converting = || format!("converting {}", entry.name);
     let onnx = convert::convert(&source.graph, &source.weights, &entry.recipe).with_context(converting)?;
@@ -116,15 +116,15 @@ fn list(store: &Store) -> anyhow::Result<()> {
         );
         return Ok(());
     }
-    let rows = found.iter().map(|Found { name, version, model }| {
-        let [task, input, labels, licence] = match model {
-            Ok(Model { manifest, .. }) => [
+    let rows = found.iter().map(|Found { name, version, stored }| {
+        let [task, input, labels, licence] = match stored {
+            Ok(Stored { manifest, .. }) => [
                 manifest.task.name().to_owned(),
                 format!("{0}x{0}", manifest.input.size),
                 manifest.labels.len().to_string(),
                 manifest.provenance.licence.clone(),
             ],
-            Err(fault) => [format!("faulty: {fault}"), String::new(), String::new(), String::new()],
+            Err(fault) => ["-".to_owned(), "-".to_owned(), "-".to_owned(), format!("faulty: {fault}")],
         };
         [name.clone(), version.to_string(), task, input, labels, licence]
     });
@@ -140,9 +140,9 @@ fn check(store: &Store) -> anyhow::Result<()> {
     }
     let mut faulty = 0;
     let mut rows = vec![["NAME", "VERSION", "STATE"].map(str::to_owned)];
-    for Found { name, version, model } in found {
-        // What else a sound model must do, such as load, is to be asked of `model` here.
-        let state = match model.and_then(|model| store::verify(&model)) {
+    for Found { name, version, stored } in found {
+        // What else a sound model must do, such as load, is to be asked of `stored` here.
+        let state = match stored.and_then(|stored| store::verify(&stored)) {
             Ok(()) => "sound".to_owned(),
             Err(fault) => {
                 faulty += 1;

@@ -264,7 +264,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_worked_with_is_named() {
-        let cases: [(fn(&mut Manifest), &str); 14] = [
+        type Spoil = fn(&mut Manifest);
+        let cases: [(Spoil, &str); 14] = [
             (|m| m.name = "../escape".into(), "../escape"),
             (|m| m.name = String::new(), "\"\""),
             (|m| m.version = 0, "version 0"),

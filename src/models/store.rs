@@ -3,7 +3,6 @@
 //! A version is written beside its place and moved there whole, so that a crash leaves either all of it
 //! or none. Reading never repairs: what is wrong with a version is said, once, as a [`Fault`].
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -76,10 +75,10 @@ pub enum StoreError {
 
 /// One version of a model, its manifest read and valid.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Model {
+pub struct Stored {
     pub manifest: Manifest,
     /// The ONNX file.
-    pub path: PathBuf,
+    pub model: PathBuf,
 }
 
 /// One version as it was found.
@@ -87,7 +86,7 @@ pub struct Model {
 pub struct Found {
     pub name: String,
     pub version: u32,
-    pub model: Result<Model, Fault>,
+    pub stored: Result<Stored, Fault>,
 }
 
 /// A folder of models.
@@ -97,7 +96,8 @@ pub struct Store {
 }
 
 impl Store {
-    pub fn new(folder: impl Into<PathBuf>) -> Self {
+    /// Names a folder; it need not exist yet.
+    pub fn open(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into() }
     }
 
@@ -117,7 +117,7 @@ impl Store {
                     version.parse::<u32>().ok().filter(|n| *n > 0 && n.to_string() == version)
                 {
                     found.push(Found {
-                        model: self.open(&name, number),
+                        stored: self.read(&name, number),
                         name: name.clone(),
                         version: number,
                     });
@@ -128,66 +128,62 @@ impl Store {
         Ok(found)
     }
 
-    /// The newest version for each task that has one: the highest version, then the name that comes first.
+    /// The newest model for `task`, its file verified: the highest version, and of several models the one
+    /// whose name comes first.
     ///
     /// # Errors
-    /// [`StoreError::Faulty`] when that version's manifest cannot be used: an older one in its stead would
-    /// be a surprise.
-    pub fn newest(&self) -> Result<BTreeMap<Task, Model>, StoreError> {
-        let mut newest: BTreeMap<Task, Model> = BTreeMap::new();
-        for Found { name, version, model } in self.list()? {
-            let model = model.map_err(|fault| StoreError::Faulty { name, version, fault })?;
-            let known = newest.get(&model.manifest.task);
-            if known.is_none_or(|known| known.manifest.version < model.manifest.version) {
-                newest.insert(model.manifest.task, model);
+    /// [`StoreError::NoModel`] when there is none; [`StoreError::Faulty`] when it cannot be used, or when any
+    /// manifest cannot be read: it might be the newest, and an older one in its stead would be a surprise.
+    pub fn newest(&self, task: Task) -> Result<Stored, StoreError> {
+        let mut newest: Option<Stored> = None;
+        for Found { name, version, stored } in self.list()? {
+            let stored = stored.map_err(|fault| StoreError::Faulty { name, version, fault })?;
+            let is_newer = newest.as_ref().is_none_or(|newest| newest.manifest.version < version);
+            if stored.manifest.task == task && is_newer {
+                newest = Some(stored);
             }
         }
-        Ok(newest)
-    }
-
-    /// The newest model for `task`, its file verified.
-    pub fn load(&self, task: Task) -> Result<Model, StoreError> {
-        let model = self.newest()?.remove(&task);
-        let model =
-            model.ok_or_else(|| StoreError::NoModel { task: task.name(), folder: self.folder.clone() })?;
-        match verify(&model) {
-            Ok(()) => Ok(model),
+        let folder = || self.folder.clone();
+        let newest = newest.ok_or_else(|| StoreError::NoModel { task: task.name(), folder: folder() })?;
+        match verify(&newest) {
+            Ok(()) => Ok(newest),
             Err(fault) => {
-                Err(StoreError::Faulty { name: model.manifest.name, version: model.manifest.version, fault })
+                let Manifest { name, version, .. } = newest.manifest;
+                Err(StoreError::Faulty { name, version, fault })
             }
         }
     }
 
     /// One version, its manifest read but its file not verified.
-    pub fn open(&self, name: &str, version: u32) -> Result<Model, Fault> {
+    pub fn read(&self, name: &str, version: u32) -> Result<Stored, Fault> {
         let folder = self.version_folder(name, version);
         let path = folder.join(MANIFEST_FILE);
-        let json = read(&path, MAX_MANIFEST_BYTES)?;
+        let json = read_file(&path, MAX_MANIFEST_BYTES)?;
         let manifest =
             Manifest::read(&json).map_err(|source| Fault::Manifest { path: path.clone(), source })?;
         if (manifest.name.as_str(), manifest.version) != (name, version) {
             return Err(Fault::Misplaced { path, name: manifest.name, version: manifest.version });
         }
-        Ok(Model { manifest, path: folder.join(MODEL_FILE) })
+        Ok(Stored { manifest, model: folder.join(MODEL_FILE) })
     }
 
     /// One version, its file verified against its manifest.
-    pub fn check(&self, name: &str, version: u32) -> Result<Model, Fault> {
-        let model = self.open(name, version)?;
-        verify(&model)?;
-        Ok(model)
+    pub fn check(&self, name: &str, version: u32) -> Result<Stored, Fault> {
+        let stored = self.read(name, version)?;
+        verify(&stored)?;
+        Ok(stored)
     }
 
     /// Writes a version, in the stead of one that is there; other processes see the old or the new one.
     ///
     /// The digest in `manifest` is set to that of `onnx`.
-    pub fn write(&self, manifest: &Manifest, onnx: &[u8]) -> Result<Model, StoreError> {
+    pub fn write(&self, manifest: &Manifest, onnx: &[u8]) -> Result<Stored, StoreError> {
         let manifest = Manifest { sha256: sha256(onnx), ..manifest.clone() };
         manifest.validate().map_err(StoreError::Invalid)?;
         let place = self.version_folder(&manifest.name, manifest.version);
         let not_written = |source| StoreError::NotWritten { path: place.clone(), source };
         self.replace(&place, &manifest, onnx).map_err(not_written)?;
-        Ok(Model { path: place.join(MODEL_FILE), manifest })
+        Ok(Stored { model: place.join(MODEL_FILE), manifest })
     }
 
     fn replace(&self, place: &Path, manifest: &Manifest, onnx: &[u8]) -> io::Result<()> {
@@ -219,16 +215,16 @@ impl Store {
 }
 
 /// Whether the ONNX file is the one that the manifest was written for.
-pub fn verify(model: &Model) -> Result<(), Fault> {
-    let file = read(&model.path, MAX_MODEL_BYTES)?;
+pub fn verify(stored: &Stored) -> Result<(), Fault> {
+    let file = read_file(&stored.model, MAX_MODEL_BYTES)?;
     let actual = sha256(&file);
-    let path = model.path.clone();
-    if actual.eq_ignore_ascii_case(&model.manifest.sha256) {
+    let path = stored.model.clone();
+    if actual.eq_ignore_ascii_case(&stored.manifest.sha256) {
         Ok(())
     } else if is_cut_short(&file) {
         Err(Fault::CutShort { path, bytes: file.len() as u64 })
     } else {
-        Err(Fault::Corrupt { path, actual, expected: model.manifest.sha256.clone() })
+        Err(Fault::Corrupt { path, actual, expected: stored.manifest.sha256.clone() })
     }
 }
 
@@ -237,7 +233,7 @@ pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Fault> {
+fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, Fault> {
     let unreadable = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => Fault::Missing(path.to_owned()),
         _ => Fault::Unreadable { path: path.to_owned(), source },
@@ -290,7 +286,7 @@ mod tests {
 
     fn store() -> (tempfile::TempDir, Store) {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::new(folder.path().join("models"));
+        let store = Store::open(folder.path().join("models"));
         (folder, store)
     }
 
@@ -305,8 +301,8 @@ mod tests {
         let written = store.write(&manifest("a", 1), ONNX).unwrap();
         assert_eq!(written.manifest.sha256, sha256(ONNX));
         assert_eq!(store.check("a", 1).unwrap(), written);
-        assert_eq!(store.load(Task::Faces).unwrap(), written);
-        assert!(matches!(store.load(Task::Objects), Err(StoreError::NoModel { task: "objects", .. })));
+        assert_eq!(store.newest(Task::Faces).unwrap(), written);
+        assert!(matches!(store.newest(Task::Objects), Err(StoreError::NoModel { task: "objects", .. })));
     }
 
     #[test]
@@ -315,8 +311,8 @@ mod tests {
         for (name, version) in [("b", 9), ("b", 10), ("a", 10), ("c", 2)] {
             store.write(&manifest(name, version), ONNX).unwrap();
         }
-        let model = store.load(Task::Faces).unwrap();
-        assert_eq!((model.manifest.name.as_str(), model.manifest.version), ("a", 10));
+        let newest = store.newest(Task::Faces).unwrap();
+        assert_eq!((newest.manifest.name.as_str(), newest.manifest.version), ("a", 10));
     }
 
     #[test]

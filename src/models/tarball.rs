@@ -67,7 +67,14 @@ pub struct Source {
 /// Lets npm fetch the package into `folder` and returns its path.
 pub fn fetch(folder: &Path) -> Result<PathBuf, TarballError> {
     let mut npm = Command::new("npm");
-    npm.args(["pack", "--ignore-scripts", "--loglevel=error", "--no-update-notifier", "--fetch-retries=1"]);
+    npm.args([
+        "pack",
+        "--ignore-scripts",
+        "--loglevel=error",
+        "--no-update-notifier",
+        "--fetch-retries=1",
+        "--fetch-retry-mintimeout=1000",
+    ]);
     npm.arg("--pack-destination").arg(folder).arg(format!("{PACKAGE}@{VERSION}"));
     // In the folder, so that no package.json or .npmrc of a project around us has a say.
     npm.current_dir(folder).stdin(Stdio::null());

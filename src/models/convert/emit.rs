@@ -10,7 +10,8 @@ use super::centernet;
 use super::kernel;
 use super::onnx::{Attribute, Element, OnnxGraph, Side};
 use super::rewrite::kernel_of;
-use super::tfjs::{Activation, Constant, Convolution, Graph, Node, Op, Padding};
+use super::tfjs::{Activation, Constant, Convolution, Graph, Node, Op};
+use super::window::{place, window_attributes};
 use super::{ConvertError, Ending, Normalisation, Recipe};
 
 /// The shape of a value, without its batch axis.
@@ -79,7 +80,7 @@ impl Emitter<'_> {
                     return Err(bad("it pools what is not a feature map"));
                 };
                 let [rows, columns] = [(height, 0), (width, 1)]
-                    .map(|(side, axis)| window(side, size[axis], strides[axis], 1, *padding));
+                    .map(|(side, axis)| place(side, size[axis], strides[axis], 1, *padding));
                 let (rows, columns) =
                     rows.zip(columns).ok_or_else(|| bad("its window is larger than its input"))?;
                 let attributes = window_attributes(*size, *strides, &rows, &columns);
@@ -172,7 +173,7 @@ impl Emitter<'_> {
             inputs.push(self.onnx.floats(&[outputs], &bias));
         }
         let [rows, columns] = [(height, h, 0), (width, w, 1)].map(|(side, kernel, axis)| {
-            window(side, kernel, convolution.strides[axis], convolution.dilations[axis], convolution.padding)
+            place(side, kernel, convolution.strides[axis], convolution.dilations[axis], convolution.padding)
         });
         let (rows, columns) = rows.zip(columns).ok_or_else(|| bad("its kernel is larger than its input"))?;
         let window = window_attributes([h, w], convolution.strides, &rows, &columns);
@@ -422,70 +423,6 @@ impl Emitter<'_> {
     }
 }
 
-/// Where a sliding window goes along one axis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
-    /// Cells added before and after.
-    pub pads: [usize; 2],
-    pub outputs: usize,
-}
-
-/// Places a window along an axis of `side` cells; `None` if it does not fit.
-///
-/// SAME gives `ceil(side / stride)` outputs and, where the cells to be added are odd in number, puts the
-/// extra one at the end (TensorFlow, "Notes on padding").
-pub fn window(
-    side: usize,
-    kernel: usize,
-    stride: usize,
-    dilation: usize,
-    padding: Padding,
-) -> Option<Window> {
-    let reach = (kernel - 1) * dilation + 1;
-    match padding {
-        Padding::Valid => {
-            let outputs = side.checked_sub(reach)? / stride + 1;
-            Some(Window { pads: [0, 0], outputs })
-        }
-        Padding::Same => {
-            let outputs = side.div_ceil(stride);
-            let added = ((outputs.checked_sub(1)?) * stride + reach).saturating_sub(side);
-            Some(Window { pads: [added / 2, added - added / 2], outputs })
-        }
-    }
-}
-
-/// What MaxPool and Conv have in common.
-struct WindowAttributes {
-    kernel: [i64; 2],
-    strides: [i64; 2],
-    pads: [i64; 4],
-}
-
-impl WindowAttributes {
-    fn each(&self) -> [(&'static str, Attribute<'_>); 3] {
-        [
-            ("kernel_shape", Attribute::Ints(&self.kernel)),
-            ("strides", Attribute::Ints(&self.strides)),
-            ("pads", Attribute::Ints(&self.pads)),
-        ]
-    }
-}
-
-fn window_attributes(
-    kernel: [usize; 2],
-    strides: [usize; 2],
-    rows: &Window,
-    columns: &Window,
-) -> WindowAttributes {
-    WindowAttributes {
-        kernel: kernel.map(|side| side as i64),
-        strides: strides.map(|stride| stride as i64),
-        // ONNX has all the beginnings first.
-        pads: [rows.pads[0], columns.pads[0], rows.pads[1], columns.pads[1]].map(|pad| pad as i64),
-    }
-}
-
 /// Elements of a value, without the batch axis; `None` if they cannot be counted.
 fn count(shape: &Shape) -> Option<usize> {
     match shape {
@@ -508,5 +445,21 @@ fn broadcast(left: &Shape, right: &Shape) -> Option<Shape> {
             Some(left.clone())
         }
         _ => (left == right).then(|| left.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_pixel_spreads_over_a_map_and_other_sizes_do_not_mix() {
+        let map = |height, width, channels| Shape::Map { height, width, channels };
+        assert_eq!(broadcast(&map(1, 1, 8), &map(4, 6, 8)), Some(map(4, 6, 8)));
+        assert_eq!(broadcast(&map(4, 6, 8), &map(1, 1, 8)), Some(map(4, 6, 8)));
+        assert_eq!(broadcast(&map(4, 6, 8), &map(4, 6, 8)), Some(map(4, 6, 8)));
+        assert_eq!(broadcast(&map(4, 6, 8), &map(6, 4, 8)), None);
+        assert_eq!(broadcast(&map(1, 1, 4), &map(4, 6, 8)), None);
+        assert_eq!(broadcast(&map(1, 1, 8), &Shape::Flat(vec![8])), None);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! In the order of the work: [`tfjs`] reads the two files into a typed graph, [`rewrite`] brings that
 //! graph to a simpler, equal one, [`emit`] writes each remaining operation in ONNX (with [`kernel`] for
-//! the order of weights), [`centernet`] adds the decoding of that detector, and [`onnx`] makes the
+//! the order of weights and [`window`] for padding), [`centernet`] adds the decoding of that detector, and [`onnx`] makes the
 //! bytes. It knows the operations of the models that vigie fetches and no others, does no I/O, and
 //! writes the same bytes every time.
 
@@ -12,6 +12,7 @@ mod kernel;
 mod onnx;
 mod rewrite;
 mod tfjs;
+mod window;
 
 pub(super) use onnx::is_cut_short;
 
@@ -91,6 +92,3 @@ pub fn convert(graph: &[u8], weights: &[u8], recipe: &Recipe) -> Result<Vec<u8>,
     rewrite::prune(&mut graph, &wanted)?;
     emit::emit(&graph, recipe)
 }
-
-#[cfg(test)]
-mod tests;
