@@ -1,1 +1,316 @@
 //! Pixel work through OpenCV; the only file that names it.
+//!
+//! Turns pictures into the RGB bytes that models read ([`letterbox`], [`crop_square`]), and into smaller
+//! pictures ([`shrink`]). It knows neither models nor detections: callers say where.
+//!
+//! Pictures are resized as planes and only the small result is converted to RGB, which costs a
+//! fraction of converting the whole picture first.
+
+use std::marker::PhantomData;
+use std::sync::Once;
+
+use opencv::core::{self, BORDER_CONSTANT, CV_8UC1, Mat, MatTraitConst, MatTraitConstManual, Scalar, Size};
+use opencv::imgproc::{self, INTER_AREA, INTER_LINEAR, WARP_INVERSE_MAP};
+
+use crate::frame::{I420Buffer, Picture, Plane, Point};
+
+/// Pixels: OpenCV's warp counts source positions in 16 bits.
+const MAX_SIDE: usize = 32_000;
+/// I420's black and its absence of colour, by plane.
+const BLACK: [u8; 3] = [16, 128, 128];
+
+/// Why pixels could not be processed.
+#[derive(Debug, thiserror::Error)]
+pub enum ImgError {
+    #[error("picture of {width}x{height} pixels has a plane {index} that does not fit it")]
+    Planes { width: usize, height: usize, index: usize },
+    #[error("{what} of {width}x{height} pixels is empty, too large, or beside its buffer")]
+    Size { what: &'static str, width: usize, height: usize },
+    #[error("square of side {side} at ({x}, {y}) is not a place in a picture")]
+    Square { x: f32, y: f32, side: f32 },
+    #[error("opencv failed to {operation}")]
+    OpenCv {
+        operation: &'static str,
+        #[source]
+        source: opencv::Error,
+    },
+}
+
+fn failed(operation: &'static str) -> impl FnOnce(opencv::Error) -> ImgError {
+    move |source| ImgError::OpenCv { operation, source }
+}
+
+/// A part of a canvas, in whole pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    pub x: usize,
+    pub y: usize,
+    pub width: usize,
+    pub height: usize,
+}
+
+/// Scales `picture` into `content` of a `width` × `height` RGB canvas (`[height, width, 3]`, row-major)
+/// and fills the rest with `fill`.
+///
+/// Converts BT.601 limited range. Shrinks by more than two average all source pixels, others interpolate.
+///
+/// # Errors
+/// [`ImgError::Size`] when `rgb` is not exactly the canvas or `content` is empty or sticks out.
+pub fn letterbox(
+    picture: &Picture,
+    (width, height): (usize, usize),
+    content: Region,
+    fill: u8,
+    rgb: &mut [u8],
+) -> Result<(), ImgError> {
+    keep_to_one_thread();
+    let fits = content.x + content.width <= width && content.y + content.height <= height;
+    let is_usable = content.width > 0 && content.height > 0 && width <= MAX_SIDE && height <= MAX_SIDE;
+    if !fits || !is_usable || rgb.len() != width * height * 3 {
+        return Err(ImgError::Size { what: "canvas", width, height });
+    }
+    let planes = checked_planes(picture)?;
+    let [y, u, v] = &planes;
+    let y = resize(y, content.width, content.height)?;
+    let u = resize(u, content.width, content.height)?;
+    let v = resize(v, content.width, content.height)?;
+    if (content.width, content.height) != (width, height) {
+        rgb.fill(fill);
+    }
+    let target = RgbTarget { rgb, stride: width * 3, left: content.x * 3, top: content.y };
+    target.convert(&y, &u, &v)
+}
+
+/// Copies `picture` onto `canvas` at a `divisor`-th of its width and height, rounded down to even.
+///
+/// # Errors
+/// [`ImgError::Size`] when nothing is left of it.
+pub fn shrink(picture: &Picture, divisor: usize, canvas: &mut I420Buffer) -> Result<(), ImgError> {
+    keep_to_one_thread();
+    let even = |side: usize| (side / divisor.max(1)) & !1;
+    let (width, height) = (even(picture.width), even(picture.height));
+    if width == 0 || height == 0 {
+        return Err(ImgError::Size { what: "shrunken picture", width, height });
+    }
+    if (canvas.width, canvas.height) != (width, height) {
+        *canvas = I420Buffer::black(width, height);
+    }
+    for (index, plane) in checked_planes(picture)?.iter().enumerate() {
+        let (rows, width, height) = canvas.plane_mut(index);
+        let small = resize(plane, width, height)?;
+        rows.copy_from_slice(small.data_bytes().map_err(failed("read a shrunken plane"))?);
+    }
+    Ok(())
+}
+
+/// A square anywhere in a picture, turned about its centre.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Square {
+    /// Picture pixels.
+    pub centre: Point,
+    /// Picture pixels, above 0.
+    pub side: f32,
+    /// Radians from the picture's x axis to the square's, clockwise on the screen.
+    pub angle: f32,
+}
+
+/// Cuts `square` out of `picture` as `size` × `size` RGB (`[size, size, 3]`); black outside the picture.
+///
+/// # Errors
+/// [`ImgError::Square`] when the square is not finite or empty, [`ImgError::Size`] when `rgb` is not
+/// exactly `size` × `size` × 3.
+pub fn crop_square(picture: &Picture, square: &Square, size: usize, rgb: &mut [u8]) -> Result<(), ImgError> {
+    keep_to_one_thread();
+    if size == 0 || size > MAX_SIDE || rgb.len() != size * size * 3 {
+        return Err(ImgError::Size { what: "crop", width: size, height: size });
+    }
+    let Square { centre: Point { x, y }, side, angle } = *square;
+    let is_place = [x, y, side, angle].iter().all(|value| value.abs() < 1e6) && side > 0.0;
+    if !is_place {
+        return Err(ImgError::Square { x, y, side });
+    }
+    let planes = checked_planes(picture)?;
+    let mut cut = Vec::with_capacity(3);
+    for (index, plane) in planes.iter().enumerate() {
+        let scale = if index == 0 { 1.0 } else { 0.5 };
+        let square = Square { centre: Point { x: x * scale, y: y * scale }, side: side * scale, angle };
+        cut.push(warp(plane, &square, size, BLACK[index])?);
+    }
+    let [y, u, v] = cut.as_slice() else { unreachable!("three planes were cut") };
+    RgbTarget { rgb, stride: size * 3, left: 0, top: 0 }.convert(y, u, v)
+}
+
+/// Every caller has a thread of its own; OpenCV's pool would fight with media and lanes for the cores.
+fn keep_to_one_thread() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        if let Err(error) = core::set_num_threads(1) {
+            tracing::warn!(%error, "opencv keeps its own threads");
+        }
+    });
+}
+
+/// The planes of `picture`, known to hold as many rows and columns as its size asks for.
+fn checked_planes(picture: &Picture) -> Result<[Plane<'_>; 3], ImgError> {
+    let Picture { width, height, .. } = *picture;
+    if width == 0 || height == 0 || width > MAX_SIDE || height > MAX_SIDE {
+        return Err(ImgError::Size { what: "picture", width, height });
+    }
+    let planes = [0, 1, 2].map(|index| picture.planes.plane(index));
+    for (index, plane) in planes.iter().enumerate() {
+        let size = if index == 0 { (width, height) } else { (width.div_ceil(2), height.div_ceil(2)) };
+        let needed = plane.stride.checked_mul(size.1 - 1).and_then(|bytes| bytes.checked_add(size.0));
+        let holds = needed.is_some_and(|needed| needed <= plane.data.len());
+        if (plane.width, plane.height) != size || plane.stride < plane.width || !holds {
+            return Err(ImgError::Planes { width, height, index });
+        }
+    }
+    Ok(planes)
+}
+
+/// OpenCV's view of a part of a plane, for reading only.
+struct View<'a> {
+    mat: Mat,
+    borrowed: PhantomData<&'a [u8]>,
+}
+
+impl<'a> View<'a> {
+    fn new(plane: &Plane<'a>, part: Region) -> Result<Self, ImgError> {
+        let Region { x, y, width, height } = part;
+        let data = plane.data.get(y * plane.stride + x..).unwrap_or_default();
+        let is_inside = width > 0 && height > 0 && x + width <= plane.width && y + height <= plane.height;
+        if !is_inside || data.len() < plane.stride * (height - 1) + width {
+            return Err(ImgError::Size { what: "view", width, height });
+        }
+        // SAFETY: `data` holds `height` rows of `width` bytes, `stride` apart, as just checked, and
+        // outlives the view, which borrows it. OpenCV takes a mutable pointer but every use here is as
+        // an input array, which it only reads.
+        let mat = unsafe {
+            let data = data.as_ptr().cast_mut().cast();
+            Mat::new_rows_cols_with_data_unsafe(height as i32, width as i32, CV_8UC1, data, plane.stride)
+        };
+        Ok(Self { mat: mat.map_err(failed("view a plane"))?, borrowed: PhantomData })
+    }
+}
+
+fn whole(plane: &Plane<'_>) -> Region {
+    Region { x: 0, y: 0, width: plane.width, height: plane.height }
+}
+
+fn resize(plane: &Plane<'_>, width: usize, height: usize) -> Result<Mat, ImgError> {
+    resize_part(plane, whole(plane), width, height)
+}
+
+fn resize_part(plane: &Plane<'_>, part: Region, width: usize, height: usize) -> Result<Mat, ImgError> {
+    let source = View::new(plane, part)?;
+    // Bilinear reads four pixels; beyond a factor of two it skips some, and edges flicker.
+    let skips = part.width > 2 * width || part.height > 2 * height;
+    let how = if skips { INTER_AREA } else { INTER_LINEAR };
+    let mut small = Mat::default();
+    imgproc::resize(&source.mat, &mut small, Size::new(width as i32, height as i32), 0.0, 0.0, how)
+        .map_err(failed("resize a plane"))?;
+    Ok(small)
+}
+
+/// Cuts `square`, given in the plane's own pixels, out of one plane.
+fn warp(plane: &Plane<'_>, square: &Square, size: usize, outside: u8) -> Result<Mat, ImgError> {
+    let plain = || {
+        let value = Scalar::all(f64::from(outside));
+        Mat::new_rows_cols_with_default(size as i32, size as i32, CV_8UC1, value)
+            .map_err(failed("make a crop"))
+    };
+    let Some(part) = bounds(plane, square) else { return plain() };
+    // As in resizing: average before interpolating when the square is much larger than the crop.
+    let shrink = ((square.side / size as f32) as usize).max(1);
+    let small = (part.width.div_ceil(shrink), part.height.div_ceil(shrink));
+    let resized;
+    let view;
+    let source = if shrink > 1 {
+        resized = resize_part(plane, part, small.0, small.1)?;
+        &resized
+    } else {
+        view = View::new(plane, part)?;
+        &view.mat
+    };
+    // Crop pixel (i, j) → plane point → source index; pixel centres lie at a half.
+    let (scale_x, scale_y) = match shrink {
+        1 => (1.0, 1.0),
+        _ => (small.0 as f64 / part.width as f64, small.1 as f64 / part.height as f64),
+    };
+    let (sin, cos) = f64::from(square.angle).sin_cos();
+    let step = f64::from(square.side) / size as f64;
+    let half = (size as f64 - 1.0) / 2.0;
+    let row = |along: f64, across: f64, centre: f64, origin: f64, scale: f64| {
+        let start = centre - origin - half * (along + across);
+        [along * scale, across * scale, start * scale - 0.5]
+    };
+    let matrix = [
+        row(step * cos, -step * sin, f64::from(square.centre.x), part.x as f64, scale_x),
+        row(step * sin, step * cos, f64::from(square.centre.y), part.y as f64, scale_y),
+    ];
+    let matrix = Mat::from_slice_2d(&matrix).map_err(failed("make a transform"))?;
+    let mut cut = Mat::default();
+    let (target, how) = (Size::new(size as i32, size as i32), INTER_LINEAR | WARP_INVERSE_MAP);
+    let border = Scalar::all(f64::from(outside));
+    imgproc::warp_affine(source, &mut cut, &matrix, target, how, BORDER_CONSTANT, border)
+        .map_err(failed("warp a plane"))?;
+    Ok(cut)
+}
+
+/// The part of the plane that a turned square touches, with a margin for interpolation.
+fn bounds(plane: &Plane<'_>, square: &Square) -> Option<Region> {
+    let reach = square.side / 2.0 * (square.angle.cos().abs() + square.angle.sin().abs()) + 2.0;
+    let span = |centre: f32, limit: usize| {
+        let start = ((centre - reach).floor().max(0.0) as usize).min(limit);
+        let end = ((centre + reach).ceil().max(0.0) as usize).min(limit);
+        (start, end - start)
+    };
+    let ((x, width), (y, height)) = (span(square.centre.x, plane.width), span(square.centre.y, plane.height));
+    (width > 0 && height > 0).then_some(Region { x, y, width, height })
+}
+
+/// Where converted pixels go in an RGB canvas.
+struct RgbTarget<'a> {
+    rgb: &'a mut [u8],
+    /// Bytes from one row to the next.
+    stride: usize,
+    /// Bytes.
+    left: usize,
+    /// Rows.
+    top: usize,
+}
+
+impl RgbTarget<'_> {
+    /// Converts three planes of equal size, tightly packed.
+    fn convert(self, y: &Mat, u: &Mat, v: &Mat) -> Result<(), ImgError> {
+        let width = y.cols() as usize;
+        let [y, u, v] = [y, u, v].map(|plane| plane.data_bytes().map_err(failed("read a plane")));
+        let rows = y?.chunks_exact(width).zip(u?.chunks_exact(width)).zip(v?.chunks_exact(width));
+        for (row, ((y, u), v)) in self.rgb.chunks_exact_mut(self.stride).skip(self.top).zip(rows) {
+            convert_row(y, u, v, &mut row[self.left..][..width * 3]);
+        }
+        Ok(())
+    }
+}
+
+/// BT.601 limited-range YCbCr to RGB (ITU-R BT.601-7 §2.5), in 1/8192.
+fn convert_row(y: &[u8], u: &[u8], v: &[u8], rgb: &mut [u8]) {
+    const SHIFT: i32 = 13;
+    const HALF: i32 = 1 << (SHIFT - 1);
+    const LUMA: i32 = 9_539; // 255 / 219
+    const RED_V: i32 = 13_075; // 2 (1 - 0.299) 255 / 224
+    const GREEN_U: i32 = 3_209; // 2 (1 - 0.114) 0.114 / 0.587 · 255 / 224
+    const GREEN_V: i32 = 6_660; // 2 (1 - 0.299) 0.299 / 0.587 · 255 / 224
+    const BLUE_U: i32 = 16_525; // 2 (1 - 0.114) 255 / 224
+    let byte = |value: i32| (value >> SHIFT).clamp(0, 255) as u8;
+    for (((&y, &u), &v), pixel) in y.iter().zip(u).zip(v).zip(rgb.chunks_exact_mut(3)) {
+        let luma = LUMA * (i32::from(y) - 16) + HALF;
+        let (u, v) = (i32::from(u) - 128, i32::from(v) - 128);
+        pixel[0] = byte(luma + RED_V * v);
+        pixel[1] = byte(luma - GREEN_U * u - GREEN_V * v);
+        pixel[2] = byte(luma + BLUE_U * u);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! The mailbox between a fast writer and a slow reader: it holds the newest value only.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Instant;
 
 /// A one-place mailbox in which the newest value replaces the one before.
 ///
@@ -77,6 +78,20 @@ impl<T> Latest<T> {
             }
             slot = self.shared.filled.wait(slot).expect("no code panics while it holds a mailbox");
         }
+    }
+
+    /// Waits until `deadline`, whatever arrives meanwhile; returns early, and `false`, once the mailbox is closed.
+    pub fn pause_until(&self, deadline: Instant) -> bool {
+        let mut slot = self.slot();
+        while !slot.closed {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            let waited = self.shared.filled.wait_timeout(slot, left);
+            slot = waited.expect("no code panics while it holds a mailbox").0;
+        }
+        false
     }
 
     /// How many values were replaced before they were taken.

@@ -1,1 +1,24 @@
-fn main() {}
+//! Parses, dispatches, and turns the outcome into an exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use vigie::cli::{Cli, Command};
+use vigie::{commands, telemetry};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let started = telemetry::logging::start(cli.logging.filter.as_deref(), cli.logging.log_format);
+    let outcome = started.and_then(|()| match cli.command {
+        Command::Serve(args) => commands::serve::run(&args),
+        Command::Models(args) => commands::models::run(args),
+        Command::Bench(args) => commands::bench::run(args),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vigie: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

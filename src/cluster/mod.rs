@@ -1,1 +1,7 @@
-//! How a front reaches a worker: messages and client.
+//! How a front reaches a worker.
+//!
+//! [`protocol`] is what they (and the page) say to each other; [`remote`] is the front's side of a
+//! worker's control API. Neither knows what a picture is.
+
+pub mod protocol;
+pub mod remote;

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
+use ort::ep::cuda::ConvAlgorithmSearch;
 use ort::ep::{CUDA, ExecutionProvider, ExecutionProviderDispatch, TensorRT};
-use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, Outlet, TensorElementType, TensorRef};
 
@@ -120,7 +121,12 @@ impl Runtime {
             Ok(false) => Err(Some(format!("this ONNX Runtime is built without {name}"))),
             Err(error) => Err(Some(error.to_string())),
         };
-        let cuda = |index| CUDA::default().with_device_id(index).build().error_on_failure();
+        let cuda = |index| {
+            let cuda = CUDA::default().with_device_id(index);
+            // The default tries every algorithm anew for each input shape, which stalls live sessions for
+            // seconds when a camera turns.
+            cuda.with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic).build().error_on_failure()
+        };
         match device {
             Device::Cpu => Err(None),
             Device::Auto => {
@@ -183,13 +189,15 @@ impl OrtEngine {
         match runtime.providers(device) {
             Ok((device, providers)) => match open(runtime, path, &providers, threads) {
                 Ok(session) => loaded = Some((session, device)),
-                Err(reason) => fallback = Some(reason),
+                Err(error) => fallback = Some(error.to_string()),
             },
             Err(reason) => fallback = reason,
         }
         let (session, device) = match loaded {
             Some(loaded) => loaded,
-            None => (open(runtime, path, &[], threads).map_err(refuse)?, Device::Cpu),
+            None => {
+                (open(runtime, path, &[], threads).map_err(|error| refuse(error.to_string()))?, Device::Cpu)
+            }
         };
         let [input] = session.inputs() else {
             return Err(refuse(format!("the graph has {} inputs, one is expected", session.inputs().len())));
@@ -239,25 +247,20 @@ impl Engine for OrtEngine {
     }
 }
 
-/// Opens a session; the error text is the runtime's.
 fn open(
     runtime: &Runtime,
     path: &Path,
     providers: &[ExecutionProviderDispatch],
     threads: usize,
-) -> Result<Session, String> {
-    let configure = |builder: SessionBuilder| {
-        builder
-            .with_optimization_level(GraphOptimizationLevel::Level3)?
-            .with_intra_threads(threads.max(1))?
-            .with_inter_threads(1)?
-            // A spinning pool takes whole cores from the media threads between two runs.
-            .with_intra_op_spinning(false)?
-            .with_execution_providers(providers)
-    };
-    let builder = Session::builder(&runtime.environment).map_err(|error| error.to_string())?;
-    let mut builder = configure(builder).map_err(|error| error.to_string())?;
-    builder.commit_from_file(path).map_err(|error| error.to_string())
+) -> ort::Result<Session> {
+    Session::builder(&runtime.environment)?
+        .with_optimization_level(GraphOptimizationLevel::Level3)?
+        .with_intra_threads(threads.max(1))?
+        .with_inter_threads(1)?
+        // A spinning pool takes whole cores from the media threads between two runs.
+        .with_intra_op_spinning(false)?
+        .with_execution_providers(providers)?
+        .commit_from_file(path)
 }
 
 fn port(outlet: &Outlet) -> Port {

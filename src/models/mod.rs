@@ -3,6 +3,7 @@
 
 pub mod catalogue;
 pub mod convert;
+pub mod heads;
 pub mod manifest;
 pub mod store;
 pub mod tarball;

@@ -2,4 +2,9 @@
 //!
 //! Live sessions, video files and images all go through these stages.
 
+pub mod detect;
+pub mod draw;
+pub mod prepare;
+pub mod recognise;
 pub mod report;
+pub mod track;

@@ -1,1 +1,10 @@
 //! The front: pages, signalling and probes. It knows no pixels.
+//!
+//! [`router`] is its table of contents; [`sessions`] carries a page's signalling to a worker.
+
+pub mod error;
+mod health;
+mod ice;
+mod pages;
+pub mod router;
+mod sessions;

@@ -1,1 +1,4 @@
-//! Metrics and logs.
+//! What vigie says of itself: metrics for Prometheus and structured logs.
+
+pub mod logging;
+pub mod metrics;

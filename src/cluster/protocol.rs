@@ -1,0 +1,109 @@
+//! The messages of a session's signalling, the same between page and front as between front and worker.
+//!
+//! One JSON object a WebSocket text message, tagged by `type`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Bytes: no signalling message is longer. An offer with every codec of a browser is under 10 KB.
+pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+
+/// A trickled ICE candidate as `RTCIceCandidateInit` writes it; an empty `candidate` ends them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Candidate {
+    pub candidate: String,
+    #[serde(default)]
+    pub sdp_mid: Option<String>,
+    #[serde(default)]
+    pub sdp_m_line_index: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username_fragment: Option<String>,
+}
+
+/// From the page to the service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ClientMessage {
+    /// The first offer of a session, or a later one (ICE restart, renegotiation).
+    Offer {
+        sdp: String,
+    },
+    Candidate(Candidate),
+    Bye,
+}
+
+/// From the service to the page.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ServerMessage {
+    /// The first message on a socket.
+    Welcome {
+        session: String,
+        /// Presented as `?resume=` it attaches a new socket to this session.
+        resume: String,
+        /// Task → `name@version`.
+        models: BTreeMap<String, String>,
+        /// Task → whether this service can do it.
+        tasks: BTreeMap<String, bool>,
+    },
+    Answer {
+        sdp: String,
+    },
+    Candidate(Candidate),
+    /// Open a new session, then close this one.
+    Migrate,
+    Bye {
+        reason: String,
+    },
+    Error {
+        /// Stable, in snake case.
+        code: String,
+        message: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_after_s: Option<u32>,
+    },
+}
+
+impl ServerMessage {
+    pub fn error(code: &str, message: impl Into<String>) -> Self {
+        Self::Error { code: code.into(), message: message.into(), retry_after_s: None }
+    }
+
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a signalling message is always JSON")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_read_what_a_browser_writes() {
+        let table: &[(&str, ClientMessage)] = &[
+            (r#"{"type":"offer","sdp":"v=0"}"#, ClientMessage::Offer { sdp: "v=0".into() }),
+            (
+                r#"{"type":"candidate","candidate":"","sdpMid":"0","sdpMLineIndex":0,"usernameFragment":null}"#,
+                ClientMessage::Candidate(Candidate {
+                    candidate: String::new(),
+                    sdp_mid: Some("0".into()),
+                    sdp_m_line_index: Some(0),
+                    username_fragment: None,
+                }),
+            ),
+            (r#"{"type":"bye"}"#, ClientMessage::Bye),
+        ];
+        for (json, expected) in table {
+            assert_eq!(&serde_json::from_str::<ClientMessage>(json).expect(json), expected);
+        }
+    }
+
+    #[test]
+    fn garbage_is_an_error() {
+        for json in ["", "{}", "[]", "null", r#"{"type":"nonsense"}"#, r#"{"type":"offer"}"#, "\u{0}"] {
+            assert!(serde_json::from_str::<ClientMessage>(json).is_err(), "{json}");
+        }
+    }
+}

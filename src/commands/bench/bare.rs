@@ -1,0 +1,132 @@
+//! The limit: the same models on the same pictures in plain loops, with nothing around them.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::cli::InferenceArgs;
+use crate::codec::{Decoder, MAX_PIXELS};
+use crate::commands::recognition::{cores, find_models, load_runtime};
+use crate::frame::{Codec, Detection, EncodedFrame, Kind, Picture};
+use crate::inference::engine::Engine;
+use crate::inference::ort::{Device, OrtEngine, Runtime};
+use crate::inference::tensor::Tensor;
+use crate::load::clip::Clip;
+use crate::models::manifest::{Manifest, Task};
+use crate::pipeline::prepare::{prepare, prepare_faces};
+
+/// Pictures a second through the bare models, all loops together.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct BareRates {
+    /// Faces, objects and one face's gender for every picture.
+    pub all_three: f64,
+    /// Faces and objects only.
+    pub detectors_only: f64,
+    pub loops: usize,
+}
+
+/// Pictures of the clip that are looped over.
+const PICTURES: usize = 8;
+
+/// Runs one loop a lane, half of `duration` with gender and half without.
+pub fn measure(args: &InferenceArgs, clip: &Clip, duration: Duration) -> anyhow::Result<BareRates> {
+    let loops = args.lanes.unwrap_or_else(cores);
+    let runtime = load_runtime(args)?;
+    let models = find_models(args)?;
+    let device: Device = args.device.parse()?;
+    let sets = Arc::new(input_sets(clip, models.iter().map(|(manifest, _)| manifest))?);
+    let mut lanes = Vec::new();
+    for _ in 0..loops {
+        let engine = |path: &Path| load(&runtime, path, device, args.lane_threads);
+        lanes.push(models.iter().map(|(_, path)| engine(path)).collect::<anyhow::Result<Vec<_>>>()?);
+    }
+    let all_three = run_loops(&mut lanes, &sets, duration / 2, |_| true)?;
+    let detectors_only = run_loops(&mut lanes, &sets, duration / 2, |task| task != Task::Gender)?;
+    Ok(BareRates { all_three, detectors_only, loops })
+}
+
+fn load(runtime: &Runtime, path: &Path, device: Device, threads: usize) -> anyhow::Result<OrtEngine> {
+    Ok(OrtEngine::load(runtime, path, device, threads)?)
+}
+
+/// For each picture the models' inputs, made beforehand.
+fn input_sets<'a>(
+    clip: &Clip,
+    manifests: impl Iterator<Item = &'a Manifest> + Clone,
+) -> anyhow::Result<Vec<Vec<(Task, Tensor)>>> {
+    let pictures = decode(clip)?;
+    let set = |picture: &Picture| {
+        let inputs = manifests.clone().map(|manifest| {
+            let tensor = match manifest.task {
+                Task::Gender => prepare_faces(picture, &manifest.input, &[&centred_face(picture)])?,
+                Task::Faces | Task::Objects => prepare(picture, &manifest.input)?.tensor,
+            };
+            anyhow::Ok((manifest.task, tensor))
+        });
+        inputs.collect::<anyhow::Result<Vec<_>>>()
+    };
+    pictures.iter().map(set).collect()
+}
+
+/// The models' time does not depend on what a crop shows.
+fn centred_face(picture: &Picture) -> Detection {
+    let (width, height) = (picture.width as f32, picture.height as f32);
+    let bbox = crate::frame::BBox { x: width / 4.0, y: height / 4.0, w: width / 4.0, h: width / 4.0 };
+    Detection { kind: Kind::Face, class: 0, score: 1.0, bbox, landmarks: None }
+}
+
+fn decode(clip: &Clip) -> anyhow::Result<Vec<Picture>> {
+    let mut decoder = Decoder::open(Codec::Vp8, 1)?;
+    let mut pictures = Vec::new();
+    for (index, data) in clip.frames.iter().enumerate() {
+        let frame = EncodedFrame {
+            codec: Codec::Vp8,
+            data: data.clone(),
+            rtp_timestamp: index as u32 * 3000,
+            is_key: index == 0,
+            received: Instant::now(),
+        };
+        let picture = decoder.decode(&frame, MAX_PIXELS)?.context("the clip shows every frame")?;
+        if index % (clip.frames.len() / PICTURES) == 0 {
+            pictures.push(picture);
+        }
+    }
+    Ok(pictures)
+}
+
+/// Pictures a second of all loops together.
+fn run_loops(
+    lanes: &mut [Vec<OrtEngine>],
+    sets: &Arc<Vec<Vec<(Task, Tensor)>>>,
+    duration: Duration,
+    runs: impl Fn(Task) -> bool + Sync,
+) -> anyhow::Result<f64> {
+    let done = AtomicU64::new(0);
+    let failed = AtomicBool::new(false);
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for engines in lanes.iter_mut() {
+            let (done, failed, runs) = (&done, &failed, &runs);
+            scope.spawn(move || {
+                crate::inference::service::lower_priority();
+                for set in sets.iter().cycle() {
+                    if began.elapsed() >= duration || failed.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    for (engine, (task, tensor)) in engines.iter_mut().zip(set) {
+                        if runs(*task) && engine.run(tensor).is_err() {
+                            failed.store(true, Ordering::Relaxed);
+                        }
+                    }
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    anyhow::ensure!(!failed.load(Ordering::Relaxed), "a model failed to run");
+    Ok(done.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64())
+}

@@ -1,0 +1,48 @@
+//! `vigie bench`: measures this machine against its own limits, with real WebRTC on loopback.
+
+mod bare;
+mod live;
+mod machine;
+mod service;
+mod summary;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    command: BenchCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum BenchCommand {
+    /// One live session against bare inference: rates, latency, overload, joining, memory.
+    Live(LiveArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct LiveArgs {
+    /// Seconds of each measurement.
+    #[arg(long, default_value_t = 30)]
+    seconds: u64,
+    /// Joins and leaves of the memory measurement; 0 leaves it out.
+    #[arg(long, default_value_t = 1000)]
+    joins: usize,
+    /// Measure only these parts.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<live::Part>,
+    /// Write the raw figures here, as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    #[command(flatten)]
+    inference: crate::cli::InferenceArgs,
+}
+
+pub fn run(args: BenchArgs) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match args.command {
+        BenchCommand::Live(args) => runtime.block_on(live::run(&args)),
+    }
+}

@@ -1,0 +1,71 @@
+//! A vigie of its own for a measurement: a child process that ends with it.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, ChildStdout, Command};
+
+use crate::cli::InferenceArgs;
+
+/// A running `vigie serve` on a free port.
+pub struct Service {
+    pub address: SocketAddr,
+    child: Child,
+    /// Held open: a closed pipe would end the service at its next line.
+    _stdout: BufReader<ChildStdout>,
+}
+
+impl Service {
+    /// Starts this very program with `slowdown`; ready when this returns.
+    pub async fn start(inference: &InferenceArgs, slowdown: f32) -> anyhow::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--media", "127.0.0.1:0", "--log", "error"]);
+        command.arg("--models").arg(&inference.models);
+        command.args(["--device", &inference.device, "--slowdown", &slowdown.to_string()]);
+        command.args(["--object-size", &inference.object_size.to_string()]);
+        command.args(["--lane-threads", &inference.lane_threads.to_string()]);
+        if let Some(lanes) = inference.lanes {
+            command.args(["--lanes", &lanes.to_string()]);
+        }
+        if let Some(library) = &inference.ort_library {
+            command.arg("--ort-library").arg(library);
+        }
+        let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
+        let mut stdout = BufReader::new(child.stdout.take().context("the service has no output")?);
+        let mut line = String::new();
+        tokio::time::timeout(Duration::from_secs(60), stdout.read_line(&mut line)).await??;
+        let Some((_, address)) = line.trim().rsplit_once('/') else {
+            bail!("the service did not start: {line:?}");
+        };
+        Ok(Self { address: address.parse()?, child, _stdout: stdout })
+    }
+
+    /// Seconds of processor time that the service has used.
+    pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()?))?;
+        // Fields 14 and 15 (user and system ticks), counted behind the parenthesised name: proc(5).
+        let fields = stat.rsplit_once(')').context("reading the process's times")?.1;
+        let ticks: f64 =
+            fields.split_whitespace().skip(11).take(2).filter_map(|f| f.parse::<f64>().ok()).sum();
+        Ok(ticks / 100.0)
+    }
+
+    /// Resident memory in KiB.
+    pub fn memory_kib(&self) -> anyhow::Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let value = line.and_then(|line| line.split_whitespace().next()).and_then(|value| value.parse().ok());
+        value.context("reading the process's memory")
+    }
+
+    fn pid(&self) -> anyhow::Result<u32> {
+        self.child.id().context("the service has ended")
+    }
+
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        self.child.kill().await.context("stopping the service")
+    }
+}

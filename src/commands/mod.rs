@@ -1,0 +1,6 @@
+//! One file a subcommand: builds the parts, connects them, waits for the end.
+
+pub mod bench;
+pub mod models;
+pub mod recognition;
+pub mod serve;

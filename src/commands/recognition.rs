@@ -1,0 +1,174 @@
+//! Loads the models and starts the lanes: the part that `serve` and `bench` have in common.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+
+use crate::cli::InferenceArgs;
+use crate::inference::batcher::{Limits, ModelId};
+use crate::inference::engine::Engine;
+use crate::inference::ort::{Device, OrtEngine, Runtime};
+use crate::inference::service::{BatchRun, Handle, Observer, Options, Service};
+use crate::models::manifest::{Manifest, Task};
+use crate::models::store::Store;
+use crate::pipeline::recognise::{Model, ModelSet};
+use crate::telemetry::metrics::Metrics;
+
+/// Face crops that run together; detectors gain nothing from batches on a CPU.
+const GENDER_BATCH: usize = 8;
+/// Pictures that run together on a GPU.
+const GPU_BATCH: usize = 16;
+
+/// Running lanes with a model for each task. Dropping it stops the lanes.
+pub struct Recognition {
+    service: Service,
+    models: ModelSet,
+}
+
+impl Recognition {
+    /// Loads the newest version of every task's model, one engine a lane.
+    ///
+    /// # Errors
+    /// With what is missing or broken, and what to do about it.
+    pub fn load(args: &InferenceArgs, metrics: &Arc<Metrics>) -> anyhow::Result<Self> {
+        let device: Device = args.device.parse()?;
+        let runtime = load_runtime(args)?;
+        let manifests = find_models(args)?;
+        let ids = (0..).map(ModelId);
+        let models: Vec<(ModelId, Manifest, PathBuf)> =
+            ids.zip(manifests).map(|(id, (manifest, path))| (id, manifest, path)).collect();
+
+        let names = models.iter().map(|(id, m, _)| (*id, (m.name.clone(), m.version.to_string()))).collect();
+        let options = Options {
+            lanes: args.lanes.unwrap_or_else(cores),
+            limits: Limits::default(),
+            slowdown: args.slowdown,
+            ..Options::default()
+        };
+        let observer = Arc::new(Meter { metrics: Arc::clone(metrics), names });
+        let service = Service::start(options, observer).context("starting the inference threads")?;
+        let in_use = ModelSet::default();
+        for (id, manifest, path) in models {
+            let engines = load_engines(&runtime, &path, device, args.lane_threads, service.lanes());
+            let outcome = if engines.is_ok() { "loaded" } else { "failed" };
+            metrics.model_loads_total.with_label_values(&[outcome]).inc();
+            let (engines, used) = engines?;
+            metrics.inference_device.reset();
+            metrics.inference_device.with_label_values(&[&used.to_string()]).set(1);
+            let on_gpu = used != Device::Cpu;
+            let max_batch = match manifest.task {
+                Task::Gender => GENDER_BATCH,
+                _ if on_gpu => GPU_BATCH,
+                _ => 1,
+            };
+            service.install(id, engines, max_batch)?;
+            in_use.replace(Model { id, manifest: Arc::new(manifest) });
+        }
+        tracing::info!(lanes = service.lanes(), threads = args.lane_threads, "models loaded");
+        Ok(Self { service, models: in_use })
+    }
+
+    pub fn handle(&self) -> Handle {
+        self.service.handle()
+    }
+
+    pub fn models(&self) -> ModelSet {
+        self.models.clone()
+    }
+}
+
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The runtime of `--ort-library`, or the newest that ./run has fetched.
+pub fn load_runtime(args: &InferenceArgs) -> anyhow::Result<Runtime> {
+    let path = match &args.ort_library {
+        Some(path) => path.clone(),
+        None => newest_library(Path::new(".vigie/onnxruntime")).context(
+            "no ONNX Runtime library in .vigie/onnxruntime: ./run fetches it, or name yours with --ort-library",
+        )?,
+    };
+    let runtime = Runtime::load(&path)?;
+    tracing::debug!(library = %path.display(), build = runtime.build_info(), "ONNX Runtime");
+    Ok(runtime)
+}
+
+fn newest_library(folder: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let is_library = |path: &PathBuf| {
+        path.file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| name.starts_with("libonnxruntime.so"))
+    };
+    entries.filter(is_library).max()
+}
+
+/// The newest model of every task, with the sizes that the command line asks for.
+pub fn find_models(args: &InferenceArgs) -> anyhow::Result<Vec<(Manifest, PathBuf)>> {
+    if args.object_size == 0 || !args.object_size.is_multiple_of(32) || args.object_size > 2048 {
+        bail!("--object-size {} is not a multiple of 32 between 32 and 2048", args.object_size);
+    }
+    let store = Store::open(&args.models);
+    let mut found = Vec::new();
+    for task in [Task::Faces, Task::Gender, Task::Objects] {
+        let stored = store.newest(task).with_context(|| {
+            format!(
+                "the models in {} cannot be used: `vigie models pull` fetches them",
+                args.models.display()
+            )
+        })?;
+        let mut manifest = stored.manifest;
+        if task == Task::Objects {
+            manifest.input.size = args.object_size;
+        }
+        found.push((manifest, stored.model));
+    }
+    Ok(found)
+}
+
+/// One engine a lane, all on the device that the first one could get.
+fn load_engines(
+    runtime: &Runtime,
+    path: &Path,
+    device: Device,
+    threads: usize,
+    lanes: usize,
+) -> anyhow::Result<(Vec<Box<dyn Engine>>, Device)> {
+    let first = OrtEngine::load(runtime, path, device, threads)?;
+    let used = first.device_used().clone();
+    if let Some(reason) = &used.fallback {
+        tracing::warn!(wanted = %device, used = %used.device, reason, "the device cannot be used");
+    }
+    let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(first)];
+    for _ in 1..lanes {
+        engines.push(Box::new(OrtEngine::load(runtime, path, used.device, threads)?));
+    }
+    Ok((engines, used.device))
+}
+
+/// Carries what the lanes do into the metrics.
+struct Meter {
+    metrics: Arc<Metrics>,
+    /// Name and version by id.
+    names: HashMap<ModelId, (String, String)>,
+}
+
+impl Observer for Meter {
+    fn ran(&self, run: &BatchRun<'_>) {
+        self.metrics.inference_batch_size.observe(run.batch_size as f64);
+        for queued in run.queued {
+            self.metrics.inference_queue_seconds.observe(queued.as_secs_f64());
+        }
+        if let Some((name, version)) = self.names.get(&run.model) {
+            let seconds = self.metrics.inference_seconds.with_label_values(&[name, version]);
+            seconds.observe(run.ran.as_secs_f64());
+        }
+    }
+
+    fn skipped(&self, count: u64) {
+        self.metrics.inference_skipped_total.inc_by(count);
+    }
+}

@@ -1,0 +1,122 @@
+//! The worker's control API, which only fronts of its own cluster may call.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use futures_util::{SinkExt, StreamExt};
+use serde::Deserialize;
+
+use super::session::{self, Signalling};
+use super::worker::{AdmissionError, Worker};
+use crate::cluster::protocol::{ClientMessage, MAX_MESSAGE_BYTES, ServerMessage};
+use crate::cluster::remote::SESSION_PATH;
+use crate::ids::ResumeToken;
+
+/// Seconds after which a refused front may try again.
+const RETRY_AFTER_S: &str = "3";
+
+#[derive(Clone)]
+struct Control {
+    worker: Arc<Worker>,
+    token: Arc<str>,
+}
+
+/// The routes; every request must carry `token` as its bearer token.
+pub fn router(worker: Arc<Worker>, token: &str) -> Router {
+    Router::new().route(SESSION_PATH, get(open_session)).with_state(Control { worker, token: token.into() })
+}
+
+#[derive(Deserialize)]
+struct SessionQuery {
+    resume: Option<String>,
+}
+
+async fn open_session(
+    State(control): State<Control>,
+    Query(query): Query<SessionQuery>,
+    headers: HeaderMap,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    if !is_authorised(&headers, &control.token) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let resume = match query.resume.as_deref().map(str::parse::<ResumeToken>).transpose() {
+        Ok(resume) => resume,
+        Err(_) => return StatusCode::NOT_FOUND.into_response(),
+    };
+    if resume.is_none()
+        && let Err(refusal) = control.worker.admits()
+    {
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            [(header::RETRY_AFTER, RETRY_AFTER_S)],
+            refusal.to_string(),
+        )
+            .into_response();
+    }
+    let limited = upgrade.max_message_size(MAX_MESSAGE_BYTES).max_frame_size(MAX_MESSAGE_BYTES);
+    limited.on_upgrade(move |socket| serve(control.worker, resume, socket))
+}
+
+fn is_authorised(headers: &HeaderMap, token: &str) -> bool {
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let Some(given) = given.and_then(|value| value.strip_prefix("Bearer ")) else { return false };
+    // Compared in full, so that the time taken tells nothing about the token.
+    given.len() == token.len()
+        && given.bytes().zip(token.bytes()).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
+}
+
+async fn serve(worker: Arc<Worker>, resume: Option<ResumeToken>, mut socket: WebSocket) {
+    let _open = worker.sockets.enter();
+    let (attachment, signalling) = session::signalling();
+    let admitted = match &resume {
+        None => worker.open(attachment).map(drop),
+        Some(token) => worker.resume(token, attachment).await,
+    };
+    match admitted {
+        Ok(()) => pump(socket, signalling).await,
+        Err(refusal) => {
+            let code = match &refusal {
+                AdmissionError::Full { .. } => "busy",
+                AdmissionError::Draining => "draining",
+                AdmissionError::UnknownSession => "unknown_session",
+            };
+            let message = ServerMessage::error(code, refusal.to_string()).to_json();
+            let _ = socket.send(Message::Text(message.into())).await;
+        }
+    }
+}
+
+/// Carries messages between the front and the session until either has gone.
+async fn pump(socket: WebSocket, mut signalling: Signalling) {
+    let (mut to_front, mut from_front) = socket.split();
+    loop {
+        tokio::select! {
+            received = from_front.next() => match received {
+                Some(Ok(Message::Text(text))) => match serde_json::from_str::<ClientMessage>(&text) {
+                    Ok(message) => if signalling.incoming.send(message).await.is_err() { break },
+                    // The front has checked it already; a message of a newer front is skipped.
+                    Err(error) => tracing::debug!(%error, "an unreadable message from a front"),
+                },
+                Some(Ok(Message::Close(_)) | Err(_)) | None => break,
+                Some(Ok(_)) => {}
+            },
+            message = signalling.outgoing.recv() => {
+                let Some(message) = message else { break };
+                if to_front.send(Message::Text(message.to_json().into())).await.is_err() { break }
+            }
+        }
+    }
+    // What the session said last (why it ended) still goes out.
+    while let Ok(message) = signalling.outgoing.try_recv() {
+        if to_front.send(Message::Text(message.to_json().into())).await.is_err() {
+            break;
+        }
+    }
+    let _ = to_front.close().await;
+}

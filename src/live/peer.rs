@@ -1,0 +1,543 @@
+//! A peer connection: the only file that names the WebRTC library.
+//!
+//! Answers a browser's offers, hands its first video track over as RTP packets, carries the
+//! annotated track back, and the data channels. It knows no codec beyond its name, and no picture.
+//!
+//! Contract
+//! 1. [`Peer::open`] with the first offer, then [`Peer::answer`] for it and for every later one.
+//! 2. What happens arrives on the bounded channel of [`PeerEvent`]s.
+//! 3. After [`Peer::close`], tracks and channels return `None`; nothing keeps the peer alive.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rtc::interceptor::{
+    Interceptor, NackGeneratorBuilder, NackResponderBuilder, Packet as TappedPacket, Slot, StreamInfo,
+    TaggedPacket,
+};
+use rtc::media_stream::MediaStreamTrack;
+use rtc::peer_connection::sdp::RTCSessionDescription;
+use rtc::rtcp::payload_feedbacks::full_intra_request::FullIntraRequest;
+use rtc::rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
+use rtc::rtcp::receiver_report::ReceiverReport;
+use rtc::rtcp::reception_report::ReceptionReport;
+use rtc::rtcp::sender_report::SenderReport;
+use rtc::rtp_transceiver::rtp_sender::{
+    RTCRtpCodec, RTCRtpCodingParameters, RTCRtpEncodingParameters, RtpCodecKind,
+};
+use rtc::sansio::Protocol;
+use rtc::shared::error::Error as RtcError;
+use tokio::sync::mpsc;
+use webrtc::data_channel::{DataChannel, DataChannelEvent};
+use webrtc::media_stream::track_local::TrackLocal;
+use webrtc::media_stream::track_local::static_rtp::TrackLocalStaticRTP;
+use webrtc::media_stream::track_remote::{TrackRemote, TrackRemoteEvent};
+use webrtc::peer_connection::{
+    MediaEngine, PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCConfigurationBuilder,
+    RTCIceCandidateInit, RTCIceGatheringState, RTCPeerConnectionIceEvent, RTCPeerConnectionState, Registry,
+    SettingEngineBuilder, configure_rtcp_reports, configure_simulcast_extension_headers,
+    configure_twcc_receiver_only,
+};
+use webrtc::rtp_transceiver::RtpSender;
+
+use crate::cluster::protocol::Candidate;
+use crate::frame::Codec;
+use crate::rtp::{Packet, SenderClock};
+
+/// A missing packet is asked for this often, at most [`NACKS_PER_PACKET`] times: with the library's
+/// defaults, which do not see packets recovered by RTX, 1 % loss causes a tenfold of requests.
+const NACK_INTERVAL: Duration = Duration::from_millis(30);
+const NACKS_PER_PACKET: u16 = 4;
+
+/// ICE: no answer for the first means disconnected, for the second failed; the third keeps NATs open.
+const ICE_DISCONNECTED: Duration = Duration::from_secs(5);
+const ICE_FAILED: Duration = Duration::from_secs(15);
+const ICE_KEEPALIVE: Duration = Duration::from_secs(2);
+
+/// Events that may wait for the session; a peer that causes more (candidates, channels) loses them.
+const EVENT_CAPACITY: usize = 64;
+
+/// Why a peer connection could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    #[error("the offer has no video that can be decoded here (VP8, VP9, H264 or AV1)")]
+    NoVideo,
+    #[error("the offer is not usable: {0}")]
+    Offer(#[source] RtcError),
+    #[error("the candidate is not usable: {0}")]
+    Candidate(#[source] RtcError),
+    #[error("the peer connection could not be set up: {0}")]
+    Setup(#[source] RtcError),
+}
+
+/// Where media is received, and which servers help to get there.
+#[derive(Clone, Debug)]
+pub struct PeerConfig {
+    /// UDP addresses to bind; port 0 is any, and 0.0.0.0 every interface but loopback.
+    pub addresses: Vec<String>,
+    /// The annotated track's codec: the first of these that the browser can receive.
+    pub annotated_codecs: Vec<Codec>,
+}
+
+/// What a peer connection reports.
+pub enum PeerEvent {
+    Candidate(Candidate),
+    /// Media and data flow.
+    Connected,
+    /// No answer from the browser for a while; it may come back.
+    Disconnected,
+    /// It will not come back without an ICE restart.
+    Failed,
+    Closed,
+    /// The first video track of the browser.
+    Track(RemoteTrack),
+    Channel(Channel),
+}
+
+/// One browser's peer connection.
+pub struct Peer {
+    connection: Arc<dyn PeerConnection>,
+    sender: Option<Arc<dyn RtpSender>>,
+    outgoing: OutgoingTrack,
+    /// Payload type → codec, as negotiated.
+    codecs: Arc<Mutex<HashMap<u8, Codec>>>,
+}
+
+impl Peer {
+    /// Prepares a connection that can answer `offer`; `events` must be read until the peer is closed.
+    pub async fn open(
+        config: &PeerConfig,
+        offer: &str,
+    ) -> Result<(Self, mpsc::Receiver<PeerEvent>), PeerError> {
+        let offered = video_codecs(offer);
+        if offered.is_empty() {
+            return Err(PeerError::NoVideo);
+        }
+        let annotated = config.annotated_codecs.iter().copied().find(|c| offered.values().any(|o| o == c));
+
+        let feedback = Feedback::default();
+        let mut media = MediaEngine::default();
+        media.register_default_codecs().map_err(PeerError::Setup)?;
+        let registry = interceptors(&mut media, feedback.clone()).map_err(PeerError::Setup)?;
+        let settings = SettingEngineBuilder::new()
+            // The page may be on this very machine.
+            .with_include_loopback_candidate(true)
+            // Resolving .local names would open a multicast socket for each session; those peers
+            // still connect, as peer-reflexive candidates.
+            .with_multicast_dns_mode(rtc::ice::mdns::MulticastDnsMode::Disabled)
+            .with_ice_timeouts(Some(ICE_DISCONNECTED), Some(ICE_FAILED), Some(ICE_KEEPALIVE))
+            .build();
+
+        let (events_sender, events) = mpsc::channel(EVENT_CAPACITY);
+        let codecs = Arc::new(Mutex::new(HashMap::new()));
+        let handler = Handler {
+            events: events_sender,
+            codecs: Arc::clone(&codecs),
+            feedback: feedback.clone(),
+            has_track: AtomicBool::new(false),
+        };
+        let connection = PeerConnectionBuilder::new()
+            .with_configuration(RTCConfigurationBuilder::new().build())
+            .with_setting_engine(settings)
+            .with_media_engine(media)
+            .with_interceptor_registry(registry)
+            .with_handler(Arc::new(handler))
+            .with_udp_addrs(config.addresses.clone())
+            // Results are small and dropped when the browser is slow; nothing may pile up here.
+            .with_data_channel_send_buffer_limit(256 * 1024)
+            .build()
+            .await
+            .map_err(PeerError::Setup)?;
+        let connection: Arc<dyn PeerConnection> = Arc::new(connection);
+
+        let outgoing = OutgoingTrack::new(annotated.unwrap_or(Codec::Vp8), feedback);
+        let sender = match annotated {
+            Some(_) => {
+                let track = Arc::clone(&outgoing.track) as Arc<dyn TrackLocal>;
+                Some(connection.add_track(track).await.map_err(PeerError::Setup)?)
+            }
+            None => None,
+        };
+        Ok((Self { connection, sender, outgoing, codecs }, events))
+    }
+
+    /// Applies an offer and returns the answer; candidates follow as events.
+    pub async fn answer(&self, offer: &str) -> Result<String, PeerError> {
+        let offer = RTCSessionDescription::offer(offer.to_owned()).map_err(PeerError::Offer)?;
+        self.connection.set_remote_description(offer).await.map_err(PeerError::Offer)?;
+        let answer = self.connection.create_answer(None).await.map_err(PeerError::Offer)?;
+        self.connection.set_local_description(answer).await.map_err(PeerError::Offer)?;
+        let sdp = self.connection.local_description().await.map(|d| d.sdp).unwrap_or_default();
+
+        *self.codecs.lock().expect("no code panics with the codec table") = video_codecs(&sdp);
+        if let Some(sender) = &self.sender {
+            let parameters = sender.get_parameters().await.map_err(PeerError::Setup)?;
+            let wanted = self.outgoing.codec;
+            let chosen = parameters
+                .rtp_parameters
+                .codecs
+                .iter()
+                .find(|c| Codec::from_mime(&c.rtp_codec.mime_type) == Some(wanted));
+            if let Some(chosen) = chosen {
+                self.outgoing.payload_type.store(chosen.payload_type, Ordering::Relaxed);
+            }
+        }
+        Ok(sdp)
+    }
+
+    pub async fn add_candidate(&self, candidate: Candidate) -> Result<(), PeerError> {
+        let candidate = RTCIceCandidateInit {
+            candidate: candidate.candidate,
+            sdp_mid: candidate.sdp_mid,
+            sdp_mline_index: candidate.sdp_m_line_index,
+            username_fragment: candidate.username_fragment,
+            ..Default::default()
+        };
+        self.connection.add_ice_candidate(candidate).await.map_err(PeerError::Candidate)
+    }
+
+    /// The annotated track, if the browser can receive one of the configured codecs.
+    pub fn outgoing(&self) -> Option<OutgoingTrack> {
+        self.sender.as_ref().map(|_| self.outgoing.clone())
+    }
+
+    pub async fn close(&self) {
+        if let Err(error) = self.connection.close().await {
+            tracing::debug!(%error, "closing a peer connection");
+        }
+    }
+}
+
+fn interceptors(media: &mut MediaEngine, feedback: Feedback) -> Result<Registry, RtcError> {
+    configure_simulcast_extension_headers(media)?;
+    let registry = configure_twcc_receiver_only(Registry::new(), media)?;
+    let nacks = NackGeneratorBuilder::new()
+        .with_interval(NACK_INTERVAL)
+        .with_max_nacks_per_packet(NACKS_PER_PACKET)
+        .build();
+    Ok(configure_rtcp_reports(registry)
+        .with(Slot::NackResponder, NackResponderBuilder::new().build())
+        .with(Slot::NackGenerator, nacks)
+        .with(Slot::from(APPLICATION_SLOT), FeedbackTap { feedback, ..Default::default() }))
+}
+
+/// Beyond every slot of the library: the last to see what came in.
+const APPLICATION_SLOT: usize = 60_000;
+
+/// Payload types of the video codecs in an SDP's `a=rtpmap` lines (RFC 8866 §6.6).
+fn video_codecs(sdp: &str) -> HashMap<u8, Codec> {
+    let maps = sdp.lines().filter_map(|line| line.trim_end().strip_prefix("a=rtpmap:"));
+    let entries = maps.filter_map(|map| {
+        let (payload_type, encoding) = map.split_once(' ')?;
+        let name = encoding.split('/').next()?;
+        Some((payload_type.parse().ok()?, Codec::from_mime(&format!("video/{name}"))?))
+    });
+    entries.collect()
+}
+
+/// What the browser's RTCP says, read by the session's threads.
+#[derive(Clone, Default)]
+pub struct Feedback {
+    key_wanted: Arc<AtomicBool>,
+    /// Loss of the annotated track as the browser last reported it, in 1/256.
+    lost: Arc<AtomicU8>,
+    sender_clock: Arc<Mutex<SenderClock>>,
+}
+
+impl Feedback {
+    /// Whether a key frame was asked for since the last call.
+    pub fn take_key_wanted(&self) -> bool {
+        self.key_wanted.swap(false, Ordering::Relaxed)
+    }
+
+    /// Share of the annotated track's packets that were lost of late, 0 to 1.
+    pub fn loss_ratio(&self) -> f32 {
+        f32::from(self.lost.load(Ordering::Relaxed)) / 256.0
+    }
+
+    /// When the browser captured the frame with this RTP timestamp: its Unix time in milliseconds.
+    pub fn captured_ms(&self, rtp_timestamp: u32) -> Option<f64> {
+        self.sender_clock.lock().expect("no code panics with the sender's clock").unix_ms(rtp_timestamp)
+    }
+
+    fn note_reports(&self, reports: &[ReceptionReport]) {
+        if let Some(report) = reports.first() {
+            self.lost.store(report.fraction_lost, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Reads incoming RTCP on its way through: the library consumes it and offers no other look.
+#[derive(Default)]
+struct FeedbackTap {
+    feedback: Feedback,
+    incoming: VecDeque<TaggedPacket>,
+    outgoing: VecDeque<TaggedPacket>,
+}
+
+impl Protocol<TaggedPacket, TaggedPacket, ()> for FeedbackTap {
+    type Rout = TaggedPacket;
+    type Wout = TaggedPacket;
+    type Eout = ();
+    type Error = RtcError;
+    type Time = Instant;
+
+    fn handle_read(&mut self, tagged: TaggedPacket) -> Result<(), RtcError> {
+        if let TappedPacket::Rtcp(packets) = &tagged.message.packet {
+            for packet in packets {
+                let packet = packet.as_any();
+                if packet.is::<PictureLossIndication>() || packet.is::<FullIntraRequest>() {
+                    self.feedback.key_wanted.store(true, Ordering::Relaxed);
+                } else if let Some(report) = packet.downcast_ref::<SenderReport>() {
+                    let clock = &self.feedback.sender_clock;
+                    let mut clock = clock.lock().expect("no code panics with the sender's clock");
+                    clock.report(report.ntp_time, report.rtp_time);
+                    self.feedback.note_reports(&report.reports);
+                } else if let Some(report) = packet.downcast_ref::<ReceiverReport>() {
+                    self.feedback.note_reports(&report.reports);
+                }
+            }
+        }
+        self.incoming.push_back(tagged);
+        Ok(())
+    }
+
+    fn poll_read(&mut self) -> Option<TaggedPacket> {
+        self.incoming.pop_front()
+    }
+
+    fn handle_write(&mut self, tagged: TaggedPacket) -> Result<(), RtcError> {
+        self.outgoing.push_back(tagged);
+        Ok(())
+    }
+
+    fn poll_write(&mut self) -> Option<TaggedPacket> {
+        self.outgoing.pop_front()
+    }
+}
+
+impl Interceptor for FeedbackTap {
+    fn bind_local_stream(&mut self, _: &StreamInfo) {}
+    fn unbind_local_stream(&mut self, _: &StreamInfo) {}
+    fn bind_remote_stream(&mut self, _: &StreamInfo) {}
+    fn unbind_remote_stream(&mut self, _: &StreamInfo) {}
+}
+
+/// The library calls this on the connection's own task: nothing here may wait.
+struct Handler {
+    events: mpsc::Sender<PeerEvent>,
+    codecs: Arc<Mutex<HashMap<u8, Codec>>>,
+    feedback: Feedback,
+    has_track: AtomicBool,
+}
+
+impl Handler {
+    fn emit(&self, event: PeerEvent) {
+        if self.events.try_send(event).is_err() {
+            tracing::debug!("a peer event was dropped: the session is ending or flooded");
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl PeerConnectionEventHandler for Handler {
+    async fn on_ice_candidate(&self, event: RTCPeerConnectionIceEvent) {
+        if let Ok(init) = event.candidate.to_json() {
+            self.emit(PeerEvent::Candidate(Candidate {
+                candidate: init.candidate,
+                // Everything is bundled on the first media section.
+                sdp_mid: Some("0".to_owned()),
+                sdp_m_line_index: Some(0),
+                username_fragment: None,
+            }));
+        }
+    }
+
+    async fn on_ice_gathering_state_change(&self, state: RTCIceGatheringState) {
+        if state == RTCIceGatheringState::Complete {
+            self.emit(PeerEvent::Candidate(Candidate {
+                candidate: String::new(),
+                sdp_mid: Some("0".to_owned()),
+                sdp_m_line_index: Some(0),
+                username_fragment: None,
+            }));
+        }
+    }
+
+    async fn on_connection_state_change(&self, state: RTCPeerConnectionState) {
+        match state {
+            RTCPeerConnectionState::Connected => self.emit(PeerEvent::Connected),
+            RTCPeerConnectionState::Disconnected => self.emit(PeerEvent::Disconnected),
+            RTCPeerConnectionState::Failed => self.emit(PeerEvent::Failed),
+            RTCPeerConnectionState::Closed => self.emit(PeerEvent::Closed),
+            _ => {}
+        }
+    }
+
+    async fn on_data_channel(&self, channel: Arc<dyn DataChannel>) {
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let label = channel.label().await.unwrap_or_default();
+            let _ = events.try_send(PeerEvent::Channel(Channel { label, channel }));
+        });
+    }
+
+    async fn on_track(&self, track: Arc<dyn TrackRemote>) {
+        let (events, codecs) = (self.events.clone(), Arc::clone(&self.codecs));
+        let feedback = self.feedback.clone();
+        if self.has_track.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        tokio::spawn(async move {
+            let Some(&ssrc) = track.ssrcs().await.first() else { return };
+            let _ = events.try_send(PeerEvent::Track(RemoteTrack { track, ssrc, codecs, feedback }));
+        });
+    }
+}
+
+/// The browser's video.
+pub struct RemoteTrack {
+    track: Arc<dyn TrackRemote>,
+    ssrc: u32,
+    codecs: Arc<Mutex<HashMap<u8, Codec>>>,
+    pub feedback: Feedback,
+}
+
+impl RemoteTrack {
+    /// The next packet as it came, with the codec of its payload type; `None` at the end.
+    pub async fn recv(&self) -> Option<(Option<Codec>, Packet)> {
+        loop {
+            match self.track.poll().await? {
+                TrackRemoteEvent::OnRtpPacket(packet) => {
+                    let codecs = self.codecs.lock().expect("no code panics with the codec table");
+                    let codec = codecs.get(&packet.header.payload_type).copied();
+                    let packet = Packet {
+                        sequence_number: packet.header.sequence_number,
+                        timestamp: packet.header.timestamp,
+                        marker: packet.header.marker,
+                        payload: packet.payload,
+                    };
+                    return Some((codec, packet));
+                }
+                TrackRemoteEvent::OnEnded => return None,
+                _ => {}
+            }
+        }
+    }
+
+    /// Asks the browser for a key frame (PLI, RFC 4585 §6.3.1).
+    pub async fn request_key_frame(&self) {
+        let pli = PictureLossIndication { sender_ssrc: 0, media_ssrc: self.ssrc };
+        if let Err(error) = self.track.write_rtcp(vec![Box::new(pli)]).await {
+            tracing::debug!(%error, "asking for a key frame");
+        }
+    }
+}
+
+/// The annotated video on its way to the browser.
+#[derive(Clone)]
+pub struct OutgoingTrack {
+    pub codec: Codec,
+    pub feedback: Feedback,
+    track: Arc<TrackLocalStaticRTP>,
+    ssrc: u32,
+    payload_type: Arc<AtomicU8>,
+}
+
+impl OutgoingTrack {
+    fn new(codec: Codec, feedback: Feedback) -> Self {
+        let ssrc = rand::random();
+        let coding = RTCRtpEncodingParameters {
+            rtp_coding_parameters: RTCRtpCodingParameters { ssrc: Some(ssrc), ..Default::default() },
+            codec: RTCRtpCodec {
+                mime_type: format!("video/{}", codec.name()),
+                clock_rate: 90_000,
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        let track = MediaStreamTrack::new(
+            "annotated".into(),
+            "annotated-video".into(),
+            "annotated".into(),
+            RtpCodecKind::Video,
+            vec![coding],
+        );
+        Self {
+            codec,
+            feedback,
+            track: Arc::new(TrackLocalStaticRTP::new(track)),
+            ssrc,
+            payload_type: Arc::new(AtomicU8::new(0)),
+        }
+    }
+
+    /// Sends one packet; `false` once the connection has gone.
+    pub async fn send(&self, sequence_number: u16, timestamp: u32, marker: bool, payload: Bytes) -> bool {
+        let header = rtc::rtp::Header {
+            version: 2,
+            marker,
+            payload_type: self.payload_type.load(Ordering::Relaxed),
+            sequence_number,
+            timestamp,
+            ssrc: self.ssrc,
+            ..Default::default()
+        };
+        self.track.write_rtp(rtc::rtp::Packet { header, payload }).await.is_ok()
+    }
+}
+
+/// A data channel that the browser opened.
+#[derive(Clone)]
+pub struct Channel {
+    pub label: String,
+    channel: Arc<dyn DataChannel>,
+}
+
+/// What came on a data channel.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ChannelEvent {
+    Open,
+    Text(String),
+    /// Bytes that are not text; vigie's channels carry none.
+    Binary,
+}
+
+impl Channel {
+    /// The next event; `None` when the channel has closed.
+    pub async fn recv(&self) -> Option<ChannelEvent> {
+        loop {
+            match self.channel.poll().await? {
+                DataChannelEvent::OnOpen => return Some(ChannelEvent::Open),
+                DataChannelEvent::OnClose | DataChannelEvent::OnClosing => return None,
+                DataChannelEvent::OnMessage(message) => {
+                    let text = message.is_string.then(|| String::from_utf8(message.data.to_vec()).ok());
+                    return Some(text.flatten().map_or(ChannelEvent::Binary, ChannelEvent::Text));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Sends `text` if there is room for it; `false` when it was not sent.
+    pub async fn try_send(&self, text: &str) -> bool {
+        self.channel.try_send_text(text).await.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payload_types_come_from_the_rtpmap_lines() {
+        let sdp = "v=0\r\na=rtpmap:96 VP8/90000\r\na=rtpmap:97 rtx/90000\r\n\
+                   a=rtpmap:102 H264/90000\r\na=rtpmap:x VP9/90000\r\na=rtpmap:111 opus/48000/2\r\n";
+        let expected = HashMap::from([(96, Codec::Vp8), (102, Codec::H264)]);
+        assert_eq!(video_codecs(sdp), expected);
+        assert!(video_codecs("garbage\n\0").is_empty());
+    }
+}

@@ -1,0 +1,453 @@
+//! One session from its first message to its last: the task that owns the peer connection and the
+//! threads behind it.
+//!
+//! A session outlives its signalling socket: while media flows, the page may come back with a new
+//! one ([`Command::Attach`]). It ends when either side says so, when it never connects, or when the
+//! connection has failed and nobody comes back.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::ingest;
+use super::media::{AnnotatedFrame, AnnotatedOutput, Media, OUTGOING_CAPACITY};
+use super::peer::{
+    Channel, ChannelEvent, OutgoingTrack, Peer, PeerConfig, PeerError, PeerEvent, RemoteTrack,
+};
+use super::recognition::Recognition;
+use super::settings::{self, ControlReply, Settings};
+use crate::cluster::protocol::{ClientMessage, ServerMessage};
+use crate::ids::SessionId;
+use crate::inference::service::Handle as InferenceHandle;
+use crate::mailbox::Latest;
+use crate::pipeline::recognise::{ModelSet, Recogniser};
+use crate::pipeline::track::Tracks;
+use crate::rtp::{DEFAULT_MTU, Packetiser};
+use crate::telemetry::metrics::{Metrics, Stage};
+
+/// A page that does not connect within this time is not coming.
+const SETUP_LIMIT: Duration = Duration::from_secs(30);
+/// How long a session whose connection failed waits for an ICE restart or a new socket.
+const RETURN_LIMIT: Duration = Duration::from_secs(15);
+/// Messages that may wait for the page's signalling socket.
+const SIGNALLING_CAPACITY: usize = 64;
+/// Reports that may wait for the data channel; they are for now, so few.
+const REPORT_CAPACITY: usize = 4;
+const NOTICE_CAPACITY: usize = 16;
+
+/// The session's end of a signalling socket.
+pub struct Attachment {
+    pub incoming: mpsc::Receiver<ClientMessage>,
+    pub outgoing: mpsc::Sender<ServerMessage>,
+}
+
+/// The socket's end of the same.
+pub struct Signalling {
+    pub incoming: mpsc::Sender<ClientMessage>,
+    pub outgoing: mpsc::Receiver<ServerMessage>,
+}
+
+/// Both ends of a new signalling connection.
+pub fn signalling() -> (Attachment, Signalling) {
+    let (to_session, from_page) = mpsc::channel(SIGNALLING_CAPACITY);
+    let (to_page, from_session) = mpsc::channel(SIGNALLING_CAPACITY);
+    let attachment = Attachment { incoming: from_page, outgoing: to_page };
+    (attachment, Signalling { incoming: to_session, outgoing: from_session })
+}
+
+/// What the worker tells a session.
+pub enum Command {
+    /// A page has come back with a new socket; the old one is let go.
+    Attach(Attachment),
+    /// End now, with this reason for the page.
+    Close(&'static str),
+}
+
+/// What a session needs of its worker.
+#[derive(Clone)]
+pub struct Resources {
+    pub peers: PeerConfig,
+    pub inference: InferenceHandle,
+    pub models: ModelSet,
+    pub metrics: Arc<Metrics>,
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The page said goodbye or closed the connection.
+    HungUp,
+    /// The connection failed or the page went away without a word.
+    Lost,
+    /// It never connected.
+    NeverConnected,
+    /// The worker closed it.
+    Closed(&'static str),
+    /// A fault of ours.
+    Fault,
+}
+
+/// Runs a session to its end; everything that it holds is freed when this returns.
+pub async fn run(
+    id: SessionId,
+    resources: Resources,
+    attachment: Attachment,
+    mut commands: mpsc::Receiver<Command>,
+) -> End {
+    let mut session = Session::new(resources, attachment);
+    let mut deadline = Some(Instant::now() + SETUP_LIMIT);
+    let end = loop {
+        let expired = async {
+            match deadline {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            command = commands.recv() => match command {
+                Some(Command::Attach(attachment)) => session.attachment = Some(attachment),
+                Some(Command::Close(reason)) => break End::Closed(reason),
+                None => break End::Closed("the worker is stopping"),
+            },
+            message = next_message(&mut session.attachment) => match message {
+                Some(ClientMessage::Bye) => break End::HungUp,
+                Some(message) => session.handle_message(message).await,
+                // The socket is gone; the session stays only while it has a connection.
+                None => {
+                    session.attachment = None;
+                    match session.state {
+                        State::Connected => {}
+                        State::Failing => deadline = Some(Instant::now() + RETURN_LIMIT),
+                        State::New => break End::NeverConnected,
+                    }
+                }
+            },
+            event = next_event(&mut session.events) => match event {
+                Some(PeerEvent::Connected) => {
+                    session.state = State::Connected;
+                    deadline = None;
+                }
+                Some(PeerEvent::Disconnected) => session.state = State::Failing,
+                Some(PeerEvent::Failed) => {
+                    session.state = State::Failing;
+                    session.resources.metrics.ice_failures_total.inc();
+                    if session.attachment.is_none() {
+                        break End::Lost;
+                    }
+                    deadline = Some(Instant::now() + RETURN_LIMIT);
+                }
+                Some(PeerEvent::Closed) | None => break End::HungUp,
+                Some(event) => session.handle_peer_event(event).await,
+            },
+            () = session.fault.notified() => break End::Fault,
+            () = expired => break match session.state {
+                State::New => End::NeverConnected,
+                _ => End::Lost,
+            },
+        }
+    };
+    tracing::info!(session = %id, ?end, "session ended");
+    session.close(end).await;
+    end
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    New,
+    Connected,
+    Failing,
+}
+
+async fn next_message(attachment: &mut Option<Attachment>) -> Option<ClientMessage> {
+    match attachment {
+        Some(attachment) => attachment.incoming.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_event(events: &mut Option<mpsc::Receiver<PeerEvent>>) -> Option<PeerEvent> {
+    match events {
+        Some(events) => events.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+struct Session {
+    resources: Resources,
+    attachment: Option<Attachment>,
+    state: State,
+    peer: Option<Peer>,
+    events: Option<mpsc::Receiver<PeerEvent>>,
+    settings: watch::Sender<Settings>,
+    pictures: Latest<crate::frame::Picture>,
+    threads: Vec<JoinHandle<()>>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+    /// Filled by the recognition thread, emptied by the task that has the `results` channel.
+    reports: (mpsc::Sender<String>, Option<mpsc::Receiver<String>>),
+    notices: (mpsc::Sender<ControlReply>, Option<mpsc::Receiver<ControlReply>>),
+    /// A thread of this session panicked.
+    fault: Arc<Notify>,
+}
+
+impl Session {
+    fn new(resources: Resources, attachment: Attachment) -> Self {
+        let (reports, report_receiver) = mpsc::channel(REPORT_CAPACITY);
+        let (notices, notice_receiver) = mpsc::channel(NOTICE_CAPACITY);
+        Self {
+            resources,
+            attachment: Some(attachment),
+            state: State::New,
+            peer: None,
+            events: None,
+            settings: watch::Sender::new(Settings::default()),
+            pictures: Latest::default(),
+            threads: Vec::new(),
+            tasks: Vec::new(),
+            reports: (reports, Some(report_receiver)),
+            notices: (notices, Some(notice_receiver)),
+            fault: Arc::new(Notify::new()),
+        }
+    }
+
+    fn tell(&self, message: ServerMessage) {
+        if let Some(attachment) = &self.attachment
+            && attachment.outgoing.try_send(message).is_err()
+        {
+            tracing::debug!("a signalling message was dropped: the page does not read");
+        }
+    }
+
+    async fn handle_message(&mut self, message: ClientMessage) {
+        let handled = match message {
+            ClientMessage::Offer { sdp } => self.handle_offer(&sdp).await,
+            ClientMessage::Candidate(candidate) if candidate.candidate.is_empty() => Ok(()),
+            ClientMessage::Candidate(candidate) => match &self.peer {
+                Some(peer) => peer.add_candidate(candidate).await,
+                None => {
+                    return self.tell(ServerMessage::error("no_offer", "a candidate came before the offer"));
+                }
+            },
+            ClientMessage::Bye => Ok(()),
+        };
+        if let Err(error) = handled {
+            let code = match &error {
+                PeerError::NoVideo => "codec_unsupported",
+                PeerError::Offer(_) => "offer_refused",
+                PeerError::Candidate(_) => "candidate_refused",
+                PeerError::Setup(_) => "setup_failed",
+            };
+            tracing::debug!(%error, "signalling");
+            self.tell(ServerMessage::error(code, error.to_string()));
+        }
+    }
+
+    async fn handle_offer(&mut self, sdp: &str) -> Result<(), PeerError> {
+        let answer = match &self.peer {
+            Some(peer) => peer.answer(sdp).await?,
+            None => {
+                let (peer, events) = Peer::open(&self.resources.peers, sdp).await?;
+                // Kept only if it could answer: a page may try again with a better offer.
+                match peer.answer(sdp).await {
+                    Ok(answer) => {
+                        self.peer = Some(peer);
+                        self.events = Some(events);
+                        answer
+                    }
+                    Err(error) => {
+                        peer.close().await;
+                        return Err(error);
+                    }
+                }
+            }
+        };
+        self.tell(ServerMessage::Answer { sdp: answer });
+        Ok(())
+    }
+
+    async fn handle_peer_event(&mut self, event: PeerEvent) {
+        match event {
+            PeerEvent::Candidate(candidate) => self.tell(ServerMessage::Candidate(candidate)),
+            PeerEvent::Track(track) => self.start_media(track),
+            PeerEvent::Channel(channel) => self.adopt_channel(channel),
+            PeerEvent::Connected | PeerEvent::Disconnected | PeerEvent::Failed | PeerEvent::Closed => {}
+        }
+    }
+
+    fn adopt_channel(&mut self, channel: Channel) {
+        match channel.label.as_str() {
+            "results" => {
+                if let Some(reports) = self.reports.1.take() {
+                    self.tasks.push(tokio::spawn(send_reports(channel, reports)));
+                }
+            }
+            "control" => {
+                if let Some(notices) = self.notices.1.take() {
+                    self.tasks.push(tokio::spawn(serve_control(channel, self.settings.clone(), notices)));
+                }
+            }
+            other => tracing::debug!(label = other, "a data channel that means nothing here"),
+        }
+    }
+
+    /// Starts the threads of the path: called once, when the browser's video arrives.
+    fn start_media(&mut self, track: RemoteTrack) {
+        let (metrics, models) = (&self.resources.metrics, &self.resources.models);
+        let feedback = track.feedback.clone();
+        let (frame_sender, frames) = std::sync::mpsc::sync_channel(ingest::FRAME_CAPACITY);
+        let key_wanted = Arc::new(Notify::new());
+        let (tracks_sender, tracks) = watch::channel(Tracks::default());
+
+        let outgoing = self.peer.as_ref().and_then(Peer::outgoing);
+        let annotated = outgoing.map(|outgoing| {
+            let (frames, receiver) = mpsc::channel(OUTGOING_CAPACITY);
+            let (codec, feedback) = (outgoing.codec, outgoing.feedback.clone());
+            self.tasks.push(tokio::spawn(send_annotated(outgoing, receiver, Arc::clone(metrics))));
+            AnnotatedOutput { codec, feedback, frames }
+        });
+        let media = Media {
+            frames,
+            pictures: self.pictures.clone(),
+            key_wanted: Arc::clone(&key_wanted),
+            settings: self.settings.subscribe(),
+            tracks,
+            models: models.clone(),
+            annotated,
+            notices: self.notices.0.clone(),
+            metrics: Arc::clone(metrics),
+        };
+        let recognition = Recognition {
+            pictures: self.pictures.clone(),
+            recogniser: Recogniser::new(self.resources.inference.clone(), models.clone(), next_asker()),
+            models: models.clone(),
+            settings: self.settings.subscribe(),
+            tracks: tracks_sender,
+            reports: self.reports.0.clone(),
+            notices: self.notices.0.clone(),
+            feedback,
+            metrics: Arc::clone(metrics),
+        };
+        self.tasks.push(tokio::spawn(ingest::run(track, frame_sender, key_wanted, Arc::clone(metrics))));
+        self.start_thread("media", move || media.run());
+        self.start_thread("recognition", move || recognition.run());
+    }
+
+    /// A panic there ends this session and no other.
+    fn start_thread(&mut self, name: &str, body: impl FnOnce() + Send + 'static) {
+        let fault = Arc::clone(&self.fault);
+        let guarded = move || {
+            if catch_unwind(AssertUnwindSafe(body)).is_err() {
+                fault.notify_one();
+            }
+        };
+        match std::thread::Builder::new().name(format!("vigie-{name}")).spawn(guarded) {
+            Ok(thread) => self.threads.push(thread),
+            Err(error) => {
+                tracing::error!(%error, "starting a thread");
+                self.fault.notify_one();
+            }
+        }
+    }
+
+    async fn close(mut self, end: End) {
+        match end {
+            End::Closed(reason) => self.tell(ServerMessage::Bye { reason: reason.into() }),
+            End::Fault => {
+                self.resources.metrics.session_panics_total.inc();
+                self.tell(ServerMessage::error("internal", "the session met a fault of the server"));
+            }
+            End::NeverConnected => {
+                self.tell(ServerMessage::error("never_connected", "no media connection came about in time"));
+            }
+            End::HungUp | End::Lost => {}
+        }
+        if let Some(peer) = self.peer.take() {
+            peer.close().await;
+        }
+        // With the tasks go the senders, and with those the threads' input.
+        for task in self.tasks.drain(..) {
+            task.abort();
+            let _ = task.await;
+        }
+        self.pictures.close();
+        let threads = std::mem::take(&mut self.threads);
+        let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|t| drop(t.join())));
+        if joined.await.is_err() {
+            tracing::error!("a session's threads could not be joined");
+        }
+    }
+}
+
+/// Tells the batcher's askers apart.
+fn next_asker() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+async fn send_reports(channel: Channel, mut reports: mpsc::Receiver<String>) {
+    // The first event is the channel's opening; after it nothing is expected here.
+    loop {
+        tokio::select! {
+            event = channel.recv() => if event.is_none() { return },
+            report = reports.recv() => match report {
+                Some(report) => drop(channel.try_send(&report).await),
+                None => return,
+            },
+        }
+    }
+}
+
+async fn serve_control(
+    channel: Channel,
+    settings: watch::Sender<Settings>,
+    mut notices: mpsc::Receiver<ControlReply>,
+) {
+    loop {
+        let reply = tokio::select! {
+            event = channel.recv() => match event {
+                None => return,
+                Some(ChannelEvent::Open) => ControlReply::Settings(settings.borrow().clone()),
+                Some(ChannelEvent::Binary) => ControlReply::error("control_unreadable", "expected text"),
+                Some(ChannelEvent::Text(text)) => {
+                    let mut next = settings.borrow().clone();
+                    let reply = settings::apply(&mut next, &text);
+                    settings.send_if_modified(|current| {
+                        let changed = *current != next;
+                        *current = next;
+                        changed
+                    });
+                    reply
+                }
+            },
+            notice = notices.recv() => match notice {
+                Some(notice) => notice,
+                None => return,
+            },
+        };
+        channel.try_send(&reply.to_json()).await;
+    }
+}
+
+async fn send_annotated(
+    track: OutgoingTrack,
+    mut frames: mpsc::Receiver<AnnotatedFrame>,
+    metrics: Arc<Metrics>,
+) {
+    let Some(mut packetiser) = Packetiser::new(track.codec, DEFAULT_MTU) else { return };
+    let mut sequence_number: u16 = rand::random();
+    while let Some(frame) = frames.recv().await {
+        let began = Instant::now();
+        for payload in packetiser.packetise(&frame.data) {
+            sequence_number = sequence_number.wrapping_add(1);
+            if !track.send(sequence_number, frame.rtp_timestamp, payload.marker, payload.data).await {
+                return;
+            }
+        }
+        metrics.observe(Stage::Send, began.elapsed());
+        metrics.observe(Stage::Annotated, frame.received.elapsed());
+    }
+}

@@ -1,0 +1,186 @@
+//! What a session does, as its page set it: the `control` channel's messages. Pure.
+
+use serde::{Deserialize, Serialize};
+
+/// Where results go besides the JSON reports, which always flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Output {
+    /// The page draws; nothing is encoded.
+    #[default]
+    Overlay,
+    /// The annotated video track.
+    Annotated,
+    Both,
+}
+
+impl Output {
+    pub fn has_video(self) -> bool {
+        self != Self::Overlay
+    }
+}
+
+/// Which recognition runs. Gender needs faces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskSwitches {
+    pub faces: bool,
+    pub gender: bool,
+    pub objects: bool,
+}
+
+/// The effective settings of a session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    pub tasks: TaskSwitches,
+    /// Score from which a detection is reported, 0.05 to 0.95; without one, each model's own.
+    pub threshold: Option<f32>,
+    pub output: Output,
+    /// Recognised frames a second at the most, 0.1 to 120.
+    pub max_rate: f32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let tasks = TaskSwitches { faces: true, gender: true, objects: true };
+        Self { tasks, threshold: None, output: Output::default(), max_rate: 60.0 }
+    }
+}
+
+/// Any subset of the settings, as the page sends it.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct SettingsPatch {
+    tasks: TaskPatch,
+    threshold: Option<f32>,
+    output: Option<Output>,
+    max_rate: Option<f32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+struct TaskPatch {
+    faces: Option<bool>,
+    gender: Option<bool>,
+    objects: Option<bool>,
+}
+
+/// Why a patch was not applied.
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub enum SettingsError {
+    #[error("threshold {0} is not between 0.05 and 0.95")]
+    Threshold(f32),
+    #[error("max_rate {0} is not between 0.1 and 120")]
+    Rate(f32),
+}
+
+impl Settings {
+    /// These settings with `patch` applied; all of it or nothing.
+    pub fn patched(&self, patch: &SettingsPatch) -> Result<Self, SettingsError> {
+        let mut next = self.clone();
+        if let Some(threshold) = patch.threshold {
+            if !(0.05..=0.95).contains(&threshold) {
+                return Err(SettingsError::Threshold(threshold));
+            }
+            next.threshold = Some(threshold);
+        }
+        if let Some(rate) = patch.max_rate {
+            if !(0.1..=120.0).contains(&rate) {
+                return Err(SettingsError::Rate(rate));
+            }
+            next.max_rate = rate;
+        }
+        next.output = patch.output.unwrap_or(next.output);
+        let (tasks, wanted) = (&mut next.tasks, &patch.tasks);
+        tasks.faces = wanted.faces.unwrap_or(tasks.faces);
+        tasks.gender = wanted.gender.unwrap_or(tasks.gender);
+        tasks.objects = wanted.objects.unwrap_or(tasks.objects);
+        Ok(next)
+    }
+}
+
+/// From the page, on the `control` channel.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ControlRequest {
+    Settings(SettingsPatch),
+}
+
+/// To the page, on the `control` channel.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ControlReply {
+    /// What is in force now.
+    Settings(Settings),
+    /// Something that the user should know.
+    Notice {
+        code: String,
+        message: String,
+    },
+    Error {
+        code: String,
+        message: String,
+    },
+}
+
+impl ControlReply {
+    pub fn notice(code: &str, message: &str) -> Self {
+        Self::Notice { code: code.into(), message: message.into() }
+    }
+
+    pub fn error(code: &str, message: impl std::fmt::Display) -> Self {
+        Self::Error { code: code.into(), message: message.to_string() }
+    }
+
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a control message is always JSON")
+    }
+}
+
+/// Applies one control message to `settings` and says what to answer.
+pub fn apply(settings: &mut Settings, text: &str) -> ControlReply {
+    match serde_json::from_str(text) {
+        Ok(ControlRequest::Settings(patch)) => match settings.patched(&patch) {
+            Ok(next) => {
+                *settings = next;
+                ControlReply::Settings(settings.clone())
+            }
+            Err(error) => ControlReply::error("settings_refused", error),
+        },
+        Err(error) => ControlReply::error("control_unreadable", error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subset_changes_only_what_it_names() {
+        let mut settings = Settings::default();
+        let reply = apply(
+            &mut settings,
+            r#"{"type":"settings","tasks":{"gender":false},"output":"both","threshold":0.4}"#,
+        );
+        assert_eq!(reply, ControlReply::Settings(settings.clone()));
+        assert_eq!(settings.tasks, TaskSwitches { faces: true, gender: false, objects: true });
+        assert_eq!((settings.output, settings.threshold, settings.max_rate), (Output::Both, Some(0.4), 60.0));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_and_changes_nothing() {
+        let refused = [
+            r#"{"type":"settings","threshold":2}"#,
+            r#"{"type":"settings","threshold":1e999}"#,
+            r#"{"type":"settings","max_rate":0,"tasks":{"faces":false}}"#,
+            r#"{"type":"settings","output":"cinema"}"#,
+            r#"{"type":"reboot"}"#,
+            "",
+            "\u{0}",
+        ];
+        for text in refused {
+            let mut settings = Settings::default();
+            assert!(matches!(apply(&mut settings, text), ControlReply::Error { .. }), "{text}");
+            assert_eq!(settings, Settings::default(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The worker's table of sessions: who may come in, who is here, and how all are sent home.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::session::{self, Attachment, Command, Resources};
+use crate::cluster::protocol::ServerMessage;
+use crate::ids::{ResumeToken, SessionId};
+use crate::models::manifest::Task;
+use crate::shutdown::Inside;
+
+/// Why a session was not opened.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AdmissionError {
+    #[error("the worker has its {limit} sessions")]
+    Full { limit: usize },
+    #[error("the worker is shutting down")]
+    Draining,
+    #[error("the worker does not know this session")]
+    UnknownSession,
+}
+
+/// How long a socket may take to send its last message.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// One media worker.
+pub struct Worker {
+    name: String,
+    max_sessions: usize,
+    resources: Resources,
+    /// Held for table look-ups only, never across a wait.
+    table: Mutex<Table>,
+    sessions: Inside,
+    /// The signalling sockets that are open.
+    pub sockets: Inside,
+}
+
+#[derive(Default)]
+struct Table {
+    sessions: HashMap<SessionId, Entry>,
+    draining: bool,
+}
+
+struct Entry {
+    token: ResumeToken,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Worker {
+    pub fn new(name: &str, max_sessions: usize, resources: Resources) -> Arc<Self> {
+        let table = Mutex::new(Table::default());
+        let (sessions, sockets) = (Inside::default(), Inside::default());
+        Arc::new(Self { name: name.into(), max_sessions, resources, table, sessions, sockets })
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().expect("no code panics while it holds the table")
+    }
+
+    /// Whether a new session would be taken.
+    pub fn admits(&self) -> Result<(), AdmissionError> {
+        self.check(&self.table())
+    }
+
+    fn check(&self, table: &Table) -> Result<(), AdmissionError> {
+        if table.draining {
+            return Err(AdmissionError::Draining);
+        }
+        if table.sessions.len() >= self.max_sessions {
+            return Err(AdmissionError::Full { limit: self.max_sessions });
+        }
+        Ok(())
+    }
+
+    /// Starts a session whose page is at the other end of `attachment`.
+    pub fn open(self: &Arc<Self>, attachment: Attachment) -> Result<SessionId, AdmissionError> {
+        let id = SessionId::random(&self.name);
+        let token = ResumeToken::random(id.clone());
+        let (commands, receiver) = mpsc::channel(4);
+        {
+            let mut table = self.table();
+            self.check(&table)?;
+            table.sessions.insert(id.clone(), Entry { token: token.clone(), commands });
+            self.note_active(&table);
+        }
+        self.resources.metrics.sessions_total.inc();
+        tracing::info!(session = %id, "session opened");
+        self.welcome(&attachment, &token);
+
+        let (worker, session) = (Arc::clone(self), id.clone());
+        let running = self.sessions.enter();
+        tokio::spawn(async move {
+            let _running = running;
+            // However the session ends, a fault of ours included, its place becomes free.
+            let place = Place { worker: &worker, id: &session };
+            session::run(session.clone(), worker.resources.clone(), attachment, receiver).await;
+            drop(place);
+        });
+        Ok(id)
+    }
+
+    /// Gives a live session a new signalling socket.
+    pub async fn resume(&self, token: &ResumeToken, attachment: Attachment) -> Result<(), AdmissionError> {
+        let commands = {
+            let table = self.table();
+            let entry = table.sessions.get(&token.session).filter(|entry| entry.token == *token);
+            entry.map(|entry| entry.commands.clone()).ok_or(AdmissionError::UnknownSession)?
+        };
+        self.welcome(&attachment, token);
+        let sent = commands.send(Command::Attach(attachment)).await;
+        sent.map_err(|_| AdmissionError::UnknownSession)
+    }
+
+    /// Takes no more sessions, closes those there are, and waits for them until `limit`.
+    pub async fn drain(&self, limit: Duration) {
+        let commands: Vec<_> = {
+            let mut table = self.table();
+            table.draining = true;
+            table.sessions.values().map(|entry| entry.commands.clone()).collect()
+        };
+        for command in commands {
+            let _ = command.send(Command::Close("the server is shutting down")).await;
+        }
+        if !self.sessions.emptied(limit).await {
+            tracing::warn!("sessions are left at the end of the drain");
+        }
+        // What the sessions said last is still on its way.
+        self.sockets.emptied(FAREWELL).await;
+    }
+
+    fn welcome(&self, attachment: &Attachment, token: &ResumeToken) {
+        let models = self.resources.models.list();
+        let title = |task| {
+            let model = models.iter().find(|model| model.manifest.task == task)?;
+            Some(format!("{}@{}", model.manifest.name, model.manifest.version))
+        };
+        let tasks = [("faces", Task::Faces), ("gender", Task::Gender), ("objects", Task::Objects)];
+        let welcome = ServerMessage::Welcome {
+            session: token.session.to_string(),
+            resume: token.to_string(),
+            models: tasks.iter().filter_map(|(name, task)| Some((name.to_string(), title(*task)?))).collect(),
+            tasks: tasks.iter().map(|(name, task)| (name.to_string(), title(*task).is_some())).collect(),
+        };
+        let _ = attachment.outgoing.try_send(welcome);
+    }
+
+    fn note_active(&self, table: &Table) {
+        let count = table.sessions.len();
+        self.resources.metrics.sessions_active.set(count as i64);
+        self.resources.metrics.worker_load_ratio.set(count as f64 / self.max_sessions.max(1) as f64);
+    }
+}
+
+/// A session's entry in the table, removed when dropped.
+struct Place<'a> {
+    worker: &'a Worker,
+    id: &'a SessionId,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut table = self.worker.table();
+        table.sessions.remove(self.id);
+        self.worker.note_active(&table);
+    }
+}

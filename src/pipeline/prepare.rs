@@ -1,0 +1,219 @@
+//! Brings pictures to the form that models read: a tensor, and where the picture lies in it.
+//!
+//! Stands between the mailbox and the engines. It decides the geometry ([`plan`], [`face_square`]) from
+//! the manifest and leaves the pixels to [`crate::imgproc`]; all normalisation is inside the graphs.
+
+use crate::frame::{BBox, Detection, FaceLandmarks, Picture, Point};
+use crate::imgproc::{self, ImgError, Region, Square};
+use crate::inference::tensor::Tensor;
+use crate::models::heads::Placement;
+use crate::models::manifest::{Fit, Input, InputFormat};
+
+/// Pixels: the longest side that a manifest may ask for.
+const MAX_INPUT_SIDE: u32 = 2048;
+
+/// Why a picture could not be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    #[error("an input side of {size} pixels is not between 1 and {MAX_INPUT_SIDE}")]
+    InputSize { size: u32 },
+    #[error("a model that reads {reads} was given {given}")]
+    Fit { reads: &'static str, given: &'static str },
+    #[error("the picture could not be brought to the model's input")]
+    Pixels(#[from] ImgError),
+}
+
+/// A picture as a model reads it.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// `uint8 [1, H, W, 3]`, RGB.
+    pub tensor: Tensor,
+    pub placement: Placement,
+}
+
+/// The geometry of a letterbox.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Plan {
+    /// Pixels of the input: `(width, height)`.
+    pub canvas: (usize, usize),
+    /// Where in it the picture goes.
+    pub content: Region,
+    pub fill: u8,
+    pub placement: Placement,
+}
+
+/// Lays a `width` × `height` picture out on a model's input.
+///
+/// # Errors
+/// [`PrepareError::InputSize`] when the manifest's size is out of range, [`PrepareError::Fit`] when the
+/// model reads face crops.
+pub fn plan(input: &Input, width: usize, height: usize) -> Result<Plan, PrepareError> {
+    let size = checked_size(input)?;
+    let scale = (size as f32 / width.max(1) as f32).min(size as f32 / height.max(1) as f32);
+    // A side never vanishes, however thin the picture.
+    let scaled = |side: usize| ((side as f32 * scale).round() as usize).clamp(1, size);
+    let (w, h) = (scaled(width), scaled(height));
+    let (canvas, x, y, fill) = match input.fit {
+        Fit::Centre { fill } => ((size, size), (size - w) / 2, (size - h) / 2, fill),
+        Fit::TopLeft { fill, multiple } => {
+            let multiple = multiple.clamp(1, MAX_INPUT_SIDE) as usize;
+            ((w.next_multiple_of(multiple), h.next_multiple_of(multiple)), 0, 0, fill)
+        }
+        Fit::FaceCrop { .. } => {
+            return Err(PrepareError::Fit { reads: "face crops", given: "a whole picture" });
+        }
+    };
+    let placement = Placement {
+        scale_x: w as f32 / width.max(1) as f32,
+        scale_y: h as f32 / height.max(1) as f32,
+        offset_x: x as f32,
+        offset_y: y as f32,
+        width: width as f32,
+        height: height as f32,
+    };
+    Ok(Plan { canvas, content: Region { x, y, width: w, height: h }, fill, placement })
+}
+
+/// Brings a whole picture to a model's input.
+///
+/// # Errors
+/// See [`plan`]; [`PrepareError::Pixels`] when the picture's planes do not fit its size.
+pub fn prepare(picture: &Picture, input: &Input) -> Result<Prepared, PrepareError> {
+    let InputFormat::RgbU8Nhwc = input.format;
+    let plan = plan(input, picture.width, picture.height)?;
+    let (width, height) = plan.canvas;
+    let mut rgb = vec![0; width * height * 3];
+    imgproc::letterbox(picture, plan.canvas, plan.content, plan.fill, &mut rgb)?;
+    Ok(Prepared { tensor: Tensor::u8(&[1, height, width, 3], rgb), placement: plan.placement })
+}
+
+/// Cuts faces out of a picture for a model that reads face crops: `uint8 [faces, size, size, 3]`, RGB.
+///
+/// # Errors
+/// As [`prepare`]; also [`PrepareError::Fit`] when the model reads whole pictures.
+pub fn prepare_faces(picture: &Picture, input: &Input, faces: &[&Detection]) -> Result<Tensor, PrepareError> {
+    let InputFormat::RgbU8Nhwc = input.format;
+    let size = checked_size(input)?;
+    let Fit::FaceCrop { scale_percent } = input.fit else {
+        return Err(PrepareError::Fit { reads: "whole pictures", given: "face crops" });
+    };
+    let bytes = size * size * 3;
+    let mut rgb = vec![0; bytes * faces.len()];
+    for (face, crop) in faces.iter().zip(rgb.chunks_exact_mut(bytes)) {
+        imgproc::crop_square(picture, &face_square(face, scale_percent), size, crop)?;
+    }
+    Ok(Tensor::u8(&[faces.len(), size, size, 3], rgb))
+}
+
+/// The square around a face that a classifier is shown: `scale_percent` of the box's longer side, about
+/// its centre, turned so that the eyes are level.
+pub fn face_square(face: &Detection, scale_percent: u32) -> Square {
+    let BBox { x, y, w, h } = face.bbox;
+    let angle = face.landmarks.as_ref().map_or(0.0, |landmarks| eye_angle(landmarks, w));
+    let centre = Point { x: x + w / 2.0, y: y + h / 2.0 };
+    Square { centre, side: w.max(h) * scale_percent as f32 / 100.0, angle }
+}
+
+/// Radians by which the eyes are off level; 0 when they are too close together to tell (a profile).
+fn eye_angle(landmarks: &FaceLandmarks, face_width: f32) -> f32 {
+    let (from, to) = (landmarks.right_eye, landmarks.left_eye);
+    let (across, down) = (to.x - from.x, to.y - from.y);
+    let is_clear = across.hypot(down) > 0.15 * face_width;
+    if is_clear { down.atan2(across) } else { 0.0 }
+}
+
+fn checked_size(input: &Input) -> Result<usize, PrepareError> {
+    let size = input.size;
+    if (1..=MAX_INPUT_SIDE).contains(&size) {
+        Ok(size as usize)
+    } else {
+        Err(PrepareError::InputSize { size })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{I420Buffer, Kind};
+    use std::time::Instant;
+
+    fn input(size: u32, fit: Fit) -> Input {
+        Input { name: "input".into(), format: InputFormat::RgbU8Nhwc, size, fit }
+    }
+
+    #[test]
+    fn pictures_are_laid_out() {
+        let centre = Fit::Centre { fill: 0 };
+        let corner = Fit::TopLeft { fill: 114, multiple: 32 };
+        for (size, fit, picture, canvas, content) in [
+            (256, centre, (640, 480), (256, 256), (0, 32, 256, 192)),
+            (256, centre, (480, 640), (256, 256), (32, 0, 192, 256)),
+            (256, centre, (1, 1), (256, 256), (0, 0, 256, 256)),
+            (256, centre, (4096, 2160), (256, 256), (0, 60, 256, 135)),
+            (256, centre, (4000, 1), (256, 256), (0, 127, 256, 1)),
+            (320, corner, (640, 480), (320, 256), (0, 0, 320, 240)),
+            (320, corner, (1280, 720), (320, 192), (0, 0, 320, 180)),
+            (320, corner, (720, 1280), (192, 320), (0, 0, 180, 320)),
+            (320, corner, (100, 100), (320, 320), (0, 0, 320, 320)),
+            (512, corner, (1, 4000), (32, 512), (0, 0, 1, 512)),
+            (300, corner, (640, 480), (320, 256), (0, 0, 300, 225)),
+            (64, Fit::TopLeft { fill: 0, multiple: 0 }, (640, 480), (64, 48), (0, 0, 64, 48)),
+        ] {
+            let plan = plan(&input(size, fit), picture.0, picture.1).unwrap();
+            let Region { x, y, width, height } = plan.content;
+            assert_eq!((plan.canvas, (x, y, width, height)), (canvas, content), "{picture:?} to {size}");
+            let (w, h) = (picture.0 as f32, picture.1 as f32);
+            let far = plan.placement.to_picture(Point { x: (x + width) as f32, y: (y + height) as f32 });
+            assert!((far.x - w).abs() < 0.01 * w && (far.y - h).abs() < 0.01 * h, "{far:?}");
+        }
+    }
+
+    #[test]
+    fn unusable_manifests_are_errors() {
+        for size in [0, 2049, u32::MAX] {
+            let error = plan(&input(size, Fit::Centre { fill: 0 }), 640, 480).unwrap_err();
+            assert!(matches!(error, PrepareError::InputSize { .. }), "{error}");
+        }
+        let crop = input(224, Fit::FaceCrop { scale_percent: 130 });
+        assert!(matches!(plan(&crop, 640, 480), Err(PrepareError::Fit { .. })));
+        let picture = I420Buffer::black(8, 8).into_picture(0, Instant::now());
+        let whole = input(224, Fit::Centre { fill: 0 });
+        assert!(matches!(prepare_faces(&picture, &whole, &[]), Err(PrepareError::Fit { .. })));
+    }
+
+    #[test]
+    fn faces_are_levelled_by_their_eyes() {
+        let face = |right: (f32, f32), left: (f32, f32)| {
+            let point = |(x, y)| Point { x, y };
+            let landmarks = FaceLandmarks {
+                right_eye: point(right),
+                left_eye: point(left),
+                nose: point((0.0, 0.0)),
+                mouth: point((0.0, 0.0)),
+            };
+            let bbox = BBox { x: 100.0, y: 50.0, w: 40.0, h: 60.0 };
+            Detection { kind: Kind::Face, class: 0, score: 1.0, bbox, landmarks: Some(landmarks) }
+        };
+        for (right, left, degrees) in [
+            ((110.0, 70.0), (130.0, 70.0), 0.0),
+            ((110.0, 70.0), (130.0, 90.0), 45.0),
+            ((110.0, 70.0), (130.0, 50.0), -45.0),
+            ((130.0, 70.0), (110.0, 70.0), 180.0),
+            ((110.0, 70.0), (113.0, 73.0), 0.0),
+        ] {
+            let square = face_square(&face(right, left), 130);
+            assert!((square.angle.to_degrees() - degrees).abs() < 1e-3, "{right:?} {left:?}: {square:?}");
+            assert_eq!((square.centre, square.side), (Point { x: 120.0, y: 80.0 }, 78.0));
+        }
+    }
+
+    #[test]
+    fn crops_make_one_batch() {
+        let picture = I420Buffer::black(64, 48).into_picture(0, Instant::now());
+        let bbox = BBox { x: 10.0, y: 10.0, w: 20.0, h: 20.0 };
+        let face = Detection { kind: Kind::Face, class: 0, score: 1.0, bbox, landmarks: None };
+        let crop = input(24, Fit::FaceCrop { scale_percent: 130 });
+        let tensor = prepare_faces(&picture, &crop, &[&face, &face, &face]).unwrap();
+        assert_eq!(tensor.shape, [3, 24, 24, 3]);
+    }
+}

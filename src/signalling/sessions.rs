@@ -1,0 +1,154 @@
+//! The signalling WebSocket: carries a page's messages to a worker and back.
+
+use std::time::Duration;
+
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, Uri, header};
+use axum::response::Response;
+use futures_util::{SinkExt, StreamExt};
+use serde::Deserialize;
+use tokio_tungstenite::tungstenite::Message as WorkerMessage;
+
+use super::error::ApiError;
+use super::router::Front;
+use crate::cluster::protocol::{ClientMessage, MAX_MESSAGE_BYTES, ServerMessage};
+use crate::cluster::remote::{Remote, RemoteError, SessionSocket};
+use crate::ids::ResumeToken;
+
+/// A page that answers no ping within two of these has gone.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// Unreadable messages that a page may send before its socket is closed.
+const MAX_FAULTS: u32 = 10;
+
+#[derive(Deserialize)]
+pub struct SessionQuery {
+    resume: Option<String>,
+}
+
+/// `GET /api/session`: opens a session, or with `?resume=` returns to one.
+pub async fn open(
+    State(front): State<Front>,
+    Query(query): Query<SessionQuery>,
+    headers: HeaderMap,
+    upgrade: WebSocketUpgrade,
+) -> Result<Response, ApiError> {
+    check_origin(&front, &headers)?;
+    let resume = query.resume.as_deref().map(str::parse::<ResumeToken>).transpose();
+    let resume = resume.map_err(|_| ApiError::InvalidResumeToken)?;
+    let limited = upgrade.max_message_size(MAX_MESSAGE_BYTES).max_frame_size(MAX_MESSAGE_BYTES);
+    Ok(limited.on_upgrade(move |socket| serve(front, resume, socket)))
+}
+
+/// Browsers let any page open a WebSocket anywhere: only the page's own host, and those allowed, may.
+fn check_origin(front: &Front, headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    let origin = origin.to_str().unwrap_or_default();
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let authority = origin.parse::<Uri>().ok().and_then(|uri| uri.authority().map(ToString::to_string));
+    let own = authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host));
+    if own || front.allowed_origins.iter().any(|allowed| allowed == origin) {
+        return Ok(());
+    }
+    front.metrics.refused("origin");
+    Err(ApiError::OriginRefused { origin: origin.chars().take(100).collect() })
+}
+
+async fn serve(front: Front, resume: Option<ResumeToken>, mut page: WebSocket) {
+    let _open = front.sockets.enter();
+    match reach_worker(&front, resume.as_ref()).await {
+        Ok(worker) => pump(page, worker).await,
+        Err(error) => {
+            let message = refusal(&error);
+            if let ServerMessage::Error { code, .. } = &message {
+                front.metrics.refused(code);
+            }
+            tracing::info!(%error, "session refused");
+            let _ = page.send(Message::Text(message.to_json().into())).await;
+            let _ = page.send(Message::Close(None)).await;
+        }
+    }
+}
+
+/// The first worker that takes the session.
+async fn reach_worker(front: &Front, resume: Option<&ResumeToken>) -> Result<SessionSocket, RemoteError> {
+    let token = resume.map(ToString::to_string);
+    let mut refused = RemoteError::UnknownSession;
+    for worker in front.workers.iter() {
+        match Remote::open_session(worker, token.as_deref()).await {
+            Ok(socket) => return Ok(socket),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
+}
+
+fn refusal(error: &RemoteError) -> ServerMessage {
+    match error {
+        RemoteError::Full { retry_after_s, .. } => ServerMessage::Error {
+            code: "busy".into(),
+            message: "every place is taken".into(),
+            retry_after_s: Some(*retry_after_s),
+        },
+        RemoteError::UnknownSession => ServerMessage::error("unknown_session", "that session has ended"),
+        RemoteError::Unreachable { .. } | RemoteError::Refused { .. } => ServerMessage::Error {
+            code: "no_worker".into(),
+            message: "no worker can be reached".into(),
+            retry_after_s: Some(3),
+        },
+    }
+}
+
+/// Carries messages both ways until either side has gone. Only messages that can be read pass.
+async fn pump(page: WebSocket, worker: SessionSocket) {
+    let (mut to_page, mut from_page) = page.split();
+    let (mut to_worker, mut from_worker) = worker.split();
+    let mut ping = tokio::time::interval(PING_INTERVAL);
+    let mut answered = true;
+    let mut faults = 0;
+    loop {
+        tokio::select! {
+            received = from_page.next() => {
+                answered = true;
+                match received {
+                    Some(Ok(Message::Text(text))) => match serde_json::from_str::<ClientMessage>(&text) {
+                        Ok(_) => {
+                            if to_worker.send(WorkerMessage::text(text.as_str())).await.is_err() { break }
+                        }
+                        Err(error) => {
+                            faults += 1;
+                            let answer = ServerMessage::error("message_unreadable", error.to_string()).to_json();
+                            if to_page.send(Message::Text(answer.into())).await.is_err() { break }
+                        }
+                    },
+                    Some(Ok(Message::Binary(_))) => {
+                        faults += 1;
+                        let answer = ServerMessage::error("message_unreadable", "expected text").to_json();
+                        if to_page.send(Message::Text(answer.into())).await.is_err() { break }
+                    }
+                    Some(Ok(Message::Close(_))) | None => break,
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => {
+                        let answer = ServerMessage::error("message_unreadable", error.to_string()).to_json();
+                        let _ = to_page.send(Message::Text(answer.into())).await;
+                        break;
+                    }
+                }
+                if faults > MAX_FAULTS { break }
+            }
+            received = from_worker.next() => match received {
+                Some(Ok(WorkerMessage::Text(text))) => {
+                    if to_page.send(Message::Text(text.as_str().into())).await.is_err() { break }
+                }
+                Some(Ok(WorkerMessage::Close(_)) | Err(_)) | None => break,
+                Some(Ok(_)) => {}
+            },
+            _ = ping.tick() => {
+                if !answered || to_page.send(Message::Ping(Default::default())).await.is_err() { break }
+                answered = false;
+            }
+        }
+    }
+    let _ = to_page.close().await;
+    let _ = to_worker.close().await;
+}

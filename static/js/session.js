@@ -1,0 +1,303 @@
+// A recognition session as the reader sees it: it outlives links, reconnects with growing pauses,
+// waits when the server is full, and moves to another worker without a gap when asked to.
+
+import { fetchIceServers } from './api.js';
+import { Link } from './link.js';
+
+/** @typedef {import('./link.js').Settings} Settings */
+/** @typedef {import('./link.js').Loss} Loss */
+/** @typedef {import('./source.js').Source} Source */
+/** @typedef {'idle' | 'opening' | 'connecting' | 'live' | 'reconnecting' | 'busy' | 'ended'} State */
+
+/** Pauses between attempts; the last repeats. */
+const BACKOFF_MS = [500, 1000, 2000, 4000, 8000, 15000];
+/** Spreads the return of many pages after a server restart. */
+const JITTER = 0.2;
+
+/**
+ * Bits a second that each height is worth: enough for recognition, little enough for a phone's
+ * uplink. The server's side has no congestion control of its own, so the cap matters.
+ * @type {readonly (readonly [height: number, bitrate: number])[]}
+ */
+const BITRATES = [[240, 500_000], [480, 1_500_000], [720, 2_500_000], [1080, 4_000_000]];
+
+/**
+ * Dispatches `state`, `report`, `welcome`, `settings`, `annotated`, `notice` and `message` events.
+ */
+export class Session extends EventTarget {
+  /** @type {State} */ state = 'idle';
+  /** @type {string | null} */ id = null;
+  /** @type {any} */ lastReport = null;
+  /** @type {Settings} what the reader asked for, sent whole to each new link */ settings;
+  /** @type {Link | null} */ #link = null;
+  /** @type {Link | null} the link that takes over from `#link` once media flows */ #successor = null;
+  /** @type {Source | null} */ #source = null;
+  #attempts = 0;
+  #lifetime = 0;
+  /** @type {number | undefined} */ #timer;
+  /** @type {(() => void) | null} */ #retry = null;
+
+  /** @param {Settings} settings */
+  constructor(settings) {
+    super();
+    this.settings = settings;
+    addEventListener('online', () => this.retryNow());
+  }
+
+  get pc() {
+    return this.#link?.pc ?? null;
+  }
+
+  /** Opens the session with the source's picture. @param {Source} source */
+  start(source) {
+    this.stop();
+    this.#source = source;
+    this.#attempts = 0;
+    this.#become('connecting');
+    this.#open();
+  }
+
+  /** Ends the session; the source stays open. */
+  stop() {
+    this.#lifetime += 1;
+    this.#unschedule();
+    this.#successor?.close();
+    this.#link?.close();
+    this.#successor = null;
+    this.#link = null;
+    this.#source = null;
+    this.id = null;
+    this.lastReport = null;
+    this.#become('idle');
+  }
+
+  /** Sends another picture over the same connection. @param {Source} source */
+  async replaceSource(source) {
+    this.#source = source;
+    for (const link of [this.#link, this.#successor]) {
+      if (!link) continue;
+      await link.sender.replaceTrack(source.track);
+      await limitSender(link.sender, source);
+    }
+  }
+
+  /** Changes settings, now and for links to come. @param {Settings} change */
+  configure(change) {
+    this.settings = { ...this.settings, ...change, tasks: { ...this.settings.tasks, ...change.tasks } };
+    this.#link?.sendSettings(change);
+    this.#successor?.sendSettings(change);
+  }
+
+  /** Cuts the pause before the next attempt short. */
+  retryNow() {
+    const retry = this.#retry;
+    this.#unschedule();
+    retry?.();
+  }
+
+  async #open() {
+    const lifetime = this.#lifetime;
+    const iceServers = await fetchIceServers();
+    if (lifetime !== this.#lifetime || !this.#source) return;
+    this.#link = this.#makeLink(this.#source, iceServers);
+  }
+
+  /**
+   * @param {Source} source
+   * @param {RTCIceServer[]} iceServers
+   */
+  #makeLink(source, iceServers) {
+    /** @type {MediaStream | null} */
+    let annotated = null;
+    /** @type {import('./link.js').Welcome | null} */
+    let welcome = null;
+    // The results channel is unordered: a late report must not undo a newer one.
+    let newestSeq = -1;
+    const present = () => {
+      if (welcome) {
+        this.id = welcome.session;
+        this.#tell('welcome', welcome);
+      }
+      if (annotated) this.#tell('annotated', annotated);
+    };
+    const isCurrent = () => /** @type {boolean} */ (link === this.#link);
+    /** @type {Link} */
+    const link = new Link({
+      stream: source.stream,
+      track: source.track,
+      iceServers,
+      events: {
+        welcome: (message) => {
+          welcome = message;
+          if (isCurrent()) present();
+        },
+        annotated: (stream) => {
+          annotated = stream;
+          if (isCurrent()) present();
+        },
+        connected: () => {
+          if (link === this.#successor) this.#promote();
+          present();
+          this.#attempts = 0;
+          this.#become('live');
+        },
+        interrupted: () => {
+          this.#become('reconnecting');
+          this.#tell('message', { key: 'network_changed' });
+        },
+        report: (report) => {
+          if (!isCurrent() || report.seq < newestSeq) return;
+          newestSeq = report.seq;
+          this.lastReport = report;
+          this.#tell('report', report);
+        },
+        controllable: () => link.sendSettings(this.settings),
+        control: (message) => isCurrent() && this.#handleControl(message),
+        migrate: () => this.#migrate(),
+        warning: (code, detail) => this.#tell('message', { key: 'server_refused', code, values: { detail: detail || code } }),
+        lost: (loss) => this.#handleLoss(link, loss),
+      },
+    });
+    limitSender(link.sender, source);
+    return link;
+  }
+
+  /** Opens the successor; the old link serves until the new one has media. */
+  async #migrate() {
+    if (this.#successor || !this.#source) return;
+    const lifetime = this.#lifetime;
+    const iceServers = await fetchIceServers();
+    if (lifetime !== this.#lifetime || this.#successor || !this.#link || !this.#source) return;
+    this.#successor = this.#makeLink(this.#source, iceServers);
+  }
+
+  #promote() {
+    const old = this.#link;
+    this.#link = this.#successor;
+    this.#successor = null;
+    old?.close();
+  }
+
+  /** @param {any} message */
+  #handleControl(message) {
+    const detail = message.message || message.code;
+    if (message.type === 'settings') this.#tell('settings', message);
+    else if (message.type === 'notice') this.#tell('notice', { code: String(message.code), detail });
+    else if (message.type === 'error') this.#tell('message', { key: 'server_refused', code: message.code, values: { detail } });
+  }
+
+  /**
+   * @param {Link} link
+   * @param {Loss} loss
+   */
+  #handleLoss(link, loss) {
+    if (link === this.#successor) {
+      // The old link may still serve; if it does not, its own loss brings the session back.
+      this.#successor = null;
+      return;
+    }
+    if (link !== this.#link) return;
+    this.#link = null;
+    if (this.#successor) {
+      this.#link = this.#successor;
+      this.#successor = null;
+      this.#become('reconnecting');
+      return;
+    }
+    switch (loss.cause) {
+      case 'bye':
+        this.#end(loss.detail ? 'session_ended' : 'session_ended_plain', loss);
+        break;
+      case 'refused':
+        this.#end(loss.code === 'codec_unsupported' ? 'codec_unsupported' : 'server_refused', loss);
+        break;
+      case 'waiting':
+        this.#schedule('busy', loss.code === 'busy' ? 'busy' : 'not_ready', (loss.retryAfterSeconds ?? 1) * 1000);
+        break;
+      default:
+        this.#reconnect(loss);
+    }
+  }
+
+  /** @param {Loss} loss */
+  #reconnect(loss) {
+    const pause = BACKOFF_MS[Math.min(this.#attempts, BACKOFF_MS.length - 1)];
+    this.#attempts += 1;
+    const key = loss.cause === 'no_media_path' ? 'no_media_path' : loss.cause === 'unreachable' ? 'server_unreachable' : 'connection_lost';
+    this.#schedule('reconnecting', key, pause * (1 + JITTER * (2 * Math.random() - 1)));
+  }
+
+  /**
+   * @param {State} state
+   * @param {string} key of the message that counts the pause down
+   * @param {number} pauseMs
+   */
+  #schedule(state, key, pauseMs) {
+    this.#unschedule();
+    this.#become(state);
+    this.#retry = () => this.#open();
+    const due = performance.now() + pauseMs;
+    const tick = () => {
+      const left = due - performance.now();
+      if (left <= 0) {
+        this.retryNow();
+        return;
+      }
+      this.#tell('message', { key, values: { seconds: Math.ceil(left / 1000) }, canRetry: true });
+      this.#timer = setTimeout(tick, Math.min(1000, left));
+    };
+    tick();
+  }
+
+  #unschedule() {
+    clearTimeout(this.#timer);
+    this.#retry = null;
+  }
+
+  /**
+   * @param {string} key
+   * @param {Loss} loss
+   */
+  #end(key, loss) {
+    this.#lifetime += 1;
+    this.#unschedule();
+    this.#become('ended');
+    this.#tell('message', { key, code: loss.code, values: { detail: loss.detail ?? loss.code ?? '' }, isFinal: true });
+  }
+
+  /** @param {State} state */
+  #become(state) {
+    if (state === this.state) return;
+    this.state = state;
+    this.#tell('state', state);
+  }
+
+  /**
+   * @param {string} type
+   * @param {unknown} detail
+   */
+  #tell(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}
+
+/**
+ * Keeps what is sent within the chosen size and its bitrate, whatever the source delivers.
+ * @param {RTCRtpSender} sender
+ * @param {Source} source
+ */
+async function limitSender(sender, source) {
+  const height = source.sentHeight();
+  const scale = Math.max(1, height / source.chosen.height);
+  const bitrate = BITRATES.find(([limit]) => Math.min(height, source.chosen.height) <= limit)?.[1] ?? BITRATES[BITRATES.length - 1][1];
+  const parameters = sender.getParameters();
+  if (!parameters.encodings?.length) return;
+  // Recognition needs detail more than it needs every frame.
+  parameters.degradationPreference = 'maintain-resolution';
+  Object.assign(parameters.encodings[0], { scaleResolutionDownBy: scale, maxBitrate: bitrate, maxFramerate: 30 });
+  try {
+    await sender.setParameters(parameters);
+  } catch {
+    // Some browsers refuse before negotiation; the picture is then sent as it is.
+  }
+}

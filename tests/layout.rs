@@ -1,0 +1,166 @@
+//! The rules of the tree (ARCHITECTURE.md, "Rules"), held against the source itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What each part of `src/` may use of the others. Never upward.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("signalling", &["cluster", "ids", "shutdown", "telemetry"]),
+    (
+        "live",
+        &[
+            "cluster",
+            "codec",
+            "frame",
+            "ids",
+            "imgproc",
+            "inference",
+            "mailbox",
+            "models",
+            "pipeline",
+            "rtp",
+            "shutdown",
+            "telemetry",
+        ],
+    ),
+    ("cluster", &["ids"]),
+    ("pipeline", &["frame", "imgproc", "inference", "models"]),
+    ("models", &["frame", "inference"]),
+    ("inference", &[]),
+    ("imgproc", &["frame"]),
+    ("codec", &["frame"]),
+    ("rtp", &["frame"]),
+    ("telemetry", &[]),
+    ("frame", &[]),
+    ("ids", &[]),
+    ("mailbox", &[]),
+    ("shutdown", &[]),
+];
+
+/// Each outside engine is named in one place.
+const NAMED_IN: &[(&str, &[&str])] = &[
+    ("opencv::", &["imgproc.rs"]),
+    ("ffmpeg_sys_next", &["codec/"]),
+    ("ort::", &["inference/ort.rs"]),
+    ("webrtc::", &["live/peer.rs"]),
+    ("rtc::", &["live/peer.rs"]),
+    ("str0m::", &["commands/bench/"]),
+    ("axum", &["signalling/", "live/control.rs", "commands/"]),
+];
+
+/// Modules that do no I/O, spawn nothing and are given the time.
+const PURE: &[&str] = &[
+    "inference/batcher.rs",
+    "live/governor.rs",
+    "live/settings.rs",
+    "models/heads/",
+    "pipeline/track/",
+    "rtp/",
+];
+
+fn sources() -> Vec<(String, String)> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    walk(&root, &mut found);
+    found.sort();
+    let relative = |path: &Path| path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+    found.iter().map(|path| (relative(path), fs::read_to_string(path).unwrap())).collect()
+}
+
+/// The code without comments and without its tests.
+fn code(text: &str) -> String {
+    let before_tests = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let lines = before_tests.lines().map(|line| line.split("//").next().unwrap_or_default());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn mentions(code: &str, name: &str) -> bool {
+    let starts_word = |at: usize| at == 0 || !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+    code.match_indices(name).any(|(at, _)| starts_word(at))
+}
+
+#[test]
+fn parts_use_only_what_stands_below_them() {
+    let allowed: BTreeMap<&str, &[&str]> = MAY_USE.iter().copied().collect();
+    let mut wrong = BTreeSet::new();
+    for (path, text) in sources() {
+        let part = path.split(['/', '.']).next().unwrap();
+        let Some(may_use) = allowed.get(part) else { continue };
+        let code = code(&text);
+        for (at, _) in code.match_indices("crate::") {
+            let used: String =
+                code[at + 7..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            if used != part && used.starts_with(char::is_lowercase) && !may_use.contains(&used.as_str()) {
+                wrong.insert(format!("{path} uses crate::{used}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn each_outside_engine_is_named_in_one_place() {
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        let code = code(&text);
+        for (engine, places) in NAMED_IN {
+            let at_home = places.iter().any(|place| path.starts_with(place));
+            if !at_home && mentions(&code, engine) {
+                wrong.push(format!("{path} names {engine}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn pure_modules_neither_look_at_the_clock_nor_start_anything() {
+    let forbidden = ["Instant::now", "SystemTime::now", "thread::spawn", "tokio::", "std::fs", "std::net"];
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        if PURE.iter().any(|pure| path.starts_with(pure)) {
+            let code = code(&text);
+            wrong.extend(forbidden.iter().filter(|f| code.contains(**f)).map(|f| format!("{path} has {f}")));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_module_says_what_it_owns() {
+    let silent: Vec<_> =
+        sources().into_iter().filter(|(_, text)| !text.starts_with("//!")).map(|(p, _)| p).collect();
+    assert!(silent.is_empty(), "no //! at the top of {silent:?}");
+}
+
+#[test]
+fn documents_name_only_files_and_metrics_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let metrics = fs::read_to_string(root.join("src/telemetry/metrics.rs")).unwrap();
+    let mut wrong = Vec::new();
+    for document in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        let text = fs::read_to_string(root.join(document)).unwrap();
+        for quoted in text.split('`').skip(1).step_by(2) {
+            let folders =
+                ["src/", "static/", "tests/", "benches/", "models/", "docs/", "scripts/", "turn/", "k8s/"];
+            if folders.iter().any(|folder| quoted.starts_with(folder)) && !root.join(quoted).exists() {
+                wrong.push(format!("{document}: {quoted}"));
+            }
+            if quoted.starts_with("vigie_") && !metrics.contains(&format!("\"{quoted}\"")) {
+                wrong.push(format!("{document}: {quoted}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}

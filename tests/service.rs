@@ -1,0 +1,294 @@
+//! The program as its users run it: started as a process, joined over real WebRTC, killed for real.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+use vigie::load::clip::Clip;
+use vigie::load::publisher::{PublisherConfig, publish};
+
+fn vigie() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vigie"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
+    command
+}
+
+/// A `vigie serve` that ends with the test.
+struct Service {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Service {
+    fn start(arguments: &[&str]) -> Self {
+        let mut command = vigie();
+        command.args(["serve", "--listen", "127.0.0.1:0", "--media", "127.0.0.1:0"]).args(arguments);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().rsplit('/').next().unwrap_or_default().parse();
+        Self {
+            child,
+            address: address.unwrap_or_else(|_| panic!("no address in {line:?}: are the models there?")),
+        }
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address).unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        response
+    }
+
+    fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics");
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+        line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+    }
+
+    /// Waits until no session is left.
+    async fn emptied(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.metric("vigie_sessions_active") != 0.0 {
+            assert!(Instant::now() < deadline, "sessions are left");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn publisher(&self, duration: Duration, settings: Value) -> PublisherConfig {
+        PublisherConfig {
+            server: self.address,
+            clip: Arc::new(Clip::built_in()),
+            rate: 30.0,
+            duration,
+            settings,
+            stop_at_first_report: false,
+        }
+    }
+
+    async fn socket(
+        &self,
+    ) -> tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>> {
+        let url = format!("ws://{}/api/session", self.address);
+        tokio_tungstenite::connect_async(url).await.unwrap().0
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The next JSON message of a type, or `Null` when the socket closes first.
+async fn next_of_type(
+    socket: &mut (impl StreamExt<Item = Result<Message, tokio_tungstenite::tungstenite::Error>> + Unpin),
+    wanted: &str,
+) -> Value {
+    let waiting = async {
+        while let Some(Ok(message)) = socket.next().await {
+            if let Message::Text(text) = message {
+                let value: Value = serde_json::from_str(&text).unwrap();
+                if value["type"] == wanted {
+                    return value;
+                }
+            }
+        }
+        Value::Null
+    };
+    tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("an answer in time")
+}
+
+#[tokio::test]
+async fn a_session_gets_reports_and_annotated_video_and_leaves_nothing_behind() {
+    let service = Service::start(&[]);
+    let settings = json!({ "output": "both" });
+    let outcome = publish(service.publisher(Duration::from_secs(8), settings)).await.unwrap();
+
+    assert!(
+        outcome.reports.len() > 10,
+        "{} reports of {} frames",
+        outcome.reports.len(),
+        outcome.sent_at.len()
+    );
+    assert!(outcome.reports.iter().any(|report| report.tracks >= 2), "a face and an object at least");
+    assert!(outcome.annotated.len() > 30, "{} annotated pictures", outcome.annotated.len());
+    for report in &outcome.reports {
+        let t = report.timings;
+        let parts = t.receive + t.decode + t.queue + t.prepare + t.infer + t.track;
+        assert!(parts <= t.total + 1.0, "stages add up to no more than the whole: {t:?}");
+    }
+    service.emptied().await;
+    assert_eq!(service.metric("vigie_session_panics_total"), 0.0);
+}
+
+#[tokio::test]
+async fn settings_switch_tasks_and_outputs_live() {
+    let service = Service::start(&[]);
+    let nothing = json!({ "tasks": { "faces": false, "gender": false, "objects": false }, "max_rate": 5 });
+    let outcome = publish(service.publisher(Duration::from_secs(5), nothing)).await.unwrap();
+    assert!(outcome.annotated.is_empty(), "nobody asked for the annotated track");
+    let settled: Vec<_> = outcome.reports.iter().filter(|r| r.at > Duration::from_secs(3)).collect();
+    assert!(!settled.is_empty(), "reports flow with every task off");
+    assert!(settled.iter().all(|report| report.tracks == 0), "and are empty");
+    assert!(settled.len() <= 12, "{} reports in two seconds at a rate of five", settled.len());
+}
+
+#[tokio::test]
+async fn garbage_gets_an_error_and_disturbs_nobody() {
+    let service = Service::start(&[]);
+    let neighbour = tokio::spawn(publish(service.publisher(Duration::from_secs(10), Value::Null)));
+
+    let mut socket = service.socket().await;
+    assert_eq!(next_of_type(&mut socket, "welcome").await["tasks"]["faces"], true);
+    for garbage in ["", "nonsense", "{}", r#"{"type":"nonsense"}"#, "[[[[", "\u{0}\u{1}"] {
+        socket.send(Message::text(garbage)).await.unwrap();
+        assert_eq!(next_of_type(&mut socket, "error").await["code"], "message_unreadable", "{garbage:?}");
+    }
+    let offers = ["", "v=0", "v=0\r\nm=video 9 UDP/TLS/RTP/SAVPF 96\r\n", "a=rtpmap:96 VP8/90000\r\n"];
+    for sdp in offers {
+        socket.send(Message::text(json!({ "type": "offer", "sdp": sdp }).to_string())).await.unwrap();
+        let code = next_of_type(&mut socket, "error").await["code"].clone();
+        assert!(code == "codec_unsupported" || code == "offer_refused", "{sdp:?}: {code}");
+    }
+    let candidate = json!({ "type": "candidate", "candidate": "candidate:x" });
+    socket.send(Message::text(candidate.to_string())).await.unwrap();
+    assert_eq!(next_of_type(&mut socket, "error").await["code"], "no_offer");
+    drop(socket); // abruptly
+
+    let mut socket = service.socket().await;
+    let huge = format!(r#"{{"type":"offer","sdp":"{}"}}"#, "x".repeat(5 << 20));
+    // The service may have closed before all of it was sent.
+    let _ = socket.send(Message::text(huge)).await;
+    while let Some(Ok(_)) = socket.next().await {}
+
+    let mut socket = service.socket().await;
+    for _ in 0..20 {
+        if socket.send(Message::binary(vec![0; 1000])).await.is_err() {
+            break;
+        }
+    }
+    while let Some(Ok(_)) = socket.next().await {}
+
+    let outcome = neighbour.await.unwrap().unwrap();
+    assert!(outcome.reports.len() > 10, "the neighbour noticed nothing");
+    service.emptied().await;
+    assert!(service.get("/health").contains("200 OK"));
+}
+
+#[tokio::test]
+async fn fifty_fast_joins_and_leaves_end_at_zero() {
+    let service = Service::start(&["--max-sessions", "4"]);
+    for _ in 0..50 {
+        let mut config = service.publisher(Duration::from_secs(15), Value::Null);
+        config.stop_at_first_report = true;
+        let outcome = publish(config).await.unwrap();
+        assert!(outcome.joining.first_report.is_some(), "each join brings a report: {:?}", outcome.joining);
+    }
+    service.emptied().await;
+    assert_eq!(service.metric("vigie_sessions_total"), 50.0);
+}
+
+#[tokio::test]
+async fn a_full_service_says_so_and_takes_the_next_when_there_is_room() {
+    let service = Service::start(&["--max-sessions", "1"]);
+    let mut first = service.socket().await;
+    next_of_type(&mut first, "welcome").await;
+    assert!(service.get("/readyz").contains("503"));
+
+    let mut second = service.socket().await;
+    let refused = next_of_type(&mut second, "error").await;
+    assert_eq!((refused["code"].as_str(), refused["retry_after_s"].as_u64()), (Some("busy"), Some(3)));
+
+    first.send(Message::text(r#"{"type":"bye"}"#)).await.unwrap();
+    service.emptied().await;
+    let mut third = service.socket().await;
+    assert!(next_of_type(&mut third, "welcome").await["session"].is_string());
+}
+
+#[tokio::test]
+async fn a_page_comes_back_to_its_session_with_its_token_only() {
+    let service = Service::start(&[]);
+    let mut socket = service.socket().await;
+    let welcome = next_of_type(&mut socket, "welcome").await;
+    let resume = |token: &str| {
+        let url = format!("ws://{}/api/session?resume={token}", service.address);
+        tokio_tungstenite::connect_async(url)
+    };
+    let token = welcome["resume"].as_str().unwrap();
+    let mut back = resume(token).await.unwrap().0;
+    assert_eq!(next_of_type(&mut back, "welcome").await["session"], welcome["session"]);
+
+    let forged = format!("{}~{:032x}", welcome["session"].as_str().unwrap(), 7);
+    let mut refused = resume(&forged).await.unwrap().0;
+    assert_eq!(next_of_type(&mut refused, "error").await["code"], "unknown_session");
+    assert!(resume("garbage").await.is_err());
+}
+
+#[tokio::test]
+async fn another_page_may_not_open_sessions() {
+    let service = Service::start(&["--allowed-origins", "https://friend.example"]);
+    let connect = |origin: String| {
+        use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+        let mut request = format!("ws://{}/api/session", service.address).into_client_request().unwrap();
+        request.headers_mut().insert("origin", origin.parse().unwrap());
+        tokio_tungstenite::connect_async(request)
+    };
+    assert!(connect("https://stranger.example".into()).await.is_err());
+    assert!(connect("null".into()).await.is_err());
+    assert!(connect(format!("http://{}", service.address)).await.is_ok());
+    assert!(connect("https://friend.example".into()).await.is_ok());
+}
+
+#[tokio::test]
+async fn told_to_stop_it_sends_sessions_home_and_exits_cleanly() {
+    let mut service = Service::start(&[]);
+    let session = tokio::spawn(publish(service.publisher(Duration::from_secs(30), Value::Null)));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while service.metric("vigie_sessions_active") != 1.0 {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let killed = Command::new("kill").arg(service.child.id().to_string()).status().unwrap();
+    assert!(killed.success());
+    let ended = session.await.unwrap().expect_err("the session is told");
+    assert!(format!("{ended:#}").contains("shutting down"), "{ended:#}");
+    assert!(service.child.wait().unwrap().success());
+}
+
+/// Runs to its end; returns what was said on standard error.
+fn refused(arguments: &[&str]) -> String {
+    let output = vigie().args(arguments).output().unwrap();
+    assert!(!output.status.success(), "{arguments:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn what_keeps_it_from_starting_is_said_plainly() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let empty = tempfile::tempdir().unwrap();
+    let empty = empty.path().to_str().unwrap();
+    let table: &[(&[&str], &str)] = &[
+        (&["serve", "--listen", &address], "cannot listen on"),
+        (&["serve", "--listen", "0.0.0.0:0"], "--insecure-open"),
+        (&["serve", "--listen", "127.0.0.1:0", "--models", empty], "vigie models pull"),
+        (
+            &["serve", "--listen", "127.0.0.1:0", "--ort-library", "/nowhere/libonnxruntime.so"],
+            "/nowhere/libonnxruntime.so",
+        ),
+        (&["serve", "--listen", "127.0.0.1:0", "--device", "abacus"], "abacus"),
+        (&["serve", "--listen", "127.0.0.1:0", "--object-size", "333"], "multiple of 32"),
+    ];
+    for (arguments, expected) in table {
+        let said = refused(arguments);
+        assert!(said.contains(expected), "{arguments:?}: {said}");
+    }
+}
