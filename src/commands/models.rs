@@ -171,3 +171,39 @@ fn print_table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> io::Result<(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_that_is_another_leaves_the_store_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let package = folder.path().join("other.tgz");
+        std::fs::write(&package, b"not the package").unwrap();
+        let store = Store::open(folder.path().join("models"));
+        let error = pull(&store, Some(&package)).unwrap_err().to_string();
+        assert!(error.contains(tarball::INTEGRITY), "{error}");
+        assert!(!store.folder().exists());
+    }
+
+    #[test]
+    fn what_does_not_convert_as_tested_is_not_stored() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path());
+        let error = make(&store, &MODELS[0], &tarball::Source::default()).unwrap_err();
+        assert_eq!(format!("{error:#}").split(": ").next(), Some("converting blazeface"));
+        assert!(store.list().unwrap().is_empty());
+    }
+
+    #[test]
+    fn checking_counts_the_faulty_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path());
+        assert!(check(&store).unwrap_err().to_string().contains("vigie models pull"));
+        let stored = store.write(&MODELS[0].manifest(), b"").unwrap();
+        check(&store).unwrap();
+        std::fs::remove_file(stored.model).unwrap();
+        assert_eq!(check(&store).unwrap_err().to_string(), "1 of 1 models cannot be used");
+    }
+}

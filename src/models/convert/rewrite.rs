@@ -66,10 +66,12 @@ pub fn fold_batch_norms(graph: &mut Graph, wanted: &[&str]) -> Result<(), Conver
         }
         let (shape, values) = kernel_of(&graph.nodes[before], &graph.constants)?;
         let outputs = if convolution.depthwise { shape[2] * shape[3] } else { shape[3] };
-        let Some(factors) = graph.constants[constant].floats().filter(|values| values.len() == outputs)
-        else {
+        let Constant { shape: sides, values: Values::F32(factors) } = &graph.constants[constant] else {
             continue;
         };
+        if *sides != [outputs] {
+            continue;
+        }
         let mut folded = graph.nodes[before].clone();
         folded.name.clone_from(&graph.nodes[at].name);
         if scales {

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::ConvertError;
 
-/// Longest side of any tensor: far above any real one, and products of four stay within `usize`.
+/// Pixels; far above any real input.
 const MAX_SIDE: usize = 1 << 15;
 
 /// A graph in TensorFlow's terms; nodes stand after what they read.
@@ -229,10 +229,10 @@ fn read_node(raw: &RawNode) -> Result<Node, ConvertError> {
     let attributes = Attributes { node: raw };
     let op = match raw.op.as_str() {
         "Placeholder" => Op::Input(attributes.picture()?),
-        "Conv2D" => Op::Convolution(attributes.convolution(false)?),
-        "_FusedConv2D" => Op::Convolution(attributes.convolution(false)?),
-        "DepthwiseConv2dNative" => Op::Convolution(attributes.convolution(true)?),
-        "FusedDepthwiseConv2dNative" => Op::Convolution(attributes.convolution(true)?),
+        "Conv2D" | "_FusedConv2D" => Op::Convolution(attributes.convolution(false)?),
+        "DepthwiseConv2dNative" | "FusedDepthwiseConv2dNative" => {
+            Op::Convolution(attributes.convolution(true)?)
+        }
         "Add" | "AddV2" => Op::Add,
         "Mul" => Op::Multiply,
         "Minimum" => Op::Minimum,

@@ -2,39 +2,25 @@
 //! tests/data/models were made (models/reference/make_goldens.mjs).
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use vigie::inference::engine::Engine;
-use vigie::inference::ort::{Device, OrtEngine, Runtime};
+use vigie::inference::ort::{Device, OrtEngine};
 use vigie::inference::tensor::{Outputs, Tensor, TensorData};
-use vigie::models::manifest::Task;
+use vigie::models::catalogue::MODELS;
 use vigie::models::store::Store;
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use crate::{root, runtime};
 
-fn library() -> PathBuf {
-    if let Some(path) = std::env::var_os("VIGIE_ORT_LIBRARY") {
-        return path.into();
-    }
-    let folder = root().join(".vigie/onnxruntime");
-    let entries = fs::read_dir(&folder).map(|entries| entries.flatten().map(|entry| entry.path()).collect());
-    let entries: Vec<PathBuf> = entries.unwrap_or_default();
-    let is_library = |path: &&PathBuf| path.to_string_lossy().contains("libonnxruntime.so");
-    let library = entries.iter().find(is_library);
-    library
-        .unwrap_or_else(|| panic!("no ONNX Runtime in {}: run ./test, which fetches it", folder.display()))
-        .clone()
-}
-
-fn engine(task: Task) -> OrtEngine {
+/// An engine with one of the models that vigie brings, as ./test fetched it.
+fn engine(name: &str) -> OrtEngine {
     let folder = std::env::var_os("VIGIE_MODELS").map_or_else(|| root().join(".vigie/models"), PathBuf::from);
-    let model =
-        Store::new(folder).load(task).unwrap_or_else(|error| panic!("{error} (./test fetches the models)"));
-    let runtime = Runtime::load(&library()).unwrap();
-    OrtEngine::load(&runtime, &model.path, Device::Cpu, 1).unwrap()
+    let entry = MODELS.iter().find(|entry| entry.name == name).unwrap();
+    let stored = Store::open(folder).check(name, entry.version);
+    let stored = stored.unwrap_or_else(|fault| panic!("{fault} (./test fetches the models)"));
+    assert_eq!(stored.manifest.sha256, entry.sha256, "{name} is not what this vigie makes: run ./test");
+    OrtEngine::load(&runtime(), &stored.model, Device::Cpu, 1).unwrap()
 }
 
 static ASTRONAUT: LazyLock<image::RgbImage> =
@@ -75,7 +61,7 @@ fn assert_close(what: &str, actual: &[f32], expected: &[f32], tolerance: f32) {
 
 #[test]
 fn blazeface_gives_what_the_original_gives() {
-    let outputs = run(&mut engine(Task::Faces), &cut(0, 0, 256, 256, 2.0), [1, 256, 256]);
+    let outputs = run(&mut engine("blazeface"), &cut(0, 0, 256, 256, 2.0), [1, 256, 256]);
     let both = |near, far| [values(&outputs, near), values(&outputs, far)].concat();
     let logits = both("Identity", "Identity_1");
     assert_close("logits", &logits, &golden("blazeface_logits.f32"), 1e-3);
@@ -85,7 +71,7 @@ fn blazeface_gives_what_the_original_gives() {
 
 #[test]
 fn faceres_gives_what_the_original_gives() {
-    let outputs = run(&mut engine(Task::Gender), &cut(157, 58, 224, 224, 0.603), [1, 224, 224]);
+    let outputs = run(&mut engine("faceres"), &cut(157, 58, 224, 224, 0.603), [1, 224, 224]);
     assert_eq!(outputs.0.len(), 1, "nothing else about a face leaves the model");
     let golden = golden("faceres_gender.f32");
     assert_close("probabilities", values(&outputs, "gender_pred_Sigmoid"), &golden, 1e-5);
@@ -94,7 +80,7 @@ fn faceres_gives_what_the_original_gives() {
 
 #[test]
 fn centernet_gives_what_the_original_gives_at_any_size() {
-    let mut engine = engine(Task::Objects);
+    let mut engine = engine("centernet");
     for (width, height) in [(512, 512), (320, 256)] {
         let outputs = run(&mut engine, &cut(0, 0, width, height, 1.0), [1, height as usize, width as usize]);
         let expected = golden(&format!("centernet_{width}x{height}.f32"));
@@ -124,19 +110,19 @@ fn compare_detections(actual: &[f32], expected: &[f32], pixels: f32, score: f32)
 
 #[test]
 fn a_batch_of_four_is_four_single_runs() {
-    let cases: [(Task, usize, usize); 3] =
-        [(Task::Faces, 256, 256), (Task::Gender, 224, 224), (Task::Objects, 256, 320)];
-    for (task, height, width) in cases {
-        let mut engine = engine(task);
+    let cases: [(&str, usize, usize); 3] =
+        [("blazeface", 256, 256), ("faceres", 224, 224), ("centernet", 256, 320)];
+    for (name, height, width) in cases {
+        let mut engine = engine(name);
         let (w, h) = (width as u32, height as u32);
         let pictures = [(0, 0), (152, 48), (96, 200), (190, 120)].map(|(x, y)| cut(x, y, w, h, 1.0));
         let batch = run(&mut engine, &pictures.concat(), [4, height, width]);
         for (index, picture) in pictures.iter().enumerate() {
             let single = run(&mut engine, picture, [1, height, width]);
-            for (name, tensor) in &single.0 {
-                let TensorData::F32(alone) = &tensor.data else { panic!("{name} is not of floats") };
-                let together = &values(&batch, name)[index * alone.len()..][..alone.len()];
-                assert_eq!(together, alone, "{task:?} {name}, picture {index}");
+            for (output, tensor) in &single.0 {
+                let TensorData::F32(alone) = &tensor.data else { panic!("{output} is not of floats") };
+                let together = &values(&batch, output)[index * alone.len()..][..alone.len()];
+                assert_eq!(together, alone, "{name} {output}, picture {index}");
             }
         }
     }
@@ -144,15 +130,15 @@ fn a_batch_of_four_is_four_single_runs() {
 
 #[test]
 fn the_inputs_and_outputs_are_those_that_heads_expect() {
-    let ports = |task| {
-        let description = engine(task).describe();
+    let ports = |name| {
+        let description = engine(name).describe();
         let named = |ports: Vec<vigie::inference::ort::Port>| {
             ports.into_iter().map(|port| (port.name, port.shape)).collect::<Vec<_>>()
         };
         (named(description.inputs), named(description.outputs))
     };
     let port = |name: &str, shape: &[i64]| (name.to_owned(), shape.to_vec());
-    let (inputs, outputs) = ports(Task::Faces);
+    let (inputs, outputs) = ports("blazeface");
     assert_eq!(inputs, [port("input", &[-1, 256, 256, 3])]);
     assert_eq!(
         outputs,
@@ -163,12 +149,12 @@ fn the_inputs_and_outputs_are_those_that_heads_expect() {
             port("Identity_3", &[-1, 384, 16]),
         ]
     );
-    let (inputs, outputs) = ports(Task::Gender);
+    let (inputs, outputs) = ports("faceres");
     assert_eq!(
         (inputs, outputs),
         (vec![port("input", &[-1, 224, 224, 3])], vec![port("gender_pred_Sigmoid", &[-1, 1])])
     );
-    let (inputs, outputs) = ports(Task::Objects);
+    let (inputs, outputs) = ports("centernet");
     assert_eq!(
         (inputs, outputs),
         (vec![port("input", &[-1, -1, -1, 3])], vec![port("detections", &[-1, 100, 6])])

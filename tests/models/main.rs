@@ -1,0 +1,29 @@
+//! Models: the conversion's rules on toy networks, and the converted models against the originals.
+//!
+//! Needs what ./test prepares: ONNX Runtime in .vigie/onnxruntime and the models in .vigie/models.
+
+#![allow(clippy::unwrap_used, reason = "what a test cannot go on without fails it")]
+
+mod conversion;
+mod parity;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use vigie::inference::ort::Runtime;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// ONNX Runtime from `VIGIE_ORT_LIBRARY` or from where ./test puts it.
+fn runtime() -> Runtime {
+    let folder = root().join(".vigie/onnxruntime");
+    let fetched = || {
+        let paths = fs::read_dir(&folder).ok()?.flatten().map(|entry| entry.path());
+        paths.filter(|path| path.to_string_lossy().contains("libonnxruntime.so")).max()
+    };
+    let library = std::env::var_os("VIGIE_ORT_LIBRARY").map(PathBuf::from).or_else(fetched);
+    let missing = || panic!("no ONNX Runtime in {}: run ./test, which fetches it", folder.display());
+    Runtime::load(&library.unwrap_or_else(missing)).unwrap()
+}
