@@ -1,17 +1,32 @@
 //! A worker as the front sees it: an address, a token and the calls of its control API.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WebSocketError, http};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use super::protocol::MAX_MESSAGE_BYTES;
+use super::protocol::{MAX_MESSAGE_BYTES, PictureFault, PredictOptions};
 
 /// The path of the control API that opens a session and carries its signalling.
 pub const SESSION_PATH: &str = "/control/v1/session";
+
+/// The path of the control API that recognises a picture.
+pub const PREDICT_PATH: &str = "/control/v1/predict";
+
+/// How long a worker may take to accept a connection.
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+
+/// Bytes: no refusal of a worker is longer.
+const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 
 /// Why a worker did not take a session.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +43,21 @@ pub enum RemoteError {
     },
     #[error("the worker at {address} answered {status}")]
     Refused { address: SocketAddr, status: u16 },
+}
+
+/// Why a worker did not recognise a picture.
+#[derive(Debug, thiserror::Error)]
+pub enum PredictError {
+    #[error("the worker refused the picture: {}", fault.message)]
+    Refused { fault: PictureFault, retry_after_s: u32 },
+    #[error("the worker at {address} did not accept a connection in time")]
+    Silent { address: SocketAddr },
+    #[error("the worker at {address} cannot be reached")]
+    Unreachable { address: SocketAddr, source: std::io::Error },
+    #[error("the exchange with the worker at {address} broke off")]
+    Broken { address: SocketAddr, source: hyper::Error },
+    #[error("the worker at {address} answered {status}, unreadably")]
+    Unreadable { address: SocketAddr, status: u16 },
 }
 
 /// A worker's control API.
@@ -66,6 +96,54 @@ impl Remote {
             Err(source) => Err(RemoteError::Unreachable { address, source: Box::new(source) }),
         }
     }
+
+    /// Has a picture recognised; the answer's body is a report or the annotated picture.
+    ///
+    /// Dropping the future closes the connection, by which the worker knows that nobody waits any longer.
+    ///
+    /// # Errors
+    /// [`PredictError::Refused`] with the worker's reason, or what kept it from answering.
+    pub async fn predict(
+        &self,
+        options: &PredictOptions,
+        picture: Bytes,
+    ) -> Result<http::Response<Incoming>, PredictError> {
+        let address = self.address;
+        let connected = tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(address)).await;
+        let stream = connected
+            .map_err(|_| PredictError::Silent { address })?
+            .map_err(|source| PredictError::Unreachable { address, source })?;
+        // Head and picture go out at once; without it a small picture's end may wait for 40 ms.
+        let _ = stream.set_nodelay(true);
+        let broken = |source| PredictError::Broken { address, source };
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        // It ends with the answer's body, or with `sender` when nobody waits for one.
+        tokio::spawn(connection);
+        let request = http::Request::post(format!("{PREDICT_PATH}?{}", options.to_query()))
+            .header(http::header::HOST, address.to_string())
+            .header(http::header::AUTHORIZATION, format!("Bearer {}", self.token))
+            .body(Full::new(picture))
+            .expect("a path, a query, an address and a hexadecimal token make a request");
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let retry_after_s = retry_after(response.headers());
+        let body = Limited::new(response.into_body(), MAX_REFUSAL_BYTES).collect().await;
+        let fault = body.ok().and_then(|body| serde_json::from_slice(&body.to_bytes()).ok());
+        let unreadable = PredictError::Unreadable { address, status: status.as_u16() };
+        Err(fault.map_or(unreadable, |fault| PredictError::Refused { fault, retry_after_s }))
+    }
+}
+
+/// Whether a request to the control API carries `token` as its bearer token.
+pub fn is_authorised(headers: &http::HeaderMap, token: &str) -> bool {
+    let given = headers.get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let Some(given) = given.and_then(|value| value.strip_prefix("Bearer ")) else { return false };
+    // Compared in full, so that the time taken tells nothing about the token.
+    given.len() == token.len()
+        && given.bytes().zip(token.bytes()).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }
 
 fn retry_after(headers: &http::HeaderMap) -> u32 {

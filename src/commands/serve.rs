@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::recognition::Recognition;
 use crate::cli::{AnnotatedCodec, ServeArgs, WorkerArgs};
 use crate::cluster::remote::Remote;
+use crate::files;
 use crate::frame::Codec;
 use crate::live::control;
 use crate::live::peer::PeerConfig;
@@ -54,10 +55,12 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         let worker = Arc::clone(&worker);
         move || worker.admits().map_err(|refusal| refusal.to_string())
     };
+    let desk = recognition.start_desk(&metrics)?;
     let sockets = Inside::default();
     let front = Front {
         sockets: sockets.clone(),
         workers: Arc::new([Remote { address: internal.local_addr()?, token: token.clone() }]),
+        uploads: Arc::default(),
         metrics,
         readiness: Arc::new(readiness),
         stun_servers: args.stun.clone().into(),
@@ -72,7 +75,8 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
     };
     let address = public.local_addr()?;
     let front_server = axum::serve(public, router(front)).with_graceful_shutdown(wait_for_stop());
-    let control_router = control::router(Arc::clone(&worker), &token);
+    let control_router =
+        control::router(Arc::clone(&worker), &token).merge(files::control::router(Arc::new(desk), &token));
     let control_server = axum::serve(internal, control_router).with_graceful_shutdown(wait_for_stop());
     // The one line on standard output, for people and for scripts.
     println!("vigie is ready: http://{address}");

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::session::{self, Signalling};
 use super::worker::{AdmissionError, Worker};
 use crate::cluster::protocol::{ClientMessage, MAX_MESSAGE_BYTES, ServerMessage};
-use crate::cluster::remote::SESSION_PATH;
+use crate::cluster::remote::{SESSION_PATH, is_authorised};
 use crate::ids::ResumeToken;
 
 /// Seconds after which a refused front may try again.
@@ -61,14 +61,6 @@ async fn open_session(
     }
     let limited = upgrade.max_message_size(MAX_MESSAGE_BYTES).max_frame_size(MAX_MESSAGE_BYTES);
     limited.on_upgrade(move |socket| serve(control.worker, resume, socket))
-}
-
-fn is_authorised(headers: &HeaderMap, token: &str) -> bool {
-    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let Some(given) = given.and_then(|value| value.strip_prefix("Bearer ")) else { return false };
-    // Compared in full, so that the time taken tells nothing about the token.
-    given.len() == token.len()
-        && given.bytes().zip(token.bytes()).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }
 
 async fn serve(worker: Arc<Worker>, resume: Option<ResumeToken>, mut socket: WebSocket) {

@@ -4,13 +4,15 @@
 //! first `.vigie/onnxruntime/libonnxruntime.so*`. A test fails, and says what is missing, without them.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod process;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use image::RgbImage;
-use vigie::frame::{I420Buffer, Picture};
-use vigie::imgproc::Colour;
+pub use vigie::files::image::to_i420;
+use vigie::frame::Picture;
 use vigie::inference::batcher::ModelId;
 use vigie::inference::engine::Engine;
 use vigie::inference::ort::{Device, OrtEngine, Runtime};
@@ -119,30 +121,6 @@ impl Lab {
 pub fn read_rgb(name: &str) -> RgbImage {
     let path = data(name);
     image::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).into_rgb8()
-}
-
-/// Converts to I420, the chroma of four pixels averaged.
-pub fn to_i420(rgb: &RgbImage) -> I420Buffer {
-    let (width, height) = (rgb.width() as usize, rgb.height() as usize);
-    let mut buffer = I420Buffer::black(width, height);
-    let colour = |x: usize, y: usize| {
-        let [r, g, b] = rgb.get_pixel(x.min(width - 1) as u32, y.min(height - 1) as u32).0;
-        Colour::from_rgb(r, g, b)
-    };
-    let (luma, ..) = buffer.plane_mut(0);
-    for (at, value) in luma.iter_mut().enumerate() {
-        *value = colour(at % width, at / width).y;
-    }
-    for (index, channel) in [(1, (|c: Colour| c.u) as fn(Colour) -> u8), (2, |c| c.v)] {
-        let (chroma, chroma_width, _) = buffer.plane_mut(index);
-        for (at, value) in chroma.iter_mut().enumerate() {
-            let (x, y) = (at % chroma_width * 2, at / chroma_width * 2);
-            let around = [(0, 0), (1, 0), (0, 1), (1, 1)];
-            let sum: u32 = around.iter().map(|(dx, dy)| u32::from(channel(colour(x + dx, y + dy)))).sum();
-            *value = ((sum + 2) / 4) as u8;
-        }
-    }
-    buffer
 }
 
 /// Reads a JPEG or PNG under `tests/data` as a decoded picture.

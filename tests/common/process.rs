@@ -1,0 +1,123 @@
+//! `vigie` as a process, and what tests ask of a running one.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use vigie::load::clip::Clip;
+use vigie::load::publisher::PublisherConfig;
+
+/// An HTTP answer.
+pub struct Reply {
+    pub status: u16,
+    /// Status line and headers, in lower case.
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| {
+            panic!("{error} in {:?}", String::from_utf8_lossy(&self.body[..self.body.len().min(300)]))
+        })
+    }
+}
+
+/// The program under test.
+pub fn vigie() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vigie"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
+    command
+}
+
+/// A `vigie serve` that ends with the test.
+pub struct Service {
+    pub child: Child,
+    pub address: SocketAddr,
+}
+
+impl Service {
+    pub fn start(arguments: &[&str]) -> Self {
+        let mut command = vigie();
+        command.args(["serve", "--listen", "127.0.0.1:0", "--media", "127.0.0.1:0"]).args(arguments);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().rsplit('/').next().unwrap_or_default().parse();
+        Self {
+            child,
+            address: address.unwrap_or_else(|_| panic!("no address in {line:?}: are the models there?")),
+        }
+    }
+
+    pub fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address).unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        response
+    }
+
+    /// Posts `body` with these headers, and reads the whole answer.
+    pub fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        let mut head = format!("POST {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.address);
+        if headers.iter().all(|(name, _)| !name.eq_ignore_ascii_case("content-length")) {
+            head += &format!("Content-Length: {}\r\n", body.len());
+        }
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
+        stream.write_all(body).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").expect("a whole head");
+        let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Reply { status, head: head.to_lowercase(), body: answer.split_off(end + 4) }
+    }
+
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics");
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+        line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+    }
+
+    /// Waits until no session is left.
+    pub async fn emptied(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.metric("vigie_sessions_active") != 0.0 {
+            assert!(Instant::now() < deadline, "sessions are left");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    pub fn publisher(&self, duration: Duration, settings: Value) -> PublisherConfig {
+        PublisherConfig {
+            server: self.address,
+            clip: Arc::new(Clip::built_in()),
+            rate: 30.0,
+            duration,
+            settings,
+            stop_at_first_report: false,
+        }
+    }
+
+    pub async fn socket(
+        &self,
+    ) -> tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>> {
+        let url = format!("ws://{}/api/session", self.address);
+        tokio_tungstenite::connect_async(url).await.unwrap().0
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
