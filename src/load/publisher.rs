@@ -217,13 +217,11 @@ impl Publisher {
             Event::ChannelOpen(id, _) if id == self.results => {
                 joining.channel.get_or_insert(elapsed);
             }
-            Event::ChannelOpen(id, _) if id == self.control => {
-                if !self.config.settings.is_null() {
-                    let mut settings = self.config.settings.clone();
-                    settings["type"] = "settings".into();
-                    let mut channel = self.rtc.channel(id).context("the control channel is open")?;
-                    channel.write(false, settings.to_string().as_bytes())?;
-                }
+            Event::ChannelOpen(id, _) if id == self.control && !self.config.settings.is_null() => {
+                let mut settings = self.config.settings.clone();
+                settings["type"] = "settings".into();
+                let mut channel = self.rtc.channel(id).context("the control channel is open")?;
+                channel.write(false, settings.to_string().as_bytes())?;
             }
             Event::ChannelData(data) if data.id == self.results => {
                 let report = serde_json::from_slice(&data.data).context("reading a report")?;

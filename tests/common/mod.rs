@@ -10,22 +10,15 @@ use std::time::Instant;
 
 use image::RgbImage;
 use vigie::frame::{I420Buffer, Picture};
-use vigie::imgproc::Colour;
 use vigie::inference::batcher::ModelId;
 use vigie::inference::engine::Engine;
 use vigie::inference::ort::{Device, OrtEngine, Runtime};
 use vigie::inference::service::{Options, Service};
-use vigie::models::manifest::{Fit, Manifest, Task};
+use vigie::models::manifest::{Manifest, Task};
 use vigie::pipeline::recognise::{Model, ModelSet, Recogniser};
 
 /// Pixels: the longer side of the objects model's input, as in live use on a CPU.
 pub const OBJECTS_SIZE: u32 = 320;
-
-/// Percent of the face box's side that the gender model is shown.
-///
-/// Of 90 to 140, the tighter crops decide the doubtful faces best (the astronaut's p(male) falls from
-/// 0.52 to 0.33 on average over tilts and sizes) and lose nothing on the clear ones.
-pub const FACE_CROP_PERCENT: u32 = 100;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -90,10 +83,8 @@ impl Lab {
         let models = ModelSet::default();
         for (id, name) in (1..).zip(["blazeface", "faceres", "centernet"]) {
             let (path, mut manifest) = model(name);
-            match manifest.task {
-                Task::Objects => manifest.input.size = objects_size,
-                Task::Gender => manifest.input.fit = Fit::FaceCrop { scale_percent: FACE_CROP_PERCENT },
-                Task::Faces => {}
+            if manifest.task == Task::Objects {
+                manifest.input.size = objects_size;
             }
             let load =
                 || OrtEngine::load(&runtime, &path, Device::Cpu, 1).unwrap_or_else(|error| panic!("{error}"));
@@ -121,24 +112,27 @@ pub fn read_rgb(name: &str) -> RgbImage {
     image::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).into_rgb8()
 }
 
-/// Converts to I420, the chroma of four pixels averaged.
+/// Converts to I420 (ITU-R BT.601-7 §2.5.3), the chroma of four pixels averaged.
 pub fn to_i420(rgb: &RgbImage) -> I420Buffer {
     let (width, height) = (rgb.width() as usize, rgb.height() as usize);
     let mut buffer = I420Buffer::black(width, height);
     let colour = |x: usize, y: usize| {
-        let [r, g, b] = rgb.get_pixel(x.min(width - 1) as u32, y.min(height - 1) as u32).0;
-        Colour::from_rgb(r, g, b)
+        let [r, g, b] = rgb.get_pixel(x.min(width - 1) as u32, y.min(height - 1) as u32).0.map(f32::from);
+        let y = 16.0 + 0.256_79 * r + 0.504_13 * g + 0.097_91 * b;
+        let u = 128.0 - 0.148_22 * r - 0.290_99 * g + 0.439_22 * b;
+        let v = 128.0 + 0.439_22 * r - 0.367_79 * g - 0.071_43 * b;
+        [y, u, v].map(|value| value.round() as u8)
     };
     let (luma, ..) = buffer.plane_mut(0);
     for (at, value) in luma.iter_mut().enumerate() {
-        *value = colour(at % width, at / width).y;
+        *value = colour(at % width, at / width)[0];
     }
-    for (index, channel) in [(1, (|c: Colour| c.u) as fn(Colour) -> u8), (2, |c| c.v)] {
+    for index in [1, 2] {
         let (chroma, chroma_width, _) = buffer.plane_mut(index);
         for (at, value) in chroma.iter_mut().enumerate() {
             let (x, y) = (at % chroma_width * 2, at / chroma_width * 2);
             let around = [(0, 0), (1, 0), (0, 1), (1, 1)];
-            let sum: u32 = around.iter().map(|(dx, dy)| u32::from(channel(colour(x + dx, y + dy)))).sum();
+            let sum: u32 = around.iter().map(|(dx, dy)| u32::from(colour(x + dx, y + dy)[index])).sum();
             *value = ((sum + 2) / 4) as u8;
         }
     }

@@ -1,6 +1,6 @@
 use std::sync::Barrier;
 use std::sync::atomic::AtomicU64;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::sync_channel;
 
 use super::*;
 
@@ -30,7 +30,7 @@ impl Engine for Adder {
 }
 
 /// Tells when it is freed.
-struct Tell(std::sync::mpsc::Sender<()>);
+struct Tell(std::sync::mpsc::SyncSender<()>);
 impl Engine for Tell {
     fn run(&mut self, _: &Tensor) -> Result<Outputs, EngineError> {
         Ok(Outputs::default())
@@ -155,7 +155,7 @@ fn swaps_and_removes_models_between_batches() {
 #[test]
 fn a_removed_model_is_freed_on_every_lane() {
     let service = start(3, Arc::new(()));
-    let (sender, freed) = channel();
+    let (sender, freed) = sync_channel(3);
     let engines = (0..3).map(|_| Box::new(Tell(sender.clone())) as Box<dyn Engine>).collect();
     service.install(MODEL, engines, 1).unwrap();
     let tickets: Vec<_> =
@@ -173,7 +173,7 @@ fn a_removed_model_is_freed_on_every_lane() {
 fn the_departed_do_not_keep_a_removed_model() {
     let service = start(1, Arc::new(()));
     let gate = Arc::new(Barrier::new(2));
-    let (sender, freed) = channel();
+    let (sender, freed) = sync_channel(3);
     service.install(MODEL, vec![Box::new(Tell(sender))], 1).unwrap();
     service.install(ModelId(2), adders(1, 1.0, Some(&gate)), 1).unwrap();
     let handle = service.handle();
