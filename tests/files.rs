@@ -1,5 +1,6 @@
 //! Pictures and video files, through the program as its users run it.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop there")]
+
+#![allow(clippy::unwrap_used, reason = "what is not as expected fails the test")]
 
 mod common;
 

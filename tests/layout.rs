@@ -1,5 +1,6 @@
 //! The rules of the tree (ARCHITECTURE.md, "Rules"), held against the source itself.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop there")]
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot read the source has failed")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -76,20 +77,17 @@ fn sources() -> Vec<(String, String)> {
     let mut found = Vec::new();
     walk(&root, &mut found);
     found.sort();
-    let tests: BTreeSet<PathBuf> = found.iter().flat_map(|path| test_modules(path)).collect();
-    found.retain(|path| !tests.contains(path));
     let relative = |path: &Path| path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
-    found.iter().map(|path| (relative(path), fs::read_to_string(path).unwrap())).collect()
+    let all: Vec<_> = found.iter().map(|path| (relative(path), fs::read_to_string(path).unwrap())).collect();
+    let tests: BTreeSet<String> = all.iter().flat_map(|(path, text)| test_modules(path, text)).collect();
+    all.into_iter().filter(|(path, _)| !tests.contains(path)).collect()
 }
 
-/// The files of the modules that a file declares for its tests only.
-fn test_modules(path: &Path) -> Vec<PathBuf> {
-    let text = fs::read_to_string(path).unwrap();
-    let is_root = path.file_name().is_some_and(|name| name == "mod.rs" || name == "lib.rs");
-    let folder = if is_root { path.parent().unwrap().to_owned() } else { path.with_extension("") };
-    let declared = text.split("#[cfg(test)]\nmod ").skip(1);
-    let names = declared.filter_map(|rest| rest.split_once([';', ' ']).map(|(name, _)| name));
-    names.map(|name| folder.join(name).with_extension("rs")).collect()
+/// The files of the modules that `path` compiles for its tests only.
+fn test_modules(path: &str, text: &str) -> Vec<String> {
+    let folder = path.trim_end_matches("mod.rs").trim_end_matches(".rs").trim_end_matches('/');
+    let declared = text.split("#[cfg(test)]\nmod ").skip(1).filter_map(|rest| rest.split_once(';'));
+    declared.map(|(name, _)| format!("{folder}/{name}.rs")).collect()
 }
 
 /// The code without comments and without its tests.
@@ -99,7 +97,6 @@ fn code(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Whether the code names a crate: a module of ours of the same name stands behind a `::`.
 fn mentions(code: &str, name: &str) -> bool {
     let starts_word =
         |at: usize| at == 0 || !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');

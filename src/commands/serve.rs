@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::net::TcpListener;
+use axum::serve::{Listener, ListenerExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -74,10 +75,11 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         async move { drop(stopped.wait_for(|stopped| *stopped).await) }
     };
     let address = public.local_addr()?;
-    let front_server = axum::serve(public, router(front)).with_graceful_shutdown(wait_for_stop());
+    let front_server = axum::serve(prompt(public), router(front)).with_graceful_shutdown(wait_for_stop());
     let control_router =
         control::router(Arc::clone(&worker), &token).merge(files::control::router(Arc::new(desk), &token));
-    let control_server = axum::serve(internal, control_router).with_graceful_shutdown(wait_for_stop());
+    let control_server =
+        axum::serve(prompt(internal), control_router).with_graceful_shutdown(wait_for_stop());
     // The one line on standard output, for people and for scripts.
     println!("vigie is ready: http://{address}");
 
@@ -100,6 +102,15 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address}: is another vigie running? choose another address with --listen")
+    })
+}
+
+/// Sends small messages at once: Nagle's algorithm would hold an answer back for 40 ms.
+fn prompt(listener: TcpListener) -> impl Listener<Io = TcpStream, Addr = SocketAddr> {
+    listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "setting TCP_NODELAY");
+        }
     })
 }
 

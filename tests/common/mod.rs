@@ -17,17 +17,11 @@ use vigie::inference::batcher::ModelId;
 use vigie::inference::engine::Engine;
 use vigie::inference::ort::{Device, OrtEngine, Runtime};
 use vigie::inference::service::{Options, Service};
-use vigie::models::manifest::{Fit, Manifest, Task};
+use vigie::models::manifest::{Manifest, Task};
 use vigie::pipeline::recognise::{Model, ModelSet, Recogniser};
 
 /// Pixels: the longer side of the objects model's input, as in live use on a CPU.
 pub const OBJECTS_SIZE: u32 = 320;
-
-/// Percent of the face box's side that the gender model is shown.
-///
-/// Of 90 to 140, the tighter crops decide the doubtful faces best (the astronaut's p(male) falls from
-/// 0.52 to 0.33 on average over tilts and sizes) and lose nothing on the clear ones.
-pub const FACE_CROP_PERCENT: u32 = 100;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -92,10 +86,8 @@ impl Lab {
         let models = ModelSet::default();
         for (id, name) in (1..).zip(["blazeface", "faceres", "centernet"]) {
             let (path, mut manifest) = model(name);
-            match manifest.task {
-                Task::Objects => manifest.input.size = objects_size,
-                Task::Gender => manifest.input.fit = Fit::FaceCrop { scale_percent: FACE_CROP_PERCENT },
-                Task::Faces => {}
+            if manifest.task == Task::Objects {
+                manifest.input.size = objects_size;
             }
             let load =
                 || OrtEngine::load(&runtime, &path, Device::Cpu, 1).unwrap_or_else(|error| panic!("{error}"));

@@ -1,6 +1,6 @@
 use std::sync::Barrier;
 use std::sync::atomic::AtomicU64;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::sync_channel;
 
 use super::*;
 
@@ -30,7 +30,7 @@ impl Engine for Adder {
 }
 
 /// Tells when it is freed.
-struct Tell(SyncSender<()>);
+struct Tell(std::sync::mpsc::SyncSender<()>);
 impl Engine for Tell {
     fn run(&mut self, _: &Tensor) -> Result<Outputs, EngineError> {
         Ok(Outputs::default())
