@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{bench::BenchArgs, models::ModelsArgs};
+use crate::commands::{annotate::AnnotateArgs, bench::BenchArgs, models::ModelsArgs};
 use crate::telemetry::logging::LogFormat;
 
 /// Real-time recognition over WebRTC: faces, apparent gender and everyday objects, live in a browser.
@@ -22,6 +22,8 @@ pub struct Cli {
 pub enum Command {
     /// Run everything on this machine: pages, signalling and one media worker.
     Serve(Box<ServeArgs>),
+    /// Annotate pictures and video files.
+    Annotate(Box<AnnotateArgs>),
     /// Fetch, list and check models.
     Models(ModelsArgs),
     /// Measure this machine with real WebRTC sessions.

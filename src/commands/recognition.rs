@@ -79,6 +79,10 @@ impl Recognition {
         self.models.clone()
     }
 
+    pub fn lanes(&self) -> usize {
+        self.service.lanes()
+    }
+
     /// Starts the threads that recognise posted pictures: one decodes while every lane is at work.
     pub fn start_desk(&self, metrics: &Arc<Metrics>) -> anyhow::Result<Desk> {
         Desk::start(self.service.lanes() + 1, &self.handle(), &self.models, metrics)
