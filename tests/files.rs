@@ -213,7 +213,7 @@ fn ffmpeg(arguments: &[&str], input: &[u8]) {
 fn pictures(path: &Path) -> (Vec<(Picture, Duration)>, bool) {
     let mut file = VideoFile::open(path, 2).unwrap();
     let mut pictures = Vec::new();
-    while let Some(piece) = file.next().unwrap() {
+    while let Some(piece) = file.read().unwrap() {
         if let Piece::Picture(picture, at) = piece {
             pictures.push((picture, at));
         }

@@ -168,7 +168,7 @@ impl Drop for FileDecoder {
 /// A video file being read.
 ///
 /// 1. [`open`](Self::open) reads the headers.
-/// 2. [`next`](Self::next) gives every picture in display order, and audio in between, until `None`.
+/// 2. [`read`](Self::read) gives every picture in display order, and audio in between, until `None`.
 /// 3. [`is_cut_off`](Self::is_cut_off) then says whether the file was all there.
 pub struct VideoFile {
     decoder: FileDecoder,
@@ -304,7 +304,7 @@ impl VideoFile {
         self.damaged
     }
 
-    /// Whether the file ended before it said it would; known once [`next`](Self::next) gave `None`.
+    /// Whether the file ended before it said it would; known once [`read`](Self::read) gave `None`.
     pub fn is_cut_off(&self) -> bool {
         let seen = self.last_ticks.map_or(Duration::ZERO, ticks_to_duration);
         let frame = Duration::from_secs_f64(1.0 / self.info.rate);
@@ -318,7 +318,7 @@ impl VideoFile {
     ///
     /// # Errors
     /// When a picture is too large, in a pixel format that cannot be converted, or memory is short.
-    pub fn next(&mut self) -> Result<Option<Piece>, FileError> {
+    pub fn read(&mut self) -> Result<Option<Piece>, FileError> {
         loop {
             let started = Instant::now();
             // SAFETY: both are valid; the frame's former contents are released by the call.

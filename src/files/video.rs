@@ -228,7 +228,7 @@ fn read_all(
     let mut index = 0;
     let mut ending = Ending::default();
     loop {
-        let is_taken = match file.next() {
+        let is_taken = match file.read() {
             Ok(Some(Piece::Picture(picture, at))) => {
                 let lane = (index / every) as usize % to_detect.len();
                 let is_wanted = index.is_multiple_of(every);
