@@ -113,7 +113,7 @@ describe('the live page', { skip: withoutService }, () => {
     await page.waitForFunction(() => /^\d/.test(document.getElementById('latency')?.textContent ?? ''));
     await page.waitForFunction(() => [...document.querySelectorAll('#stage-key .value')].every(({ textContent }) => /^\d/.test(textContent)));
     // For the README: a filled plot, and the name that a camera has outside a test.
-    await eventually('enough of the plot', () => page.evaluate(() => window.vigie.lastReport.seq > 250), 40_000);
+    await eventually('enough of the plot', () => page.evaluate(() => window.vigie.lastReport.seq > 120), 60_000);
     await page.$eval('#source option:checked', (option) => { option.textContent = 'Camera'; });
     await page.screenshot({ path: path.join(OUT, 'screenshot.png') });
     assert.deepEqual(faults, []);
@@ -160,6 +160,19 @@ describe('the live page', { skip: withoutService }, () => {
     await eventually('no object, none being nearly certain', async () => (await labels(page)).length === 0);
     await hangUp(page);
   });
+
+  for (const codec of ['VP8', 'VP9', 'H264', 'AV1']) {
+    test(`recognises what is sent as ${codec}, and sends annotated video back`, async () => {
+      const { page } = await openPage(browser.context, `${URL_BASE}?codec=${codec.toLowerCase()}`);
+      await goLive(page);
+      await eventually('a face', async () => (await faces(page)).length > 0);
+      await eventually(`to send ${codec}`, async () => (await stats(page)).codec === codec);
+      await choose(page, 'both');
+      await eventually('annotated frames', async () => (await stats(page)).annotatedFps > 2);
+      await hangUp(page);
+      await page.close();
+    });
+  }
 
   test('changes size and source in mid-call without a new connection', async () => {
     const { page } = await openPage(browser.context, URL_BASE);
