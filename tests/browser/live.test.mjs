@@ -73,6 +73,21 @@ const drawnShare = (page) => page.evaluate(() => {
   return drawn / all;
 });
 
+/** Notes in the page when its first offer left and when its first report came. */
+function noteJoining() {
+  const { send } = WebSocket.prototype;
+  WebSocket.prototype.send = function (data) {
+    if (String(data).includes('"offer"')) window.offeredAt ??= performance.now();
+    return send.call(this, data);
+  };
+  const { createDataChannel } = RTCPeerConnection.prototype;
+  RTCPeerConnection.prototype.createDataChannel = function (label, options) {
+    const channel = createDataChannel.call(this, label, options);
+    if (label === 'results') channel.addEventListener('message', () => { window.reportedAt ??= performance.now(); });
+    return channel;
+  };
+}
+
 describe('the live page', { skip: withoutService }, () => {
   /** @type {Awaited<ReturnType<typeof launch>>} */
   let browser;
@@ -81,6 +96,7 @@ describe('the live page', { skip: withoutService }, () => {
   before(async () => {
     people = await clip('people.y4m');
     browser = await launch({ camera: people });
+    await browser.context.addInitScript(noteJoining);
   });
   after(() => browser?.close());
   // However a test ended, its pages leave before the next one, which then counts sessions alone.
@@ -93,7 +109,7 @@ describe('the live page', { skip: withoutService }, () => {
     await waitForNoSessions();
   });
 
-  test('shows a face with an apparent gender, a person and another object, and how long it took', async () => {
+  test('shows a face with an apparent gender, a person and another object, and how long it took', async (t) => {
     const { page, faults } = await openPage(browser.context, URL_BASE);
     assert.equal(await page.evaluate(() => window.vigie.state), 'idle', 'nothing starts before consent');
     await goLive(page);
@@ -110,6 +126,8 @@ describe('the live page', { skip: withoutService }, () => {
       return figures.sentFps > 5 && figures.recognisedFps > 1 && figures.latencyMs > 0 && figures.rttMs !== null && figures.codec && figures;
     });
     assert.ok(measured.latencyMs < 5000, `latency ${measured.latencyMs} ms`);
+    const joined = await page.evaluate(() => window.reportedAt - window.offeredAt);
+    t.diagnostic(`first report ${joined.toFixed(0)} ms after the offer, latency ${measured.latencyMs.toFixed(0)} ms end to end`);
     await page.waitForFunction(() => /^\d/.test(document.getElementById('latency')?.textContent ?? ''));
     await page.waitForFunction(() => [...document.querySelectorAll('#stage-key .value')].every(({ textContent }) => /^\d/.test(textContent)));
     // For the README: a filled plot, and the name that a camera has outside a test.
