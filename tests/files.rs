@@ -301,6 +301,7 @@ fn every_kind_of_video_is_annotated_whole() {
     clip(&inputs, "old.avi", &["-vf", "scale=256:256", "-c:v", "mpeg4", "-q:v", "2", "-c:a", "libmp3lame"]);
     let broadcast = [&["-vf", "scale=256:256"], &x264[..], &["-c:a", "aac"]].concat();
     clip(&inputs, "broadcast.ts", &broadcast);
+    clip(&inputs, "raw.avi", &["-vf", "scale=256:256", "-c:v", "rawvideo", "-pix_fmt", "bgr24", "-an"]);
     // Every third picture is left out: times are uneven.
     let uneven = ["-vf", "scale=256:256,select='mod(n,3)'", "-vsync", "vfr", "-an"];
     clip(&inputs, "uneven.mkv", &[&uneven, &x264[..]].concat());
@@ -326,6 +327,7 @@ fn every_kind_of_video_is_annotated_whole() {
         ("odd.webm", "none"),
         ("old.avi", "copied"),
         ("broadcast.ts", "copied"),
+        ("raw.avi", "none"),
         ("uneven.mkv", "none"),
         ("held.mov", "none"),
     ] {
@@ -362,7 +364,7 @@ fn every_kind_of_video_is_annotated_whole() {
     assert_eq!((held[0].0.width, held[0].0.height), (240, 320));
     assert!(outputs.join("still-annotated.jpg").exists());
     assert!(std::fs::read_to_string(&csv).unwrap().lines().count() > 50);
-    assert_eq!(std::fs::read_dir(&outputs).unwrap().count(), 7, "nothing half-written is left");
+    assert_eq!(std::fs::read_dir(&outputs).unwrap().count(), 8, "nothing half-written is left");
 }
 
 #[test]

@@ -14,8 +14,8 @@ use ffmpeg_sys_next as ffi;
 use super::picture::Frame;
 use super::{CodecError, FfmpegError};
 
-/// What the four decoders can put out, apart from plain yuv420p.
-const CONVERTIBLE: [ffi::AVPixelFormat; 29] = [
+/// What decoders put out: the four of live sessions, and those of common files.
+const CONVERTIBLE: [ffi::AVPixelFormat; 40] = [
     AV_PIX_FMT_YUV420P,
     AV_PIX_FMT_YUVJ420P,
     AV_PIX_FMT_YUV422P,
@@ -45,6 +45,30 @@ const CONVERTIBLE: [ffi::AVPixelFormat; 29] = [
     AV_PIX_FMT_GBRP,
     AV_PIX_FMT_GBRP10LE,
     AV_PIX_FMT_GBRP12LE,
+    AV_PIX_FMT_RGB24,
+    AV_PIX_FMT_BGR24,
+    AV_PIX_FMT_RGBA,
+    AV_PIX_FMT_BGRA,
+    AV_PIX_FMT_BGR0,
+    AV_PIX_FMT_GBRAP,
+    AV_PIX_FMT_NV12,
+    AV_PIX_FMT_YUYV422,
+    AV_PIX_FMT_UYVY422,
+    AV_PIX_FMT_YUV411P,
+    AV_PIX_FMT_YUVA444P10LE,
+];
+
+/// Those without a matrix of their own, which swscale turns into BT.601 limited.
+const RGB: [ffi::AVPixelFormat; 9] = [
+    AV_PIX_FMT_GBRP,
+    AV_PIX_FMT_GBRP10LE,
+    AV_PIX_FMT_GBRP12LE,
+    AV_PIX_FMT_RGB24,
+    AV_PIX_FMT_BGR24,
+    AV_PIX_FMT_RGBA,
+    AV_PIX_FMT_BGRA,
+    AV_PIX_FMT_BGR0,
+    AV_PIX_FMT_GBRAP,
 ];
 
 /// Formats whose samples always use the whole range, whatever the tag says.
@@ -76,12 +100,11 @@ impl Converter {
             .into_iter()
             .find(|&format| format as c_int == number)
             .ok_or(CodecError::PixelFormat { format: number })?;
-        let is_rgb = matches!(format, AV_PIX_FMT_GBRP | AV_PIX_FMT_GBRP10LE | AV_PIX_FMT_GBRP12LE);
+        let is_rgb = RGB.contains(&format);
         let transform = match is_tagged {
             // RFC 6386 §9.2 gives VP8 one colour space and no range; FFmpeg derives a range from the
             // clamping bit, which says nothing of the kind.
             false => None,
-            // swscale turns RGB into BT.601 limited.
             _ if is_rgb => None,
             _ => {
                 let (matrix, range) = frame.colour();

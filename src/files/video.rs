@@ -26,7 +26,7 @@ use crate::pipeline::track::{TrackConfig, Tracker, Tracks};
 /// Pictures and packets between two stages.
 const QUEUE: usize = 4;
 /// Pictures of one group that wait for their turn, at most.
-const MAX_GROUP: u64 = 32;
+const MAX_GROUP: u64 = 4;
 /// Threads that ask the lanes under one number, as in [`desk`](super::desk).
 const THREADS_PER_ASKER: usize = 4;
 
