@@ -18,7 +18,7 @@ const SIZES: [(usize, usize, u32); 2] = [(640, 480, 1200), (1280, 720, 2500)];
 
 /// The photograph, repeated to fill the picture, panned two pixels a picture.
 fn pan(width: usize, height: usize) -> Vec<I420Buffer> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/clips/astronaut.jpg");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/pictures/astronaut.jpg");
     let photograph = image::open(path).expect("the photograph").into_rgb8();
     let convert = |index: usize| {
         let mut buffer = I420Buffer::black(width, height);

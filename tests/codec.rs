@@ -11,7 +11,7 @@ use vigie::frame::{Codec, EncodedFrame, I420Buffer, Picture, Plane, Planes};
 /// A window of the astronaut photograph, moving two pixels a picture.
 fn astronaut(width: usize, height: usize, index: usize) -> I420Buffer {
     static PHOTOGRAPH: LazyLock<image::RgbImage> = LazyLock::new(|| {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/clips/astronaut.jpg");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/pictures/astronaut.jpg");
         image::open(path).expect("the photograph").into_rgb8()
     });
     let photograph = &*PHOTOGRAPH;

@@ -141,7 +141,7 @@ describe('the live page', { skip: withoutService }, () => {
 
   test('plays the annotated video with the boxes drawn into it', async () => {
     const { page } = await openPage(browser.context, URL_BASE);
-    await page.setInputFiles('#file', path.join(OUT, '../../data/astronaut.jpg'));
+    await page.setInputFiles('#file', path.join(OUT, '../../data/pictures/astronaut.jpg'));
     await page.click('#agree-file');
     await waitForState(page, 'live');
     await eventually('a face', async () => (await faces(page)).length > 0);
@@ -253,7 +253,7 @@ test('a file stands in where there is no camera', { skip: withoutService }, asyn
     const { page } = await openPage(browser.context, URL_BASE);
     await page.click('#agree-camera');
     await waitForMessage(page, 'no_camera');
-    for (const name of ['people.webm', '../../data/astronaut.jpg']) {
+    for (const name of ['people.webm', '../../data/pictures/astronaut.jpg']) {
       await page.setInputFiles('#file', name.endsWith('webm') ? await clip(name) : path.join(OUT, name));
       // A file chosen without the notice's button waits for it.
       assert.equal(await page.evaluate(() => window.vigie.state), 'idle');

@@ -217,7 +217,7 @@ describe('with a willing camera', () => {
       const data = new DataTransfer();
       data.items.add(new File([Uint8Array.from(bytes)], 'astronaut.jpg', { type: 'image/jpeg' }));
       return data;
-    }, [...(await import('node:fs')).readFileSync(path.join(import.meta.dirname, '../data/astronaut.jpg'))]);
+    }, [...(await import('node:fs')).readFileSync(path.join(import.meta.dirname, '../data/pictures/astronaut.jpg'))]);
     await page.dispatchEvent('body', 'drop', { dataTransfer: transfer });
     await page.waitForFunction(() => document.getElementById('agree-file')?.textContent?.includes('astronaut.jpg'));
     assert.equal(far.sockets.length, 0);
