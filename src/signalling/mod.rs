@@ -4,7 +4,7 @@
 
 pub mod error;
 mod health;
-mod ice;
+pub mod ice;
 mod pages;
 pub mod router;
 mod sessions;
