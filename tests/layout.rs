@@ -45,8 +45,8 @@ const NAMED_IN: &[(&str, &[&str])] = &[
     ("opencv::", &["imgproc.rs"]),
     ("ffmpeg_sys_next", &["codec/"]),
     ("ort::", &["inference/ort.rs"]),
-    ("webrtc::", &["live/peer.rs"]),
-    ("rtc::", &["live/peer.rs"]),
+    ("webrtc::", &["live/peer/"]),
+    ("rtc::", &["live/peer/"]),
     ("str0m::", &["load/"]),
     ("axum", &["signalling/", "live/control.rs", "commands/"]),
 ];

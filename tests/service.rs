@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "what is not as expected fails the test")]
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +13,8 @@ use std::time::{Duration, Instant};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
+use vigie::codec::{Encoder, EncoderConfig, Speed};
+use vigie::frame::{Codec, I420Buffer};
 use vigie::load::clip::Clip;
 use vigie::load::publisher::{PublisherConfig, publish};
 
@@ -141,6 +145,63 @@ async fn settings_switch_tasks_and_outputs_live() {
     assert!(!settled.is_empty(), "reports flow with every task off");
     assert!(settled.iter().all(|report| report.tracks == 0), "and are empty");
     assert!(settled.len() <= 12, "{} reports in two seconds at a rate of five", settled.len());
+}
+
+/// A clip of pictures of these sizes, one after another, `each` frames long.
+fn clip_of(sizes: &[(usize, usize)], each: usize) -> Clip {
+    let mut frames = Vec::new();
+    for &(width, height) in sizes {
+        let config = EncoderConfig {
+            codec: Codec::Vp8,
+            width,
+            height,
+            bitrate_kbps: 500,
+            fps_hint: 30,
+            threads: 2,
+            speed: Speed::Fastest,
+        };
+        let mut encoder = Encoder::open(config).unwrap();
+        let black = I420Buffer::black(width, height);
+        for index in 0..each {
+            frames.extend(encoder.encode(&black, index as u32 * 3000, index == 0).unwrap().map(|f| f.data));
+        }
+    }
+    Clip { width: 0, height: 0, frames }
+}
+
+#[tokio::test]
+async fn pictures_of_any_size_are_served_and_sizes_change_in_mid_call() {
+    let service = Service::start(&[]);
+    let sizes = [(640, 480), (480, 640), (1, 1), (321, 241), (4096, 2160)];
+    let mut config = service.publisher(Duration::from_secs(12), json!({ "output": "both" }));
+    config.clip = Arc::new(clip_of(&sizes, 20));
+    let outcome = publish(config).await.unwrap();
+    let seen: BTreeSet<_> = outcome.reports.iter().map(|report| report.size).collect();
+    let expected: BTreeSet<_> = sizes.iter().map(|&(w, h)| (w as u32, h as u32)).collect();
+    assert_eq!(seen, expected);
+    assert!(outcome.reports.iter().all(|report| report.tracks == 0), "nothing is seen in the dark");
+
+    let mut config = service.publisher(Duration::from_secs(5), Value::Null);
+    config.clip = Arc::new(clip_of(&[(5000, 3000)], 3));
+    let outcome = publish(config).await.unwrap();
+    assert!(outcome.notices.contains(&"picture_too_large".into()), "{:?}", outcome.notices);
+    assert!(outcome.reports.is_empty());
+    service.emptied().await;
+    assert_eq!(service.metric("vigie_session_panics_total"), 0.0);
+}
+
+#[tokio::test]
+async fn slow_models_drop_pictures_and_nothing_else() {
+    let service = Service::start(&["--slowdown", "8"]);
+    let settings = json!({ "output": "both" });
+    let outcome = publish(service.publisher(Duration::from_secs(8), settings)).await.unwrap();
+    assert!(outcome.dropped > 0 && !outcome.reports.is_empty());
+    assert!(
+        outcome.annotated.len() > 2 * outcome.reports.len(),
+        "video goes on at its own rate: {} pictures, {} reports",
+        outcome.annotated.len(),
+        outcome.reports.len()
+    );
 }
 
 #[tokio::test]
@@ -282,16 +343,38 @@ fn refused(arguments: &[&str]) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
+/// Copies the models and spoils one; returns the copy's path.
+fn copy_models(to: &Path, spoil: impl Fn(&mut Vec<u8>)) -> String {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join(".vigie/models");
+    for name in ["blazeface", "faceres", "centernet"] {
+        let (from, to) = (from.join(name).join("1"), to.join(name).join("1"));
+        std::fs::create_dir_all(&to).unwrap();
+        std::fs::copy(from.join("manifest.json"), to.join("manifest.json")).unwrap();
+        let mut model = std::fs::read(from.join("model.onnx")).unwrap();
+        if name == "centernet" {
+            spoil(&mut model);
+        }
+        std::fs::write(to.join("model.onnx"), model).unwrap();
+    }
+    to.to_str().unwrap().to_owned()
+}
+
 #[test]
 fn what_keeps_it_from_starting_is_said_plainly() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let empty = tempfile::tempdir().unwrap();
     let empty = empty.path().to_str().unwrap();
+    let broken = tempfile::tempdir().unwrap();
+    let broken = copy_models(broken.path(), |model| model.truncate(model.len() / 2));
+    let other = tempfile::tempdir().unwrap();
+    let other = copy_models(other.path(), |model| model[1000] ^= 1);
     let table: &[(&[&str], &str)] = &[
         (&["serve", "--listen", &address], "cannot listen on"),
         (&["serve", "--listen", "0.0.0.0:0"], "--insecure-open"),
         (&["serve", "--listen", "127.0.0.1:0", "--models", empty], "vigie models pull"),
+        (&["serve", "--listen", "127.0.0.1:0", "--models", &broken], "cut short"),
+        (&["serve", "--listen", "127.0.0.1:0", "--models", &other], "vigie models pull"),
         (
             &["serve", "--listen", "127.0.0.1:0", "--ort-library", "/nowhere/libonnxruntime.so"],
             "/nowhere/libonnxruntime.so",

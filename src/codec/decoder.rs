@@ -132,7 +132,10 @@ impl Decoder {
         if let Some(size) = self.context.limit.exceeded() {
             return Err(self.too_large(Some(size)));
         }
-        if self.codec == Codec::Av1 && code == ffi::AVERROR(ffi::ERANGE) {
+        // dav1d answers ERANGE. FFmpeg's own decoders answer EINVAL when a size goes far over the limit,
+        // before ours is asked; what is merely corrupt is AVERROR_INVALIDDATA to them.
+        let (dav1d, own) = (ffi::AVERROR(ffi::ERANGE), ffi::AVERROR(ffi::EINVAL));
+        if (self.codec == Codec::Av1 && code == dav1d) || (encoded.is_key && code == own) {
             return Err(self.too_large(None));
         }
         Err(CodecError::Corrupt { codec: self.codec.name(), bytes: encoded.data.len(), source })

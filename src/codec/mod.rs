@@ -59,9 +59,9 @@ pub enum CodecError {
     Corrupt { codec: &'static str, bytes: usize, source: FfmpegError },
     #[error("{codec} frame of {bytes} bytes was decoded with gaps")]
     Damaged { codec: &'static str, bytes: usize },
-    #[error("picture of {} pixels is over the limit of {max_pixels}", Size(*size))]
+    #[error("{} has more than the {max_pixels} pixels that are allowed", Size(*size))]
     TooLarge {
-        /// Width and height where the decoder says them; dav1d does not.
+        /// Width and height where the decoder says them; dav1d does not, nor does FFmpeg far beyond the limit.
         size: Option<(usize, usize)>,
         max_pixels: usize,
     },
@@ -84,8 +84,8 @@ struct Size(Option<(usize, usize)>);
 impl std::fmt::Display for Size {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
-            Some((width, height)) => write!(f, "{width}x{height}"),
-            None => f.write_str("unknown"),
+            Some((width, height)) => write!(f, "a picture of {width}x{height}"),
+            None => f.write_str("the picture"),
         }
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use axum::Router;
-use tokio::net::TcpListener;
+use axum::serve::{Listener, ListenerExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -62,6 +63,15 @@ pub async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener
     })
 }
 
+/// Sends small messages at once: Nagle's algorithm would hold an answer back for 40 ms.
+fn prompt(listener: TcpListener) -> impl Listener<Io = TcpStream, Addr = SocketAddr> {
+    listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "setting TCP_NODELAY");
+        }
+    })
+}
+
 /// Told once that it is time to end, and heard by every server.
 #[derive(Clone, Default)]
 pub struct Stop(watch::Sender<bool>);
@@ -81,7 +91,7 @@ impl Stop {
 
     /// Serves until told to stop, then for as long as open connections need, within a limit.
     pub async fn serve(&self, listener: TcpListener, router: Router) -> anyhow::Result<()> {
-        let server = axum::serve(listener, router).with_graceful_shutdown(self.clone().told());
+        let server = axum::serve(prompt(listener), router).with_graceful_shutdown(self.clone().told());
         let overdue = async {
             self.clone().told().await;
             tokio::time::sleep(CLOSING_LIMIT).await;

@@ -59,6 +59,8 @@ pub struct ReportSample {
     pub latency: Duration,
     pub timings: Timings,
     pub tracks: usize,
+    /// Pixels of the frame, as the service saw it.
+    pub size: (u32, u32),
 }
 
 /// What came back.
@@ -76,6 +78,8 @@ pub struct Outcome {
     pub key_frames_asked: u64,
     /// Times that the session was found again after its signalling was lost under live media.
     pub reattached: u32,
+    /// Codes of the notices and errors on the `control` channel, at most [`MAX_NOTICES`].
+    pub notices: Vec<String>,
 }
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
@@ -127,7 +131,9 @@ impl Signalling {
 /// When the service refuses or ends the session, or speaks something unexpected.
 pub async fn publish(config: PublisherConfig) -> anyhow::Result<Outcome> {
     let url = format!("ws://{}/api/session", config.server);
-    let (signalling, _) = tokio_tungstenite::connect_async(&url).await.context("opening the session")?;
+    let (signalling, _) = tokio_tungstenite::connect_async_with_config(&url, None, true)
+        .await
+        .context("opening the session")?;
     let socket = UdpSocket::bind((config.server.ip(), 0)).await?;
     let mut publisher = Publisher::new(config, socket, Signalling::Open(Box::new(signalling)))?;
     let outcome = publisher.run().await;
@@ -157,6 +163,9 @@ struct Publisher {
     sent: VecDeque<(u32, Instant)>,
     outcome: Outcome,
 }
+
+/// Notices that are kept.
+const MAX_NOTICES: usize = 100;
 
 /// Sent frames that are remembered to be matched with what comes back: ten seconds of them.
 const REMEMBERED_FRAMES: usize = 300;
@@ -279,6 +288,13 @@ impl Publisher {
                 let report = serde_json::from_slice(&data.data).context("reading a report")?;
                 self.note_report(&report);
             }
+            Event::ChannelData(data) if data.id == self.control => {
+                let message: Value = serde_json::from_slice(&data.data).context("reading a notice")?;
+                let notices = &mut self.outcome.notices;
+                if let (Some(code), true) = (message["code"].as_str(), notices.len() < MAX_NOTICES) {
+                    notices.push(code.to_owned());
+                }
+            }
             Event::MediaData(data) => {
                 if let Some(sent) = self.sent_at(data.time.numer() as u32) {
                     self.outcome.annotated.push((self.began.elapsed(), sent.elapsed()));
@@ -306,6 +322,7 @@ impl Publisher {
                 latency: sent.elapsed(),
                 timings: report.timings_ms,
                 tracks: report.tracks.len(),
+                size: (report.width, report.height),
             });
         }
     }

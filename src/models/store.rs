@@ -54,7 +54,7 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
-    #[error("there is no model for {task} in {}: fetch the default ones with `vigie models pull`", folder.display())]
+    #[error("there is no model for {task} in {}", folder.display())]
     NoModel { task: &'static str, folder: PathBuf },
     #[error("model {name} version {version} cannot be used")]
     Faulty {

@@ -112,6 +112,9 @@ describe('the live page', { skip: withoutService }, () => {
     assert.ok(measured.latencyMs < 5000, `latency ${measured.latencyMs} ms`);
     await page.waitForFunction(() => /^\d/.test(document.getElementById('latency')?.textContent ?? ''));
     await page.waitForFunction(() => [...document.querySelectorAll('#stage-key .value')].every(({ textContent }) => /^\d/.test(textContent)));
+    // For the README: a filled plot, and the name that a camera has outside a test.
+    await eventually('enough of the plot', () => page.evaluate(() => window.vigie.lastReport.seq > 250), 40_000);
+    await page.$eval('#source option:checked', (option) => { option.textContent = 'Camera'; });
     await page.screenshot({ path: path.join(OUT, 'screenshot.png') });
     assert.deepEqual(faults, []);
     await hangUp(page);

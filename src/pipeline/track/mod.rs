@@ -228,10 +228,13 @@ impl Tracker {
     pub fn needs_gender(&mut self, at: Duration) -> Vec<u64> {
         let at = at.max(self.clock);
         let config = &self.config.gender;
+        let least = self.config.faces.high_score;
         // Only faces that this very picture shows can be cut out of it.
         let seen = self.clock;
         let mut wanted: Vec<_> = (self.entries.iter().enumerate())
             .filter(|(_, entry)| entry.track.kind == Kind::Face && entry.is_established())
+            // What is hardly a face (a cat's, a cup's) is not asked whose it might be.
+            .filter(|(_, entry)| entry.track.score >= least)
             .filter(|(_, entry)| entry.track.last_seen == seen && entry.track.bbox.w >= config.min_width)
             .filter_map(|(index, entry)| Some((entry.gender.urgency(at, config)?, index)))
             .collect();

@@ -253,6 +253,36 @@ fn half_hidden_things_go_on_by_low_scores_which_begin_nothing() {
 }
 
 #[test]
+fn what_is_hardly_a_face_is_not_classified() {
+    let mut tracker = Tracker::new(TrackConfig::default());
+    tracker.update(&[face(100.0, 100.0)], at_ms(0));
+    let low = Detection { score: 0.3, ..face(100.0, 100.0) };
+    for step in 1..20 {
+        tracker.update(std::slice::from_ref(&low), at_ms(step * 50));
+    }
+    assert_eq!((ids(&tracker), tracker.needs_gender(at_ms(5000))), (vec![1], vec![]));
+    for step in 20..40 {
+        tracker.update(&[face(100.0, 100.0)], at_ms(step * 50));
+    }
+    assert_eq!(tracker.needs_gender(at_ms(5000)), [1]);
+}
+
+#[test]
+fn a_raised_score_ends_what_it_excludes() {
+    let mut tracker = Tracker::new(TrackConfig::default());
+    let cup = Detection { score: 0.6, ..detection(Kind::Object, 300.0, 100.0, 50.0, 0.6) };
+    tracker.update(&[face(100.0, 100.0), cup], at_ms(0));
+    assert_eq!(ids(&tracker), [1, 2]);
+    let strict = |score| TrackConfig { objects: KindConfig::above(score), ..TrackConfig::default() };
+    tracker.reconfigure(strict(0.55));
+    assert_eq!(ids(&tracker), [1, 2], "not excluded");
+    tracker.reconfigure(strict(0.95));
+    assert_eq!(ids(&tracker), [1]);
+    tracker.reconfigure(strict(0.35));
+    assert_eq!(ids(&tracker), [1], "what was ended stays ended");
+}
+
+#[test]
 fn sure_things_show_at_once_and_others_on_their_second_detection() {
     let unsure = Detection { score: 0.55, ..face(300.0, 100.0) };
     let mut tracker = Tracker::new(TrackConfig::default());

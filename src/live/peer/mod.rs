@@ -1,4 +1,4 @@
-//! A peer connection: the only file that names the WebRTC library.
+//! A peer connection: the only folder that names the WebRTC library.
 //!
 //! Answers a browser's offers, hands its first video track over as RTP packets, carries the
 //! annotated track back, and the data channels. It knows no codec beyond its name, and no picture.
@@ -8,27 +8,21 @@
 //! 2. What happens arrives on the bounded channel of [`PeerEvent`]s.
 //! 3. After [`Peer::close`], tracks and channels return `None`; nothing keeps the peer alive.
 
-use std::collections::{HashMap, VecDeque};
+mod feedback;
+
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use rtc::interceptor::{
-    Interceptor, NackGeneratorBuilder, NackResponderBuilder, Packet as TappedPacket, Slot, StreamInfo,
-    TaggedPacket,
-};
+use rtc::interceptor::{NackGeneratorBuilder, NackResponderBuilder, Slot};
 use rtc::media_stream::MediaStreamTrack;
 use rtc::peer_connection::sdp::RTCSessionDescription;
-use rtc::rtcp::payload_feedbacks::full_intra_request::FullIntraRequest;
 use rtc::rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
-use rtc::rtcp::receiver_report::ReceiverReport;
-use rtc::rtcp::reception_report::ReceptionReport;
-use rtc::rtcp::sender_report::SenderReport;
 use rtc::rtp_transceiver::rtp_sender::{
     RTCRtpCodec, RTCRtpCodingParameters, RTCRtpEncodingParameters, RtpCodecKind,
 };
-use rtc::sansio::Protocol;
 use rtc::shared::error::Error as RtcError;
 use tokio::sync::mpsc;
 use webrtc::data_channel::{DataChannel, DataChannelEvent};
@@ -43,9 +37,12 @@ use webrtc::peer_connection::{
 };
 use webrtc::rtp_transceiver::RtpSender;
 
+pub use feedback::Feedback;
+use feedback::FeedbackTap;
+
 use crate::cluster::protocol::Candidate;
 use crate::frame::Codec;
-use crate::rtp::{Packet, SenderClock};
+use crate::rtp::Packet;
 
 /// A missing packet is asked for this often, at most [`NACKS_PER_PACKET`] times: with the library's
 /// defaults, which do not see packets recovered by RTX, 1 % loss causes a tenfold of requests.
@@ -221,7 +218,7 @@ fn interceptors(media: &mut MediaEngine, feedback: Feedback) -> Result<Registry,
     Ok(configure_rtcp_reports(registry)
         .with(Slot::NackResponder, NackResponderBuilder::new().build())
         .with(Slot::NackGenerator, nacks)
-        .with(Slot::from(APPLICATION_SLOT), FeedbackTap { feedback, ..Default::default() }))
+        .with(Slot::from(APPLICATION_SLOT), FeedbackTap::new(feedback)))
 }
 
 /// Beyond every slot of the library: the last to see what came in.
@@ -236,94 +233,6 @@ fn video_codecs(sdp: &str) -> HashMap<u8, Codec> {
         Some((payload_type.parse().ok()?, Codec::from_mime(&format!("video/{name}"))?))
     });
     entries.collect()
-}
-
-/// What the browser's RTCP says, read by the session's threads.
-#[derive(Clone, Default)]
-pub struct Feedback {
-    key_wanted: Arc<AtomicBool>,
-    /// Loss of the annotated track as the browser last reported it, in 1/256.
-    lost: Arc<AtomicU8>,
-    sender_clock: Arc<Mutex<SenderClock>>,
-}
-
-impl Feedback {
-    /// Whether a key frame was asked for since the last call.
-    pub fn take_key_wanted(&self) -> bool {
-        self.key_wanted.swap(false, Ordering::Relaxed)
-    }
-
-    /// Share of the annotated track's packets that were lost of late, 0 to 1.
-    pub fn loss_ratio(&self) -> f32 {
-        f32::from(self.lost.load(Ordering::Relaxed)) / 256.0
-    }
-
-    /// When the browser captured the frame with this RTP timestamp: its Unix time in milliseconds.
-    pub fn captured_ms(&self, rtp_timestamp: u32) -> Option<f64> {
-        self.sender_clock.lock().expect("no code panics with the sender's clock").unix_ms(rtp_timestamp)
-    }
-
-    fn note_reports(&self, reports: &[ReceptionReport]) {
-        if let Some(report) = reports.first() {
-            self.lost.store(report.fraction_lost, Ordering::Relaxed);
-        }
-    }
-}
-
-/// Reads incoming RTCP on its way through: the library consumes it and offers no other look.
-#[derive(Default)]
-struct FeedbackTap {
-    feedback: Feedback,
-    incoming: VecDeque<TaggedPacket>,
-    outgoing: VecDeque<TaggedPacket>,
-}
-
-impl Protocol<TaggedPacket, TaggedPacket, ()> for FeedbackTap {
-    type Rout = TaggedPacket;
-    type Wout = TaggedPacket;
-    type Eout = ();
-    type Error = RtcError;
-    type Time = Instant;
-
-    fn handle_read(&mut self, tagged: TaggedPacket) -> Result<(), RtcError> {
-        if let TappedPacket::Rtcp(packets) = &tagged.message.packet {
-            for packet in packets {
-                let packet = packet.as_any();
-                if packet.is::<PictureLossIndication>() || packet.is::<FullIntraRequest>() {
-                    self.feedback.key_wanted.store(true, Ordering::Relaxed);
-                } else if let Some(report) = packet.downcast_ref::<SenderReport>() {
-                    let clock = &self.feedback.sender_clock;
-                    let mut clock = clock.lock().expect("no code panics with the sender's clock");
-                    clock.report(report.ntp_time, report.rtp_time);
-                    self.feedback.note_reports(&report.reports);
-                } else if let Some(report) = packet.downcast_ref::<ReceiverReport>() {
-                    self.feedback.note_reports(&report.reports);
-                }
-            }
-        }
-        self.incoming.push_back(tagged);
-        Ok(())
-    }
-
-    fn poll_read(&mut self) -> Option<TaggedPacket> {
-        self.incoming.pop_front()
-    }
-
-    fn handle_write(&mut self, tagged: TaggedPacket) -> Result<(), RtcError> {
-        self.outgoing.push_back(tagged);
-        Ok(())
-    }
-
-    fn poll_write(&mut self) -> Option<TaggedPacket> {
-        self.outgoing.pop_front()
-    }
-}
-
-impl Interceptor for FeedbackTap {
-    fn bind_local_stream(&mut self, _: &StreamInfo) {}
-    fn unbind_local_stream(&mut self, _: &StreamInfo) {}
-    fn bind_remote_stream(&mut self, _: &StreamInfo) {}
-    fn unbind_remote_stream(&mut self, _: &StreamInfo) {}
 }
 
 /// The library calls this on the connection's own task: nothing here may wait.
