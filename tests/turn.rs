@@ -6,8 +6,8 @@
 #[path = "common/process.rs"]
 mod process;
 
-use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -79,6 +79,7 @@ const NONCE: u16 = 0x0015;
 const REQUESTED_ADDRESS_FAMILY: u16 = 0x0017;
 const REQUESTED_TRANSPORT: u16 = 0x0019;
 const COOKIE: [u8; 4] = 0x2112_a442_u32.to_be_bytes();
+const TCP: [u8; 4] = [6, 0, 0, 0];
 const UDP: [u8; 4] = [17, 0, 0, 0];
 const IPV6: [u8; 4] = [2, 0, 0, 0];
 
@@ -346,6 +347,29 @@ fn nothing_but_workers_can_be_reached_through_the_relay() {
     let (client, expected) = if status == 200 { (&over_ipv6, 403) } else { (&over_ipv4, 443) };
     for peer in forbidden {
         assert_eq!(client.permit(peer.parse().unwrap()), expected, "{peer}");
+    }
+}
+
+#[test]
+fn the_relay_opens_no_connections() {
+    let server = TurnServer::start(&[]);
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    let mut exchange = |request: Vec<u8>| {
+        stream.write_all(&request).unwrap();
+        let mut answer = vec![0; 20];
+        stream.read_exact(&mut answer).unwrap();
+        let length = usize::from(u16::from_be_bytes([answer[2], answer[3]]));
+        answer.resize(20 + length, 0);
+        stream.read_exact(&mut answer[20..]).unwrap();
+        Answer::read(&answer)
+    };
+    for (transport, expected) in [(TCP, 442), (UDP, 200)] {
+        let attributes = vec![(REQUESTED_TRANSPORT, transport.to_vec())];
+        let challenge = exchange(message(ALLOCATE, rand::random(), &attributes, None));
+        let mut client = Client::new(server.address, &valid());
+        (client.realm, client.nonce) = (challenge.attribute(REALM), challenge.attribute(NONCE));
+        let status = exchange(client.sign(ALLOCATE, rand::random(), attributes)).status();
+        assert_eq!(status, expected, "a relay of protocol {}", transport[0]);
     }
 }
 

@@ -33,7 +33,7 @@ impl Recognition {
     /// # Errors
     /// With what is missing or broken, and what to do about it.
     pub fn load(args: &InferenceArgs, metrics: &Arc<Metrics>) -> anyhow::Result<Self> {
-        let device: Device = args.device.parse()?;
+        let mut device: Device = args.device.parse()?;
         let runtime = load_runtime(args)?;
         let manifests = find_models(args)?;
         let ids = (0..).map(ModelId);
@@ -55,6 +55,8 @@ impl Recognition {
             let outcome = if engines.is_ok() { "loaded" } else { "failed" };
             metrics.model_loads_total.with_label_values(&[outcome]).inc();
             let (engines, used) = engines?;
+            // What the first model could not have is not tried, and not complained about, again.
+            device = used;
             metrics.inference_device.reset();
             metrics.inference_device.with_label_values(&[&used.to_string()]).set(1);
             let on_gpu = used != Device::Cpu;

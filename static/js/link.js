@@ -65,6 +65,18 @@ const FINAL_CODES = new Set(['codec_unsupported', 'offer_refused', 'unauthorised
 /** Error codes that mean nothing to the reader: other candidates remain. */
 const QUIET_CODES = new Set(['candidate_refused']);
 
+/**
+ * Puts one codec first, where the browser has it: `?codec=h264` on the page's address.
+ * @param {RTCRtpTransceiver} transceiver
+ * @param {string | null} name
+ */
+function preferCodec(transceiver, name) {
+  const codecs = RTCRtpReceiver.getCapabilities('video')?.codecs ?? [];
+  const isWanted = ({ mimeType }) => mimeType.toLowerCase() === `video/${name?.toLowerCase()}`;
+  if (!codecs.some(isWanted)) return;
+  transceiver.setCodecPreferences([...codecs.filter(isWanted), ...codecs.filter((codec) => !isWanted(codec))]);
+}
+
 export class Link {
   /** @type {RTCPeerConnection} */ pc;
   /** @type {RTCRtpSender} */ sender;
@@ -96,7 +108,9 @@ export class Link {
     this.#events = events;
     this.#configuration = { bundlePolicy: 'max-bundle', iceTransportPolicy: isRelayOnly ? 'relay' : 'all' };
     this.pc = new RTCPeerConnection({ ...this.#configuration, iceServers });
-    this.sender = this.pc.addTransceiver(track, { direction: 'sendrecv', streams: [stream] }).sender;
+    const transceiver = this.pc.addTransceiver(track, { direction: 'sendrecv', streams: [stream] });
+    preferCodec(transceiver, new URLSearchParams(location.search).get('codec'));
+    this.sender = transceiver.sender;
     this.#results = this.pc.createDataChannel('results', { ordered: false, maxRetransmits: 0 });
     this.#control = this.pc.createDataChannel('control');
     this.#listenToPeer();

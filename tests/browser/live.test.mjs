@@ -73,6 +73,21 @@ const drawnShare = (page) => page.evaluate(() => {
   return drawn / all;
 });
 
+/** Notes in the page when its first offer left and when its first report came. */
+function noteJoining() {
+  const { send } = WebSocket.prototype;
+  WebSocket.prototype.send = function (data) {
+    if (String(data).includes('"offer"')) window.offeredAt ??= performance.now();
+    return send.call(this, data);
+  };
+  const { createDataChannel } = RTCPeerConnection.prototype;
+  RTCPeerConnection.prototype.createDataChannel = function (label, options) {
+    const channel = createDataChannel.call(this, label, options);
+    if (label === 'results') channel.addEventListener('message', () => { window.reportedAt ??= performance.now(); });
+    return channel;
+  };
+}
+
 describe('the live page', { skip: withoutService }, () => {
   /** @type {Awaited<ReturnType<typeof launch>>} */
   let browser;
@@ -81,6 +96,7 @@ describe('the live page', { skip: withoutService }, () => {
   before(async () => {
     people = await clip('people.y4m');
     browser = await launch({ camera: people });
+    await browser.context.addInitScript(noteJoining);
   });
   after(() => browser?.close());
   // However a test ended, its pages leave before the next one, which then counts sessions alone.
@@ -93,7 +109,7 @@ describe('the live page', { skip: withoutService }, () => {
     await waitForNoSessions();
   });
 
-  test('shows a face with an apparent gender, a person and another object, and how long it took', async () => {
+  test('shows a face with an apparent gender, a person and another object, and how long it took', async (t) => {
     const { page, faults } = await openPage(browser.context, URL_BASE);
     assert.equal(await page.evaluate(() => window.vigie.state), 'idle', 'nothing starts before consent');
     await goLive(page);
@@ -110,10 +126,12 @@ describe('the live page', { skip: withoutService }, () => {
       return figures.sentFps > 5 && figures.recognisedFps > 1 && figures.latencyMs > 0 && figures.rttMs !== null && figures.codec && figures;
     });
     assert.ok(measured.latencyMs < 5000, `latency ${measured.latencyMs} ms`);
+    const joined = await page.evaluate(() => window.reportedAt - window.offeredAt);
+    t.diagnostic(`first report ${joined.toFixed(0)} ms after the offer, latency ${measured.latencyMs.toFixed(0)} ms end to end`);
     await page.waitForFunction(() => /^\d/.test(document.getElementById('latency')?.textContent ?? ''));
     await page.waitForFunction(() => [...document.querySelectorAll('#stage-key .value')].every(({ textContent }) => /^\d/.test(textContent)));
     // For the README: a filled plot, and the name that a camera has outside a test.
-    await eventually('enough of the plot', () => page.evaluate(() => window.vigie.lastReport.seq > 250), 40_000);
+    await eventually('enough of the plot', () => page.evaluate(() => window.vigie.lastReport.seq > 120), 60_000);
     await page.$eval('#source option:checked', (option) => { option.textContent = 'Camera'; });
     await page.screenshot({ path: path.join(OUT, 'screenshot.png') });
     assert.deepEqual(faults, []);
@@ -160,6 +178,19 @@ describe('the live page', { skip: withoutService }, () => {
     await eventually('no object, none being nearly certain', async () => (await labels(page)).length === 0);
     await hangUp(page);
   });
+
+  for (const codec of ['VP8', 'VP9', 'H264', 'AV1']) {
+    test(`recognises what is sent as ${codec}, and sends annotated video back`, async () => {
+      const { page } = await openPage(browser.context, `${URL_BASE}?codec=${codec.toLowerCase()}`);
+      await goLive(page);
+      await eventually('a face', async () => (await faces(page)).length > 0);
+      await eventually(`to send ${codec}`, async () => (await stats(page)).codec === codec);
+      await choose(page, 'both');
+      await eventually('annotated frames', async () => (await stats(page)).annotatedFps > 2);
+      await hangUp(page);
+      await page.close();
+    });
+  }
 
   test('changes size and source in mid-call without a new connection', async () => {
     const { page } = await openPage(browser.context, URL_BASE);
