@@ -105,7 +105,7 @@ pub struct FrontArgs {
     #[arg(long, env = "VIGIE_STUN", value_delimiter = ',')]
     pub stun: Vec<String>,
     /// The TURN server over each of its transports, such as turn:turn.example.org:3478?transport=udp.
-    #[arg(long = "turn-url", env = "VIGIE_TURN_URLS", value_delimiter = ',', value_parser = parse_turn_url, requires = "turn_secret")]
+    #[arg(long = "turn-url", env = "VIGIE_TURN_URL", value_delimiter = ',', value_parser = parse_turn_url, requires = "turn_secret")]
     pub turn_urls: Vec<String>,
     /// The TURN server's static-auth-secret; better given as VIGIE_TURN_SECRET.
     #[arg(long, env = "VIGIE_TURN_SECRET", hide_env_values = true)]
@@ -186,4 +186,36 @@ pub struct InferenceArgs {
     /// Make every inference take this many times as long: for measuring overload.
     #[arg(long, env = "VIGIE_SLOWDOWN", default_value_t = 1.0, hide = true)]
     pub slowdown: f32,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_setting_of_a_service_is_also_an_environment_variable() {
+        let cli = Cli::command();
+        cli.clone().debug_assert();
+        for name in ["serve", "signal", "worker"] {
+            let command = cli.find_subcommand(name).unwrap();
+            for argument in command.get_arguments() {
+                let Some(long) = argument.get_long().filter(|long| !["help", "version"].contains(long))
+                else {
+                    continue;
+                };
+                let expected = format!("VIGIE_{}", long.to_uppercase().replace('-', "_"));
+                let variable = argument.get_env().map(|name| name.to_string_lossy().into_owned());
+                assert_eq!(variable, Some(expected), "vigie {name} --{long}");
+            }
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_in_what_is_printed_of_arguments() {
+        let arguments = ["vigie", "worker", "--cluster-token", "hush-hush-hush-hush"];
+        let cli = Cli::try_parse_from(arguments).unwrap();
+        assert!(!format!("{cli:?}").contains("hush"));
+    }
 }
