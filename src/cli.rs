@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{bench::BenchArgs, models::ModelsArgs};
+use crate::commands::{annotate::AnnotateArgs, bench::BenchArgs, models::ModelsArgs};
 use crate::telemetry::logging::LogFormat;
 
 /// Real-time recognition over WebRTC: faces, apparent gender and everyday objects, live in a browser.
@@ -29,6 +29,8 @@ pub enum Command {
     Signal(Box<SignalArgs>),
     /// Run a media worker, for fronts that run elsewhere.
     Worker(Box<WorkerProcessArgs>),
+    /// Annotate pictures and video files.
+    Annotate(Box<AnnotateArgs>),
     /// Fetch, list and check models.
     Models(ModelsArgs),
     /// Measure this machine with real WebRTC sessions.

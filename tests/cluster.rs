@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "what is not as expected fails the test")]
 
-#[path = "common/process.rs"]
+#[path = "common/cluster.rs"]
 mod process;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -144,6 +145,33 @@ async fn media_outlives_its_front_and_is_found_again_through_another() {
     assert_eq!(worker.metric("vigie_sessions_total"), 1.0, "it was the same session all along");
     eventually("the session ends", || worker.metric("vigie_sessions_active") == 0.0).await;
     assert!(front.is_ready());
+}
+
+#[test]
+fn pictures_go_to_whichever_worker_is_there() {
+    let (mut first, second) = (worker("first", "1"), worker("second", "1"));
+    let front = front(&[&first, &second]);
+    let picture = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/astronaut.jpg")).unwrap();
+    let post = || {
+        let mut stream = TcpStream::connect(front.address).unwrap();
+        let (host, length) = (front.address, picture.len());
+        let head = format!("POST /predict HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n");
+        write!(stream, "{head}Content-Type: image/jpeg\r\nConnection: close\r\n\r\n").unwrap();
+        stream.write_all(&picture).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    for round in 0..4 {
+        if round == 1 {
+            first.kill();
+        }
+        let answer = post();
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.contains(r#""label":"person""#),
+            "{round}: {answer}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -26,6 +26,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
+    ("files", &["cluster", "codec", "frame", "imgproc", "inference", "models", "pipeline", "telemetry"]),
     ("cluster", &["ids"]),
     ("pipeline", &["frame", "imgproc", "inference", "models"]),
     ("models", &["frame", "inference"]),
@@ -48,7 +49,7 @@ const NAMED_IN: &[(&str, &[&str])] = &[
     ("webrtc::", &["live/peer/"]),
     ("rtc::", &["live/peer/"]),
     ("str0m::", &["load/"]),
-    ("axum", &["signalling/", "live/control.rs", "commands/"]),
+    ("axum", &["signalling/", "live/control.rs", "files/control.rs", "commands/"]),
 ];
 
 /// Modules that do no I/O, spawn nothing and are given the time.

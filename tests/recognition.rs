@@ -1,5 +1,4 @@
 //! Real models on real pictures: what is found, where, and that it stays so.
-
 #![allow(clippy::unwrap_used, reason = "what is not as expected fails the test")]
 
 mod common;

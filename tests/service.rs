@@ -2,96 +2,23 @@
 
 #![allow(clippy::unwrap_used, reason = "what is not as expected fails the test")]
 
+mod common;
+
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::process::{Service, vigie};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use vigie::codec::{Encoder, EncoderConfig, Speed};
 use vigie::frame::{Codec, I420Buffer};
 use vigie::load::clip::Clip;
-use vigie::load::publisher::{PublisherConfig, publish};
-
-fn vigie() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vigie"));
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
-    command
-}
-
-/// A `vigie serve` that ends with the test.
-struct Service {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Service {
-    fn start(arguments: &[&str]) -> Self {
-        let mut command = vigie();
-        command.args(["serve", "--listen", "127.0.0.1:0", "--media", "127.0.0.1:0"]).args(arguments);
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().rsplit('/').next().unwrap_or_default().parse();
-        Self {
-            child,
-            address: address.unwrap_or_else(|_| panic!("no address in {line:?}: are the models there?")),
-        }
-    }
-
-    fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(self.address).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address).unwrap();
-        let mut response = String::new();
-        stream.read_to_string(&mut response).unwrap();
-        response
-    }
-
-    fn metric(&self, name: &str) -> f64 {
-        let text = self.get("/metrics");
-        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
-        line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
-    }
-
-    /// Waits until no session is left.
-    async fn emptied(&self) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while self.metric("vigie_sessions_active") != 0.0 {
-            assert!(Instant::now() < deadline, "sessions are left");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    fn publisher(&self, duration: Duration, settings: Value) -> PublisherConfig {
-        PublisherConfig {
-            server: self.address,
-            clip: Arc::new(Clip::built_in()),
-            rate: 30.0,
-            duration,
-            settings,
-            stop_at_first_report: false,
-        }
-    }
-
-    async fn socket(
-        &self,
-    ) -> tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>> {
-        let url = format!("ws://{}/api/session", self.address);
-        tokio_tungstenite::connect_async(url).await.unwrap().0
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use vigie::load::publisher::publish;
 
 /// The next JSON message of a type, or `Null` when the socket closes first.
 async fn next_of_type(

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what is not as expected fails the test")]
 
-#[path = "common/process.rs"]
+#[path = "common/cluster.rs"]
 mod process;
 
 use std::io::{ErrorKind, Read, Write};

@@ -255,6 +255,24 @@ impl Fleet {
         }
     }
 
+    /// The workers to ask for something that is no session, such as a picture: those that answer and stay, each
+    /// drawn by placement from the rest. Whether they have room for it, they say themselves.
+    pub fn in_turn(&self) -> Vec<Remote> {
+        let members = self.members();
+        let stays = |member: &Member| member.status.as_ref().is_some_and(|status| !status.draining);
+        let addresses: Vec<SocketAddr> = members.keys().copied().collect();
+        let mut loads: Vec<Load> =
+            members.values().map(|member| Load { admits: stays(member), ..member.load() }).collect();
+        let mut turns = Vec::new();
+        while turns.len() < MAX_TRIES
+            && let Some(at) = placement::choose(&loads, &mut rand::rng())
+        {
+            loads[at].admits = false;
+            turns.push(self.remote(addresses[at]));
+        }
+        turns
+    }
+
     /// Attaches to a session on the worker that its id names.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! [`protocol`] is what they (and the page) say to each other; [`fleet`] knows the workers and asks them
 //! for their load, [`placement`] chooses among them; [`remote`] is the front's side of one worker's
-//! control API, and [`token`] the secret that both sides share. None knows what a picture is.
+//! control API, and [`token`] the secret that both sides share. None looks at a pixel.
 
 pub mod fleet;
 pub mod placement;

@@ -1,6 +1,8 @@
-//! The messages of a session's signalling, the same between page and front as between front and worker.
+//! What page, front and worker say to each other.
 //!
-//! One JSON object a WebSocket text message, tagged by `type`.
+//! A session's signalling is the same between page and front as between front and worker: one JSON object
+//! a WebSocket text message, tagged by `type`. A picture goes to a worker with [`PredictOptions`] in the
+//! query, and is refused with a [`PictureFault`].
 
 use std::collections::BTreeMap;
 
@@ -91,6 +93,90 @@ pub struct WorkerStatus {
     pub models: BTreeMap<String, String>,
 }
 
+/// What a worker is to do with a picture, as a query.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PredictOptions {
+    pub faces: bool,
+    /// Needs `faces`.
+    pub gender: bool,
+    pub objects: bool,
+    /// 0 to 1; without one, each model's own.
+    #[serde(default)]
+    pub threshold: Option<f32>,
+    pub answer: PredictAnswer,
+}
+
+/// What the answer to a picture is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PredictAnswer {
+    /// A report.
+    Json,
+    /// The annotated picture.
+    Jpeg,
+    Png,
+}
+
+impl PredictOptions {
+    /// The query of a request to the worker, without its question mark.
+    pub fn to_query(&self) -> String {
+        let Self { faces, gender, objects, threshold, answer } = self;
+        let answer = match answer {
+            PredictAnswer::Json => "json",
+            PredictAnswer::Jpeg => "jpeg",
+            PredictAnswer::Png => "png",
+        };
+        let threshold = threshold.map(|score| format!("&threshold={score}")).unwrap_or_default();
+        format!("faces={faces}&gender={gender}&objects={objects}&answer={answer}{threshold}")
+    }
+}
+
+/// Why a picture was not recognised: the stable code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PictureRefusal {
+    Empty,
+    UnsupportedType,
+    TooLarge,
+    Truncated,
+    Corrupt,
+    Busy,
+    Internal,
+}
+
+impl PictureRefusal {
+    /// As it is written in JSON.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::UnsupportedType => "unsupported_type",
+            Self::TooLarge => "too_large",
+            Self::Truncated => "truncated",
+            Self::Corrupt => "corrupt",
+            Self::Busy => "busy",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The HTTP status that goes with it (RFC 9110 §15).
+    pub fn status(self) -> u16 {
+        match self {
+            Self::Empty | Self::Truncated | Self::Corrupt => 422,
+            Self::UnsupportedType => 415,
+            Self::TooLarge => 413,
+            Self::Busy => 503,
+            Self::Internal => 500,
+        }
+    }
+}
+
+/// A worker's refusal of a picture.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PictureFault {
+    pub code: PictureRefusal,
+    pub message: String,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +205,14 @@ mod tests {
     fn garbage_is_an_error() {
         for json in ["", "{}", "[]", "null", r#"{"type":"nonsense"}"#, r#"{"type":"offer"}"#, "\u{0}"] {
             assert!(serde_json::from_str::<ClientMessage>(json).is_err(), "{json}");
+        }
+    }
+
+    #[test]
+    fn codes_are_written_as_they_are_read() {
+        use PictureRefusal::*;
+        for refusal in [Empty, UnsupportedType, TooLarge, Truncated, Corrupt, Busy, Internal] {
+            assert_eq!(serde_json::to_value(refusal).expect("JSON"), refusal.code());
         }
     }
 }

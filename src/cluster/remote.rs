@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::StatusCode;
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -15,7 +17,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WebSocketError, http};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use super::protocol::{MAX_MESSAGE_BYTES, WorkerStatus};
+use super::protocol::{MAX_MESSAGE_BYTES, PictureFault, PredictOptions, WorkerStatus};
 use super::token::ClusterToken;
 use crate::ids::ResumeToken;
 
@@ -23,6 +25,15 @@ use crate::ids::ResumeToken;
 pub const SESSION_PATH: &str = "/control/v1/session";
 /// The path of the control API that says how loaded the worker is.
 pub const STATUS_PATH: &str = "/control/v1/status";
+
+/// The path of the control API that recognises a picture.
+pub const PREDICT_PATH: &str = "/control/v1/predict";
+
+/// How long a worker may take to accept a connection.
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+
+/// Bytes: no refusal of a worker is longer.
+const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 
 /// A worker that has not answered by then is not there.
 const STATUS_LIMIT: Duration = Duration::from_secs(1);
@@ -49,6 +60,21 @@ pub enum RemoteError {
     WrongToken { address: SocketAddr },
     #[error("the worker at {address} answered {status}")]
     Refused { address: SocketAddr, status: u16 },
+}
+
+/// Why a worker did not recognise a picture.
+#[derive(Debug, thiserror::Error)]
+pub enum PredictError {
+    #[error("the worker refused the picture: {}", fault.message)]
+    Refused { fault: PictureFault, retry_after_s: u32 },
+    #[error("the worker at {address} did not accept a connection in time")]
+    Silent { address: SocketAddr },
+    #[error("the worker at {address} cannot be reached")]
+    Unreachable { address: SocketAddr, source: std::io::Error },
+    #[error("the exchange with the worker at {address} broke off")]
+    Broken { address: SocketAddr, source: hyper::Error },
+    #[error("the worker at {address} answered {status}, unreadably")]
+    Unreadable { address: SocketAddr, status: u16 },
 }
 
 /// A worker's control API.
@@ -100,9 +126,8 @@ impl Remote {
 
     async fn get(&self, path: &str) -> Result<Bytes, RemoteError> {
         let stream = TcpStream::connect(self.address).await.map_err(|source| self.unreachable(source))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|source| self.unreachable(source))?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|source| self.unreachable(source))?;
         // Ends by itself when the sender is dropped.
         tokio::spawn(connection);
         let request = http::Request::get(path)
@@ -130,6 +155,51 @@ impl Remote {
             status => RemoteError::Refused { address, status: status.as_u16() },
         }
     }
+
+    /// Has a picture recognised; the answer's body is a report or the annotated picture.
+    ///
+    /// Dropping the future closes the connection, by which the worker knows that nobody waits any longer.
+    ///
+    /// # Errors
+    /// [`PredictError::Refused`] with the worker's reason, or what kept it from answering.
+    pub async fn predict(
+        &self,
+        options: &PredictOptions,
+        picture: Bytes,
+    ) -> Result<http::Response<Incoming>, PredictError> {
+        let address = self.address;
+        let connected = tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(address)).await;
+        let stream = connected
+            .map_err(|_| PredictError::Silent { address })?
+            .map_err(|source| PredictError::Unreachable { address, source })?;
+        // Head and picture go out at once; without it a small picture's end may wait for 40 ms.
+        let _ = stream.set_nodelay(true);
+        let broken = |source| PredictError::Broken { address, source };
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        // It ends with the answer's body, or with `sender` when nobody waits for one.
+        tokio::spawn(connection);
+        let request = http::Request::post(format!("{PREDICT_PATH}?{}", options.to_query()))
+            .header(http::header::HOST, address.to_string())
+            .header(http::header::AUTHORIZATION, self.token.bearer())
+            .body(Full::new(picture))
+            .expect("a path, a query, an address and a token of visible characters make a request");
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let retry_after_s = retry_after(response.headers());
+        let body = Limited::new(response.into_body(), MAX_REFUSAL_BYTES).collect().await;
+        let fault = body.ok().and_then(|body| serde_json::from_slice(&body.to_bytes()).ok());
+        let unreadable = PredictError::Unreadable { address, status: status.as_u16() };
+        Err(fault.map_or(unreadable, |fault| PredictError::Refused { fault, retry_after_s }))
+    }
+}
+
+/// Whether a request to the control API carries `token` as its bearer token.
+pub fn is_authorised(headers: &http::HeaderMap, token: &ClusterToken) -> bool {
+    let given = headers.get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    given.is_some_and(|given| token.is_shown_by(given))
 }
 
 fn retry_after(headers: &http::HeaderMap) -> u32 {

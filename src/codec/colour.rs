@@ -13,7 +13,6 @@ use ffmpeg_sys_next as ffi;
 
 use super::picture::Frame;
 use super::{CodecError, FfmpegError};
-use crate::frame::Codec;
 
 /// What the four decoders can put out, apart from plain yuv420p.
 const CONVERTIBLE: [ffi::AVPixelFormat; 29] = [
@@ -69,17 +68,19 @@ impl Converter {
     }
 
     /// Returns `frame` itself when it needs nothing, else a converted copy.
-    pub fn convert(&mut self, frame: Frame, codec: Codec) -> Result<Frame, CodecError> {
+    ///
+    /// What the frame says of its matrix and range counts only if `is_tagged`.
+    pub fn convert(&mut self, frame: Frame, is_tagged: bool) -> Result<Frame, CodecError> {
         let number = frame.format();
         let format = CONVERTIBLE
             .into_iter()
             .find(|&format| format as c_int == number)
             .ok_or(CodecError::PixelFormat { format: number })?;
         let is_rgb = matches!(format, AV_PIX_FMT_GBRP | AV_PIX_FMT_GBRP10LE | AV_PIX_FMT_GBRP12LE);
-        let transform = match codec {
+        let transform = match is_tagged {
             // RFC 6386 §9.2 gives VP8 one colour space and no range; FFmpeg derives a range from the
             // clamping bit, which says nothing of the kind.
-            Codec::Vp8 => None,
+            false => None,
             // swscale turns RGB into BT.601 limited.
             _ if is_rgb => None,
             _ => {
@@ -306,10 +307,8 @@ mod tests {
             for colour in colours {
                 let mut frame = frame_of(5, 3, encode(colour, kr, kb));
                 tag(&mut frame, matrix, ffi::AVColorRange::AVCOL_RANGE_MPEG);
-                let planes = Converter::new()
-                    .convert(frame, Codec::H264)
-                    .and_then(Frame::into_planes)
-                    .expect("convertible");
+                let planes =
+                    Converter::new().convert(frame, true).and_then(Frame::into_planes).expect("convertible");
                 for (index, want) in encode(colour, 0.299, 0.114).into_iter().enumerate() {
                     let plane = planes.plane(index);
                     for row in plane.data.chunks(plane.stride) {
@@ -335,10 +334,8 @@ mod tests {
         {
             let mut frame = frame_of(width, height, [full, 128, 128]);
             tag(&mut frame, ffi::AVColorSpace::AVCOL_SPC_SMPTE170M, ffi::AVColorRange::AVCOL_RANGE_JPEG);
-            let planes = Converter::new()
-                .convert(frame, Codec::Vp9)
-                .and_then(Frame::into_planes)
-                .expect("convertible");
+            let planes =
+                Converter::new().convert(frame, true).and_then(Frame::into_planes).expect("convertible");
             let luma = planes.plane(0).data[0];
             assert!(luma.abs_diff(limited) <= 1, "{width}x{height}: {full} became {luma}, not {limited}");
             assert_eq!(planes.plane(1).data[0], 128);
@@ -352,7 +349,7 @@ mod tests {
             let mut frame = frame_of(16, 16, [100, 90, 160]);
             tag(&mut frame, matrix, ffi::AVColorRange::AVCOL_RANGE_MPEG);
             let before = frame.as_ptr();
-            let after = Converter::new().convert(frame, Codec::H264).expect("nothing to do");
+            let after = Converter::new().convert(frame, true).expect("nothing to do");
             assert_eq!(before, after.as_ptr());
         }
     }
@@ -362,10 +359,10 @@ mod tests {
         let mut frame = frame_of(16, 16, [100, 90, 160]);
         // SAFETY: the field is written as an int; it is never read as an enum.
         unsafe { (&raw mut (*frame.as_mut_ptr()).colorspace).cast::<c_int>().write(200) };
-        let mut frame = Converter::new().convert(frame, Codec::Av1).expect("an unknown matrix is left alone");
+        let mut frame = Converter::new().convert(frame, true).expect("an unknown matrix is left alone");
         // SAFETY: as above; the frame is only looked at for its format.
         unsafe { (*frame.as_mut_ptr()).format = 7777 };
-        let refused = Converter::new().convert(frame, Codec::Av1);
+        let refused = Converter::new().convert(frame, true);
         assert!(matches!(refused, Err(CodecError::PixelFormat { format: 7777 })));
     }
 }

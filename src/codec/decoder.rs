@@ -115,7 +115,7 @@ impl Decoder {
         if frame.is_damaged() {
             return Err(CodecError::Damaged { codec: self.codec.name(), bytes: encoded.data.len() });
         }
-        let planes = self.converter.convert(frame, self.codec)?.into_planes()?;
+        let planes = self.converter.convert(frame, self.codec != Codec::Vp8)?.into_planes()?;
         Ok(Some(Picture {
             width: size.0,
             height: size.1,

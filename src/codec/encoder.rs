@@ -248,7 +248,7 @@ impl Context {
             _ => side as c_int,
         };
         let fps = config.fps_hint.clamp(1, 240) as c_int;
-        let mut dictionary = Dictionary(ptr::null_mut());
+        let mut dictionary = Dictionary::default();
         for (key, value) in options {
             dictionary.set(key, value);
         }
@@ -274,7 +274,7 @@ impl Context {
                 (*raw).qmin = 2;
                 (*raw).qmax = 56;
             }
-            ffi::avcodec_open2(raw, found, &mut dictionary.0)
+            ffi::avcodec_open2(raw, found, dictionary.as_mut())
         };
         FfmpegError::check(code).map_err(|source| CodecError::Open { name: text, source })?;
         Ok(context)
@@ -437,10 +437,21 @@ impl Drop for Loan<'_> {
 }
 
 /// An owned `AVDictionary` of options.
-struct Dictionary(*mut ffi::AVDictionary);
+pub(super) struct Dictionary(*mut ffi::AVDictionary);
+
+impl Default for Dictionary {
+    fn default() -> Self {
+        Self(ptr::null_mut())
+    }
+}
 
 impl Dictionary {
-    fn set(&mut self, key: &CStr, value: &CStr) {
+    /// For FFmpeg's calls, which take out the options that they know.
+    pub(super) fn as_mut(&mut self) -> &mut *mut ffi::AVDictionary {
+        &mut self.0
+    }
+
+    pub(super) fn set(&mut self, key: &CStr, value: &CStr) {
         // SAFETY: both are C strings and are copied. A failure leaves the option at its default.
         unsafe { ffi::av_dict_set(&mut self.0, key.as_ptr(), value.as_ptr(), 0) };
     }

@@ -2,18 +2,24 @@
 //!
 //! [`Decoder`] stands between [`rtp`](crate::rtp) (or a file's demuxer) and the picture mailbox;
 //! [`Encoder`] stands after drawing. Neither holds a picture back: one goes in, one comes out.
-//! It opens no file and no socket, keeps no queue, and never scales a picture.
+//! [`VideoFile`] and [`VideoWriter`] are the ends of a file's path, and open local files only.
+//! It opens no socket, keeps no queue, and never scales a picture.
 
 mod colour;
 mod decoder;
+mod demux;
 mod encoder;
 mod log;
+mod mux;
 mod picture;
+mod rotate;
 
 use ffmpeg_sys_next as ffi;
 
 pub use decoder::{Decoder, MAX_PIXELS};
+pub use demux::{AudioPacket, AudioStream, FileError, Piece, VideoFile, VideoInfo, first_bytes, is_video};
 pub use encoder::{EncodedOutput, Encoder, EncoderConfig, Speed};
+pub use mux::{VideoConfig, VideoWriter};
 
 /// What FFmpeg answered: a negative `AVERROR` code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

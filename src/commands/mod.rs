@@ -1,5 +1,6 @@
 //! One file a subcommand: builds the parts, connects them, waits for the end.
 
+pub mod annotate;
 pub mod bench;
 pub mod models;
 pub mod recognition;

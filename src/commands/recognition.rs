@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 
 use crate::cli::InferenceArgs;
+use crate::files::desk::Desk;
 use crate::inference::batcher::{Limits, ModelId};
 use crate::inference::engine::Engine;
 use crate::inference::ort::{Device, OrtEngine, Runtime};
@@ -78,6 +79,16 @@ impl Recognition {
 
     pub fn models(&self) -> ModelSet {
         self.models.clone()
+    }
+
+    pub fn lanes(&self) -> usize {
+        self.service.lanes()
+    }
+
+    /// Starts the threads that recognise posted pictures: one decodes while every lane is at work.
+    pub fn start_desk(&self, metrics: &Arc<Metrics>) -> anyhow::Result<Desk> {
+        Desk::start(self.service.lanes() + 1, &self.handle(), &self.models, metrics)
+            .context("starting the threads for pictures")
     }
 }
 

@@ -9,6 +9,7 @@ use super::service::{self, Stop};
 use crate::cli::ServeArgs;
 use crate::cluster::fleet::Fleet;
 use crate::cluster::token::ClusterToken;
+use crate::files;
 use crate::live::control;
 use crate::live::session::Resources;
 use crate::live::worker::Worker;
@@ -40,11 +41,13 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         let worker = Arc::clone(&worker);
         move || worker.admits().map_err(|refusal| refusal.to_string())
     };
+    let desk = recognition.start_desk(&metrics)?;
     let sockets = Inside::default();
     let front = Front {
         sockets: sockets.clone(),
         workers: Arc::clone(&fleet),
         session_key: token.session_key(),
+        uploads: Arc::default(),
         metrics,
         readiness: Arc::new(readiness),
         ice: service::ice_config(&args.front),
@@ -54,12 +57,10 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
     // Told by a signal, heard by both servers once the sessions are gone.
     let stop = Stop::default();
     let address = public.local_addr()?;
-    let serving = async {
-        tokio::try_join!(
-            stop.serve(public, router(front)),
-            stop.serve(internal, control::router(Arc::clone(&worker), token)),
-        )
-    };
+    let control = control::router(Arc::clone(&worker), token.clone())
+        .merge(files::control::router(Arc::new(desk), token));
+    let serving =
+        async { tokio::try_join!(stop.serve(public, router(front)), stop.serve(internal, control),) };
     let stopping = async {
         fleet.refresh().await;
         // The one line on standard output, for people and for scripts.

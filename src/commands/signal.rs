@@ -34,6 +34,7 @@ async fn serve(args: &SignalArgs) -> anyhow::Result<()> {
         sockets: Inside::default(),
         workers: Arc::clone(&fleet),
         session_key: token.session_key(),
+        uploads: Arc::default(),
         metrics: Arc::new(Metrics::new()),
         readiness: Arc::new(readiness),
         ice: service::ice_config(&args.front),

@@ -9,6 +9,7 @@ use super::recognition::Recognition;
 use super::service::{self, Stop};
 use crate::cli::WorkerProcessArgs;
 use crate::cluster::token::ClusterToken;
+use crate::files;
 use crate::ids::is_worker_name;
 use crate::live::control;
 use crate::live::session::Resources;
@@ -38,6 +39,7 @@ async fn serve(
     metrics: Arc<Metrics>,
 ) -> anyhow::Result<()> {
     let listener = service::bind(args.control, "--control").await?;
+    let desk = recognition.start_desk(&metrics)?;
     let resources = Resources {
         peers: service::peer_config(&args.worker),
         inference: recognition.handle(),
@@ -55,6 +57,7 @@ async fn serve(
         stop.tell();
         anyhow::Ok(())
     };
-    let control = control::router(Arc::clone(&worker), token);
+    let control = control::router(Arc::clone(&worker), token.clone())
+        .merge(files::control::router(Arc::new(desk), token));
     tokio::try_join!(stop.serve(listener, control), stopping).map(drop)
 }

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::session::{self, Signalling};
 use super::worker::{AdmissionError, Worker};
 use crate::cluster::protocol::{ClientMessage, MAX_MESSAGE_BYTES, ServerMessage};
-use crate::cluster::remote::{SESSION_PATH, STATUS_PATH};
+use crate::cluster::remote::{SESSION_PATH, STATUS_PATH, is_authorised};
 use crate::cluster::token::ClusterToken;
 use crate::ids::ResumeToken;
 
@@ -95,11 +95,6 @@ async fn open_session(
     }
     let limited = upgrade.max_message_size(MAX_MESSAGE_BYTES).max_frame_size(MAX_MESSAGE_BYTES);
     limited.on_upgrade(move |socket| serve(control.worker, resume, socket))
-}
-
-fn is_authorised(headers: &HeaderMap, token: &ClusterToken) -> bool {
-    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    given.is_some_and(|given| token.is_shown_by(given))
 }
 
 async fn serve(worker: Arc<Worker>, resume: Option<ResumeToken>, mut socket: WebSocket) {

@@ -8,13 +8,13 @@ use tokio::sync::{mpsc, watch};
 
 use super::peer::Feedback;
 use super::settings::{ControlReply, Settings};
-use crate::frame::{Detection, Kind, Picture};
+use crate::frame::{Kind, Picture};
 use crate::inference::engine::EngineError;
 use crate::mailbox::Latest;
-use crate::models::manifest::{Task, Thresholds};
+use crate::pipeline::follow::{classify, track_config};
 use crate::pipeline::recognise::{Found, MinScores, ModelSet, RecogniseError, Recogniser, Tasks};
 use crate::pipeline::report::{FrameReport, Timings};
-use crate::pipeline::track::{KindConfig, TrackConfig, Tracker, Tracks};
+use crate::pipeline::track::{TrackConfig, Tracker, Tracks};
 use crate::rtp::Unwrapper;
 use crate::telemetry::metrics::{Metrics, Stage};
 
@@ -79,7 +79,7 @@ impl Recognition {
             gender: settings.tasks.faces && settings.tasks.gender,
             objects: settings.tasks.objects,
         };
-        let config = self.track_config(settings.threshold);
+        let config = track_config(&self.models, settings.threshold);
         // The tracker also wants what scores too low to be reported: often it is a known thing, half hidden.
         let scores =
             MinScores { faces: Some(config.faces.low_score), objects: Some(config.objects.low_score) };
@@ -101,7 +101,7 @@ impl Recognition {
 
         if tasks.gender {
             let classifying = Instant::now();
-            self.classify(picture, tracker, at, &mut models)?;
+            classify(&mut self.recogniser, &self.models, tracker, picture, at, &mut models)?;
             infer += classifying.elapsed();
         }
         let publishing = Instant::now();
@@ -130,57 +130,6 @@ impl Recognition {
             total: 0.0,
         };
         Ok((timings, models))
-    }
-
-    /// The models' own thresholds, or the page's in their place.
-    fn track_config(&self, threshold: Option<f32>) -> TrackConfig {
-        let of = |task: Task| -> Thresholds {
-            self.models.find(task).map(|model| model.manifest.thresholds.clone()).unwrap_or_default()
-        };
-        let config = TrackConfig::of_models(&of(Task::Faces), &of(Task::Objects), &of(Task::Gender));
-        match threshold {
-            Some(score) => {
-                TrackConfig { faces: KindConfig::above(score), objects: KindConfig::above(score), ..config }
-            }
-            None => config,
-        }
-    }
-
-    /// Apparent gender of the faces that the tracker is not sure of yet.
-    fn classify(
-        &mut self,
-        picture: &Picture,
-        tracker: &mut Tracker,
-        at: Duration,
-        models: &mut BTreeMap<String, String>,
-    ) -> Result<(), RecogniseError> {
-        let ids = tracker.needs_gender(at);
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let is_wanted = |id: &u64| ids.contains(id);
-        let tracks = tracker.tracks().iter().filter(|track| is_wanted(&track.id));
-        let (ids, faces): (Vec<u64>, Vec<Detection>) = tracks
-            .map(|track| {
-                let face = Detection {
-                    kind: track.kind,
-                    class: track.class,
-                    score: track.score,
-                    bbox: track.bbox,
-                    landmarks: track.landmarks,
-                };
-                (track.id, face)
-            })
-            .unzip();
-        for (id, p_male) in ids.into_iter().zip(self.recogniser.genders(picture, &faces)?) {
-            if let Some(p_male) = p_male {
-                tracker.vote_gender(id, p_male, at);
-            }
-        }
-        if let Some(model) = self.models.find(Task::Gender) {
-            models.insert(model.manifest.name.clone(), model.manifest.version.to_string());
-        }
-        Ok(())
     }
 
     fn report(

@@ -14,7 +14,7 @@ use embedded_graphics::pixelcolor::BinaryColor;
 use embedded_graphics::prelude::OriginDimensions;
 
 use crate::frame::{BBox, Gender, I420Buffer, Kind};
-use crate::pipeline::report::TrackReport;
+use crate::pipeline::report::{Attributes, TrackReport};
 
 /// One box to draw.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,20 +36,24 @@ pub fn colour_of(kind: Kind, class: u16) -> usize {
 }
 
 /// What is written on a track's plate, such as `#3 face female 93%` or `#4 cup 71%`.
+pub fn label_of(track: &TrackReport) -> String {
+    format!("#{} {}", track.id, caption_of(&track.label, track.score, &track.attributes))
+}
+
+/// What is written of something without an identity, such as `face female 93%` or `cup 71%`.
 ///
 /// The percentage is the confidence in what is named last.
-pub fn label_of(track: &TrackReport) -> String {
+pub fn caption_of(label: &str, score: f32, attributes: &Attributes) -> String {
     let percent = |score: f32| (score.clamp(0.0, 1.0) * 100.0).round();
-    let TrackReport { id, label, score, .. } = track;
-    let Some(gender) = track.attributes.apparent_gender else {
-        return format!("#{id} {label} {}%", percent(*score));
+    let Some(gender) = attributes.apparent_gender else {
+        return format!("{label} {}%", percent(score));
     };
     let appearance = match gender.label {
         Gender::Female => "female",
         Gender::Male => "male",
         Gender::Unsure => "unsure",
     };
-    format!("#{id} {label} {appearance} {}%", percent(gender.score))
+    format!("{label} {appearance} {}%", percent(gender.score))
 }
 
 /// Draws boxes, then plates with labels above them (or inside, or below, where there is more room).
@@ -304,7 +308,7 @@ fn doubled(bitmap: &[bool], width: usize) -> Vec<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::report::{Attributes, GenderReport};
+    use crate::pipeline::report::GenderReport;
 
     const PAPER: Colour = Colour { y: 80, u: 90, v: 100 };
 

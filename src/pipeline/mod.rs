@@ -4,6 +4,7 @@
 
 pub mod detect;
 pub mod draw;
+pub mod follow;
 pub mod prepare;
 pub mod recognise;
 pub mod report;

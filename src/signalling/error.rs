@@ -5,6 +5,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use crate::cluster::protocol::{PictureFault, PictureRefusal};
+
 /// What went wrong, as a client is told: status, stable code, message.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
@@ -14,6 +16,20 @@ pub enum ApiError {
     OriginRefused { origin: String },
     #[error("the resume token is not one of this service")]
     InvalidResumeToken,
+    #[error("{reason}")]
+    InvalidOption { reason: String },
+    #[error("the request's body cannot be read: {reason}")]
+    BodyUnreadable { reason: String },
+    #[error("the picture was not sent in time")]
+    UploadTimedOut,
+    #[error("the picture has more than {max_bytes} bytes")]
+    PictureTooLarge { max_bytes: usize },
+    #[error("{}", _0.message)]
+    PictureRefused(PictureFault),
+    #[error("too many pictures wait already")]
+    Busy { retry_after_s: u32 },
+    #[error("no worker can be reached")]
+    NoWorker { retry_after_s: u32 },
 }
 
 impl ApiError {
@@ -21,7 +37,15 @@ impl ApiError {
         match self {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::OriginRefused { .. } => StatusCode::FORBIDDEN,
-            Self::InvalidResumeToken => StatusCode::BAD_REQUEST,
+            Self::InvalidResumeToken | Self::InvalidOption { .. } | Self::BodyUnreadable { .. } => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::UploadTimedOut => StatusCode::REQUEST_TIMEOUT,
+            Self::PictureTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::PictureRefused(fault) => {
+                StatusCode::from_u16(fault.code.status()).expect("the protocol's statuses are HTTP's")
+            }
+            Self::Busy { .. } | Self::NoWorker { .. } => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -30,6 +54,20 @@ impl ApiError {
             Self::NotFound => "not_found",
             Self::OriginRefused { .. } => "origin_refused",
             Self::InvalidResumeToken => "invalid_resume_token",
+            Self::InvalidOption { .. } => "invalid_option",
+            Self::BodyUnreadable { .. } => "body_unreadable",
+            Self::UploadTimedOut => "upload_timed_out",
+            Self::PictureTooLarge { .. } => PictureRefusal::TooLarge.code(),
+            Self::PictureRefused(fault) => fault.code.code(),
+            Self::Busy { .. } => PictureRefusal::Busy.code(),
+            Self::NoWorker { .. } => "no_worker",
+        }
+    }
+
+    fn retry_after_s(&self) -> Option<u32> {
+        match self {
+            Self::Busy { retry_after_s } | Self::NoWorker { retry_after_s } => Some(*retry_after_s),
+            _ => None,
         }
     }
 }
@@ -39,6 +77,9 @@ impl IntoResponse for ApiError {
         let body = Json(json!({ "error": { "code": self.code(), "message": self.to_string() } }));
         let mut response = (self.status(), body).into_response();
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(seconds) = self.retry_after_s() {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
         response
     }
 }

@@ -1,10 +1,12 @@
 //! The front: pages, signalling and probes. It knows no pixels.
 //!
-//! [`router`] is its table of contents; [`sessions`] carries a page's signalling to a worker.
+//! [`router`] is its table of contents; [`sessions`] carries a page's signalling to a worker,
+//! [`predict`] single pictures.
 
 pub mod error;
 mod health;
 pub mod ice;
 mod pages;
+pub mod predict;
 pub mod router;
 mod sessions;

@@ -7,9 +7,10 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{get, post};
 
 use super::ice::IceConfig;
+use super::predict::{self, Uploads};
 use super::{health, ice, pages, sessions};
 use crate::cluster::fleet::Fleet;
 use crate::ids::SessionKey;
@@ -25,6 +26,8 @@ pub struct Front {
     pub metrics: Arc<Metrics>,
     /// The signalling sockets that are open.
     pub sockets: Inside,
+    /// The pictures that are being taken in.
+    pub uploads: Arc<Uploads>,
     /// Why no session would be taken now, if so.
     pub readiness: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
     pub ice: Arc<IceConfig>,
@@ -45,6 +48,7 @@ pub fn router(front: Front) -> Router {
         .route("/metrics", get(health::metrics))
         .route("/api/ice-servers", get(ice::list))
         .route("/api/session", get(sessions::open))
+        .route("/predict", post(predict::predict).layer(predict::body_limit()))
         .fallback(get(pages::serve))
         .layer(middleware::from_fn(harden))
         .layer(middleware::from_fn_with_state(front.clone(), count))

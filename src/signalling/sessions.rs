@@ -43,8 +43,9 @@ pub async fn open(
     Ok(limited.on_upgrade(move |socket| serve(front, resume, socket)))
 }
 
-/// Browsers let any page open a WebSocket anywhere: only the page's own host, and those allowed, may.
-fn check_origin(front: &Front, headers: &HeaderMap) -> Result<(), ApiError> {
+/// Browsers let any page open a WebSocket or send a form anywhere: only the page's own host, and those
+/// allowed, may.
+pub(super) fn check_origin(front: &Front, headers: &HeaderMap) -> Result<(), ApiError> {
     let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
     let origin = origin.to_str().unwrap_or_default();
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();

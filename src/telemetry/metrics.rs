@@ -73,6 +73,10 @@ pub struct Metrics {
     pub inference_device: IntGaugeVec,
     /// Labels: kind.
     pub detections_total: IntCounterVec,
+    /// Labels: outcome.
+    pub pictures_total: IntCounterVec,
+    /// Labels: stage.
+    pub picture_seconds: HistogramVec,
     /// Labels: route, status.
     pub http_requests_total: IntCounterVec,
     pub ice_failures_total: IntCounter,
@@ -148,6 +152,17 @@ impl Metrics {
                 &["device"],
             ),
             detections_total: new.counters("vigie_detections_total", "Detections reported, by kind.", &["kind"]),
+            pictures_total: new.counters(
+                "vigie_pictures_total",
+                "Posted pictures, by outcome: recognised, unreadable, failed, withdrawn.",
+                &["outcome"],
+            ),
+            picture_seconds: new.histograms(
+                "vigie_picture_seconds",
+                "Time a posted picture spent in a stage; total is from the start of decoding to the end of recognition.",
+                &["stage"],
+                STAGE_BUCKETS,
+            ),
             http_requests_total: new.counters(
                 "vigie_http_requests_total",
                 "HTTP requests answered.",

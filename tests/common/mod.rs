@@ -4,12 +4,15 @@
 //! first `.vigie/onnxruntime/libonnxruntime.so*`. A test fails, and says what is missing, without them.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod process;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use image::RgbImage;
-use vigie::frame::{I420Buffer, Picture};
+pub use vigie::files::image::to_i420;
+use vigie::frame::Picture;
 use vigie::inference::batcher::ModelId;
 use vigie::inference::engine::Engine;
 use vigie::inference::ort::{Device, OrtEngine, Runtime};
@@ -110,33 +113,6 @@ impl Lab {
 pub fn read_rgb(name: &str) -> RgbImage {
     let path = data(name);
     image::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).into_rgb8()
-}
-
-/// Converts to I420 (ITU-R BT.601-7 §2.5.3), the chroma of four pixels averaged.
-pub fn to_i420(rgb: &RgbImage) -> I420Buffer {
-    let (width, height) = (rgb.width() as usize, rgb.height() as usize);
-    let mut buffer = I420Buffer::black(width, height);
-    let colour = |x: usize, y: usize| {
-        let [r, g, b] = rgb.get_pixel(x.min(width - 1) as u32, y.min(height - 1) as u32).0.map(f32::from);
-        let y = 16.0 + 0.256_79 * r + 0.504_13 * g + 0.097_91 * b;
-        let u = 128.0 - 0.148_22 * r - 0.290_99 * g + 0.439_22 * b;
-        let v = 128.0 + 0.439_22 * r - 0.367_79 * g - 0.071_43 * b;
-        [y, u, v].map(|value| value.round() as u8)
-    };
-    let (luma, ..) = buffer.plane_mut(0);
-    for (at, value) in luma.iter_mut().enumerate() {
-        *value = colour(at % width, at / width)[0];
-    }
-    for index in [1, 2] {
-        let (chroma, chroma_width, _) = buffer.plane_mut(index);
-        for (at, value) in chroma.iter_mut().enumerate() {
-            let (x, y) = (at % chroma_width * 2, at / chroma_width * 2);
-            let around = [(0, 0), (1, 0), (0, 1), (1, 1)];
-            let sum: u32 = around.iter().map(|(dx, dy)| u32::from(colour(x + dx, y + dy)[index])).sum();
-            *value = ((sum + 2) / 4) as u8;
-        }
-    }
-    buffer
 }
 
 /// Reads a JPEG or PNG under `tests/data` as a decoded picture.

@@ -1,66 +1,84 @@
-//! vigie as a process of its own, for tests that start, ask and kill it.
-#![allow(dead_code, reason = "each test binary uses its own part")]
+//! `vigie` as a process, and what tests ask of a running one.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
 use serde_json::Value;
-use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+use vigie::load::clip::Clip;
+use vigie::load::publisher::PublisherConfig;
 
-pub type Socket = WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>;
+/// An HTTP answer.
+pub struct Reply {
+    pub status: u16,
+    /// Status line and headers, in lower case.
+    pub head: String,
+    pub body: Vec<u8>,
+}
 
+impl Reply {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| {
+            panic!("{error} in {:?}", String::from_utf8_lossy(&self.body[..self.body.len().min(300)]))
+        })
+    }
+}
+
+/// The program under test.
 pub fn vigie() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vigie"));
     command.current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
     command
 }
 
-/// A running vigie, which ends with the test.
-pub struct Process {
+/// A `vigie serve` that ends with the test.
+pub struct Service {
     pub child: Child,
-    /// Where it said that it listens.
     pub address: SocketAddr,
 }
 
-impl Process {
-    /// Starts a command and waits until it says that it is ready.
-    pub fn start(command: &mut Command) -> Self {
+impl Service {
+    pub fn start(arguments: &[&str]) -> Self {
+        let mut command = vigie();
+        command.args(["serve", "--listen", "127.0.0.1:0", "--media", "127.0.0.1:0"]).args(arguments);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().rsplit('/').next().unwrap_or_default().parse();
-        let address = address.unwrap_or_else(|_| panic!("no address in {line:?}: are the models there?"));
-        Self { child, address }
+        Self {
+            child,
+            address: address.unwrap_or_else(|_| panic!("no address in {line:?}: are the models there?")),
+        }
     }
 
-    /// The response to a GET, head and body.
     pub fn get(&self, path: &str) -> String {
-        self.get_with(path, "")
-    }
-
-    /// The same with more header lines, each ended by `\r\n`.
-    pub fn get_with(&self, path: &str, headers: &str) -> String {
         let mut stream = TcpStream::connect(self.address).unwrap();
-        let host = self.address;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\n{headers}Connection: close\r\n\r\n").unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address).unwrap();
         let mut response = String::new();
         stream.read_to_string(&mut response).unwrap();
         response
     }
 
-    /// The JSON body of the response to a GET.
-    pub fn get_json(&self, path: &str) -> Value {
-        let response = self.get(path);
-        let (_, body) = response.split_once("\r\n\r\n").unwrap();
-        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {response}"))
-    }
-
-    pub fn is_ready(&self) -> bool {
-        self.get("/readyz").starts_with("HTTP/1.1 200")
+    /// Posts `body` with these headers, and reads the whole answer.
+    pub fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        let mut head = format!("POST {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.address);
+        if headers.iter().all(|(name, _)| !name.eq_ignore_ascii_case("content-length")) {
+            head += &format!("Content-Length: {}\r\n", body.len());
+        }
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
+        stream.write_all(body).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").expect("a whole head");
+        let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Reply { status, head: head.to_lowercase(), body: answer.split_off(end + 4) }
     }
 
     pub fn metric(&self, name: &str) -> f64 {
@@ -69,44 +87,37 @@ impl Process {
         line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
     }
 
-    /// Opens a signalling socket; `query` may carry a resume token.
-    pub async fn socket(&self, query: &str) -> Result<Socket, Error> {
-        let url = format!("ws://{}/api/session{query}", self.address);
-        tokio_tungstenite::connect_async(url).await.map(|(socket, _)| socket)
+    /// Waits until no session is left.
+    pub async fn emptied(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.metric("vigie_sessions_active") != 0.0 {
+            assert!(Instant::now() < deadline, "sessions are left");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
-    /// As the kernel or a power cut ends it: without a last word.
-    pub fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+    pub fn publisher(&self, duration: Duration, settings: Value) -> PublisherConfig {
+        PublisherConfig {
+            server: self.address,
+            clip: Arc::new(Clip::built_in()),
+            rate: 30.0,
+            duration,
+            settings,
+            stop_at_first_report: false,
+        }
+    }
+
+    pub async fn socket(
+        &self,
+    ) -> tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>> {
+        let url = format!("ws://{}/api/session", self.address);
+        tokio_tungstenite::connect_async(url).await.unwrap().0
     }
 }
 
-impl Drop for Process {
+impl Drop for Service {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Asks until the answer is yes.
-pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// The next JSON message, or `Null` when the socket closes first.
-pub async fn next_message(socket: &mut Socket) -> Value {
-    let waiting = async {
-        while let Some(Ok(message)) = socket.next().await {
-            if let Message::Text(text) = message {
-                return serde_json::from_str(&text).unwrap();
-            }
-        }
-        Value::Null
-    };
-    tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("an answer in time")
 }

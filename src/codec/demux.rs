@@ -1,0 +1,546 @@
+//! A video file into pictures in display order, and its audio as it lies.
+//!
+//! The first stage of a file's path: it stands where reception and decoding stand in a live session, and
+//! drops nothing. What the file is is told by its first bytes; FFmpeg is held to that one demuxer and to
+//! local files, so that no playlist can make it open anything else.
+
+use std::ffi::{CStr, CString, c_int};
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ffmpeg_sys_next as ffi;
+
+use super::colour::Converter;
+use super::encoder::Dictionary;
+use super::picture::Frame;
+use super::rotate::Turn;
+use super::{CodecError, FfmpegError, MAX_PIXELS, log};
+use crate::frame::{I420Buffer, Picture};
+
+/// Ticks of the media clock a second.
+pub(super) const CLOCK: ffi::AVRational = ffi::AVRational { num: 1, den: 90_000 };
+const MICROSECONDS: ffi::AVRational = ffi::AVRational { num: 1, den: 1_000_000 };
+
+/// A file that ends this much before its declared end was cut off.
+const SHORTFALL: Duration = Duration::from_millis(500);
+
+/// Why a video file could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    #[error("{path} cannot be read")]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{path} is empty")]
+    Empty { path: PathBuf },
+    #[error("{path} is no MP4, MOV, WebM, Matroska, AVI or MPEG-TS video")]
+    UnsupportedType { path: PathBuf },
+    #[error("{path} is damaged or cut off: its headers cannot be read")]
+    Headers { path: PathBuf, source: FfmpegError },
+    #[error("{path} has no video, only audio")]
+    AudioOnly { path: PathBuf },
+    #[error("{path} has no video")]
+    NoVideo { path: PathBuf },
+    #[error("{path} holds video in a format that cannot be decoded")]
+    UnsupportedCodec { path: PathBuf },
+    #[error("the picture changes its size from {from:?} to {to:?} pixels")]
+    SizeChanged { from: (usize, usize), to: (usize, usize) },
+    #[error("{path} cannot be written")]
+    Write { path: PathBuf, source: FfmpegError },
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+}
+
+/// The demuxer for a file that begins with `start`; `None` for what is not opened.
+fn demuxer(start: &[u8]) -> Option<&'static CStr> {
+    /// Top-level boxes that QuickTime files begin with (ISO/IEC 14496-12 §4.3, and QTFF before it).
+    const BOXES: [&[u8; 4]; 6] = [b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"];
+    const TS_PACKET: usize = 188;
+    let is_ts = |first: usize, step: usize| {
+        (0..4).map(|index| start.get(first + index * step)).all(|byte| byte == Some(&0x47))
+    };
+    match start {
+        [_, _, _, _, kind @ ..] if kind.get(..4).is_some_and(|kind| BOXES.iter().any(|b| *b == kind)) => {
+            Some(c"mov")
+        }
+        [0x1a, 0x45, 0xdf, 0xa3, ..] => Some(c"matroska"),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'A', b'V', b'I', b' ', ..] => Some(c"avi"),
+        _ if is_ts(0, TS_PACKET) || is_ts(4, TS_PACKET + 4) => Some(c"mpegts"),
+        _ => None,
+    }
+}
+
+/// Whether the first bytes of a file are those of a video that is opened here.
+pub fn is_video(start: &[u8]) -> bool {
+    demuxer(start).is_some()
+}
+
+/// What a file says of itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct VideoInfo {
+    /// Pixels, upright.
+    pub width: usize,
+    pub height: usize,
+    /// Pictures a second, on average; 25 where nothing is said.
+    pub rate: f64,
+    /// From the headers, which may be wrong.
+    pub duration: Option<Duration>,
+    pub has_audio: bool,
+}
+
+/// What comes out of a file.
+pub enum Piece {
+    /// A picture, and its media time since the file's start.
+    Picture(Picture, Duration),
+    Audio(AudioPacket),
+}
+
+/// A packet of encoded audio, in the stream's own clock.
+pub struct AudioPacket(pub(super) Packet);
+
+/// The description of an audio stream.
+pub struct AudioStream {
+    pub(super) parameters: NonNull<ffi::AVCodecParameters>,
+    pub(super) time_base: ffi::AVRational,
+}
+
+// SAFETY: the parameters are plain data, owned here alone.
+unsafe impl Send for AudioStream {}
+
+impl Drop for AudioStream {
+    fn drop(&mut self) {
+        let mut raw = self.parameters.as_ptr();
+        // SAFETY: the parameters are ours and are not used again.
+        unsafe { ffi::avcodec_parameters_free(&mut raw) };
+    }
+}
+
+/// An owned `AVPacket`.
+pub(super) struct Packet(NonNull<ffi::AVPacket>);
+
+// SAFETY: a packet has no thread affinity, and its buffer's reference count is atomic.
+unsafe impl Send for Packet {}
+
+impl Packet {
+    pub fn new() -> Result<Self, CodecError> {
+        // SAFETY: plain allocation; null is handled.
+        let packet = unsafe { ffi::av_packet_alloc() };
+        NonNull::new(packet).map(Self).ok_or(CodecError::OutOfMemory { what: "a packet" })
+    }
+
+    pub fn as_ptr(&self) -> *mut ffi::AVPacket {
+        self.0.as_ptr()
+    }
+}
+
+impl Drop for Packet {
+    fn drop(&mut self) {
+        let mut raw = self.0.as_ptr();
+        // SAFETY: the packet is ours and is not used again.
+        unsafe { ffi::av_packet_free(&mut raw) };
+    }
+}
+
+/// An open input; closed when dropped.
+struct Input(NonNull<ffi::AVFormatContext>);
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        let mut raw = self.0.as_ptr();
+        // SAFETY: the context is ours and is not used again.
+        unsafe { ffi::avformat_close_input(&mut raw) };
+    }
+}
+
+/// An open decoder; freed when dropped.
+struct FileDecoder(NonNull<ffi::AVCodecContext>);
+
+impl Drop for FileDecoder {
+    fn drop(&mut self) {
+        let mut raw = self.0.as_ptr();
+        // SAFETY: the context is ours and is not used again.
+        unsafe { ffi::avcodec_free_context(&mut raw) };
+    }
+}
+
+/// A video file being read.
+///
+/// 1. [`open`](Self::open) reads the headers.
+/// 2. [`read`](Self::read) gives every picture in display order, and audio in between, until `None`.
+/// 3. [`is_cut_off`](Self::is_cut_off) then says whether the file was all there.
+pub struct VideoFile {
+    decoder: FileDecoder,
+    input: Input,
+    packet: Packet,
+    frame: Frame,
+    converter: Converter,
+    turn: Turn,
+    info: VideoInfo,
+    video: c_int,
+    audio: Option<c_int>,
+    /// The file's first timestamp, microseconds.
+    start_us: i64,
+    last_ticks: Option<i64>,
+    is_at_end: bool,
+    damaged: u64,
+    broke_off: bool,
+}
+
+// SAFETY: neither context has thread affinity; both are used through `&mut` only.
+unsafe impl Send for VideoFile {}
+
+impl VideoFile {
+    /// Opens a file and its decoder, which takes up to `threads` threads.
+    ///
+    /// # Errors
+    /// [`FileError`], with what the file is not.
+    pub fn open(path: &Path, threads: usize) -> Result<Self, FileError> {
+        log::install();
+        let name = demuxer(&first_bytes(path)?)
+            .ok_or_else(|| FileError::UnsupportedType { path: path.to_owned() })?;
+        let input = open_input(path, name)?;
+        let raw = input.0.as_ptr();
+        let headers = |source| FileError::Headers { path: path.to_owned(), source };
+        // SAFETY: the context is open.
+        FfmpegError::check(unsafe { ffi::avformat_find_stream_info(raw, ptr::null_mut()) })
+            .map_err(headers)?;
+        let best = |kind| {
+            let mut codec = ptr::null();
+            // SAFETY: the context is open; the codec found is static or null.
+            let index = unsafe { ffi::av_find_best_stream(raw, kind, -1, -1, &mut codec, 0) };
+            (index >= 0).then_some((index, codec))
+        };
+        let audio = best(ffi::AVMediaType::AVMEDIA_TYPE_AUDIO).map(|(index, _)| index);
+        let Some((video, codec)) = best(ffi::AVMediaType::AVMEDIA_TYPE_VIDEO) else {
+            let path = path.to_owned();
+            // SAFETY: the context is open.
+            let has_video = unsafe {
+                (0..(*raw).nb_streams as usize).any(|index| {
+                    (*(**(*raw).streams.add(index)).codecpar).codec_type
+                        == ffi::AVMediaType::AVMEDIA_TYPE_VIDEO
+                })
+            };
+            return Err(match (has_video, audio) {
+                (true, _) => FileError::UnsupportedCodec { path },
+                (false, Some(_)) => FileError::AudioOnly { path },
+                (false, None) => FileError::NoVideo { path },
+            });
+        };
+        // SAFETY: the index is one of the context's streams, which live as long as it.
+        let stream = unsafe { *(*raw).streams.add(video as usize) };
+        let decoder = open_decoder(stream, codec, threads, path)?;
+        // SAFETY: stream and its parameters are valid.
+        let (width, height, rate, duration, start_us) = unsafe {
+            let parameters = (*stream).codecpar;
+            let rate = ffi::av_guess_frame_rate(raw, stream, ptr::null_mut());
+            let unknown = ffi::AV_NOPTS_VALUE;
+            let duration = match ((*stream).duration, (*raw).duration) {
+                (ticks, _) if ticks != unknown => {
+                    Some(ffi::av_rescale_q(ticks, (*stream).time_base, MICROSECONDS))
+                }
+                (_, us) if us != unknown => Some(us),
+                _ => None,
+            };
+            let start = if (*raw).start_time == unknown { 0 } else { (*raw).start_time };
+            ((*parameters).width, (*parameters).height, rate, duration, start)
+        };
+        let size = (width.max(0) as usize, height.max(0) as usize);
+        if size.0 * size.1 > MAX_PIXELS {
+            return Err(CodecError::TooLarge { size: Some(size), max_pixels: MAX_PIXELS }.into());
+        }
+        let turn = Turn::of_stream(stream);
+        let (width, height) = turn.size(size);
+        let rate = f64::from(rate.num) / f64::from(rate.den);
+        let info = VideoInfo {
+            width,
+            height,
+            rate: if rate.is_finite() && (0.01..=1000.0).contains(&rate) { rate } else { 25.0 },
+            duration: duration.and_then(|us| u64::try_from(us).ok()).map(Duration::from_micros),
+            has_audio: audio.is_some(),
+        };
+        Ok(Self {
+            decoder,
+            input,
+            packet: Packet::new()?,
+            frame: Frame::empty()?,
+            converter: Converter::new(),
+            turn,
+            info,
+            video,
+            audio,
+            start_us,
+            last_ticks: None,
+            is_at_end: false,
+            damaged: 0,
+            broke_off: false,
+        })
+    }
+
+    pub fn info(&self) -> &VideoInfo {
+        &self.info
+    }
+
+    /// The description of the audio, for whoever writes its packets; `None` when there is none.
+    pub fn audio(&self) -> Result<Option<AudioStream>, CodecError> {
+        let Some(index) = self.audio else { return Ok(None) };
+        let out_of_memory = CodecError::OutOfMemory { what: "audio parameters" };
+        // SAFETY: the stream is the open context's; the copy is ours, and null is handled.
+        unsafe {
+            let stream = *(*self.input.0.as_ptr()).streams.add(index as usize);
+            let Some(parameters) = NonNull::new(ffi::avcodec_parameters_alloc()) else {
+                return Err(out_of_memory);
+            };
+            let copy = AudioStream { parameters, time_base: (*stream).time_base };
+            FfmpegError::check(ffi::avcodec_parameters_copy(copy.parameters.as_ptr(), (*stream).codecpar))
+                .map_err(|_| out_of_memory)?;
+            Ok(Some(copy))
+        }
+    }
+
+    /// Frames that were damaged and gave no picture, so far.
+    pub fn damaged(&self) -> u64 {
+        self.damaged
+    }
+
+    /// Whether the file ended before it said it would; known once [`read`](Self::read) gave `None`.
+    pub fn is_cut_off(&self) -> bool {
+        let seen = self.last_ticks.map_or(Duration::ZERO, ticks_to_duration);
+        let frame = Duration::from_secs_f64(1.0 / self.info.rate);
+        let is_short = self.info.duration.is_some_and(|declared| seen + frame * 2 + SHORTFALL < declared);
+        self.broke_off || is_short
+    }
+
+    /// The next picture or piece of audio; `None` at the end of what can be read.
+    ///
+    /// Damaged frames are skipped and counted.
+    ///
+    /// # Errors
+    /// When a picture is too large, in a pixel format that cannot be converted, or memory is short.
+    pub fn read(&mut self) -> Result<Option<Piece>, FileError> {
+        loop {
+            let started = Instant::now();
+            // SAFETY: both are valid; the frame's former contents are released by the call.
+            let code =
+                unsafe { ffi::avcodec_receive_frame(self.decoder.0.as_ptr(), self.frame.as_mut_ptr()) };
+            match code {
+                0 => return self.picture(started).map(Some),
+                ffi::AVERROR_EOF => return Ok(None),
+                code if code == ffi::AVERROR(ffi::EAGAIN) => {
+                    if let Some(audio) = self.feed()? {
+                        return Ok(Some(Piece::Audio(audio)));
+                    }
+                }
+                _ if self.is_at_end => {
+                    self.damaged += 1;
+                    return Ok(None);
+                }
+                _ => self.damaged += 1,
+            }
+        }
+    }
+
+    /// Gives the decoder one packet, or tells it that there are no more; a packet of audio is returned.
+    fn feed(&mut self) -> Result<Option<AudioPacket>, FileError> {
+        let (input, packet) = (self.input.0.as_ptr(), self.packet.as_ptr());
+        // SAFETY: both are valid; the packet's former contents are released first.
+        let code = unsafe {
+            ffi::av_packet_unref(packet);
+            ffi::av_read_frame(input, packet)
+        };
+        if code < 0 {
+            self.broke_off |= code != ffi::AVERROR_EOF;
+            self.is_at_end = true;
+            // SAFETY: a null packet ends the stream.
+            unsafe { ffi::avcodec_send_packet(self.decoder.0.as_ptr(), ptr::null()) };
+            return Ok(None);
+        }
+        // SAFETY: a packet that was read has an index and flags.
+        let (index, flags) = unsafe { ((*packet).stream_index, (*packet).flags) };
+        self.broke_off |= flags & ffi::AV_PKT_FLAG_CORRUPT != 0;
+        if Some(index) == self.audio {
+            let taken = std::mem::replace(&mut self.packet, Packet::new()?);
+            self.shift(&taken, index);
+            return Ok(Some(AudioPacket(taken)));
+        }
+        if index == self.video {
+            // SAFETY: both are valid; a decoder that was drained takes a packet.
+            let code = unsafe { ffi::avcodec_send_packet(self.decoder.0.as_ptr(), packet) };
+            self.damaged += u64::from(code < 0);
+        }
+        Ok(None)
+    }
+
+    /// Lets a packet's time count from the file's start.
+    fn shift(&self, packet: &Packet, index: c_int) {
+        // SAFETY: packet and stream are valid.
+        unsafe {
+            let time_base = (**(*self.input.0.as_ptr()).streams.add(index as usize)).time_base;
+            let start = ffi::av_rescale_q(self.start_us, MICROSECONDS, time_base);
+            let raw = packet.as_ptr();
+            for time in [&mut (*raw).pts, &mut (*raw).dts] {
+                if *time != ffi::AV_NOPTS_VALUE {
+                    *time -= start;
+                }
+            }
+        }
+    }
+
+    fn picture(&mut self, started: Instant) -> Result<Piece, FileError> {
+        let frame = self.frame.take()?;
+        // SAFETY: the frame and the stream are valid.
+        let (time, time_base) = unsafe {
+            let stream = *(*self.input.0.as_ptr()).streams.add(self.video as usize);
+            ((*frame.as_ptr()).best_effort_timestamp, (*stream).time_base)
+        };
+        let step = (f64::from(CLOCK.den) / self.info.rate).round().max(1.0) as i64;
+        let expected = self.last_ticks.map_or(0, |last| last + step);
+        let ticks = match time {
+            ffi::AV_NOPTS_VALUE => expected,
+            // SAFETY: plain arithmetic.
+            time => unsafe {
+                ffi::av_rescale_q(time, time_base, CLOCK)
+                    - ffi::av_rescale_q(self.start_us, MICROSECONDS, CLOCK)
+            },
+        };
+        // Two pictures of one time, or times that run backwards, would be no video.
+        let ticks = self.last_ticks.map_or(ticks.max(0), |last| ticks.max(last + 1));
+        self.last_ticks = Some(ticks);
+
+        let (width, height) = frame.size();
+        let size = (width.max(0) as usize, height.max(0) as usize);
+        if size.0 * size.1 > MAX_PIXELS {
+            return Err(CodecError::TooLarge { size: Some(size), max_pixels: MAX_PIXELS }.into());
+        }
+        let (from, to) = ((self.info.width, self.info.height), self.turn.size(size));
+        if from != to {
+            return Err(FileError::SizeChanged { from, to });
+        }
+        let planes = self.converter.convert(frame, true)?.into_planes()?;
+        let picture = Picture {
+            width: size.0,
+            height: size.1,
+            planes: Arc::new(planes),
+            rtp_timestamp: ticks as u32,
+            received: started,
+            decode_started: started,
+            decoded: Instant::now(),
+        };
+        let picture = match self.turn {
+            Turn::None => picture,
+            turn => {
+                let turned: I420Buffer = turn.apply(&picture);
+                Picture {
+                    width: turned.width,
+                    height: turned.height,
+                    planes: Arc::new(turned),
+                    decoded: Instant::now(),
+                    ..picture
+                }
+            }
+        };
+        Ok(Piece::Picture(picture, ticks_to_duration(ticks)))
+    }
+}
+
+fn ticks_to_duration(ticks: i64) -> Duration {
+    Duration::from_secs_f64(ticks.max(0) as f64 / f64::from(CLOCK.den))
+}
+
+/// As many bytes as it takes to know what a file is.
+pub fn first_bytes(path: &Path) -> Result<Vec<u8>, FileError> {
+    const BYTES: u64 = 1024;
+    let io = |source| FileError::Io { path: path.to_owned(), source };
+    let mut start = Vec::new();
+    std::fs::File::open(path).map_err(io)?.take(BYTES).read_to_end(&mut start).map_err(io)?;
+    if start.is_empty() {
+        return Err(FileError::Empty { path: path.to_owned() });
+    }
+    Ok(start)
+}
+
+/// A path as FFmpeg takes it, never as an address of another protocol.
+pub(super) fn file_url(path: &Path) -> Result<CString, FileError> {
+    let url = [b"file:", path.as_os_str().as_bytes()].concat();
+    CString::new(url).map_err(|error| FileError::Io { path: path.to_owned(), source: error.into() })
+}
+
+fn open_input(path: &Path, name: &'static CStr) -> Result<Input, FileError> {
+    let url = file_url(path)?;
+    let mut options = Dictionary::default();
+    options.set(c"protocol_whitelist", c"file");
+    options.set(c"format_whitelist", if name == c"mov" { c"mov,mp4,m4a,3gp,3g2,mj2" } else { name });
+    if name == c"matroska" {
+        options.set(c"format_whitelist", c"matroska,webm");
+    }
+    let mut raw = ptr::null_mut();
+    // SAFETY: the names are C strings, the demuxer is static or null; on failure the context stays null.
+    let code = unsafe {
+        let format = ffi::av_find_input_format(name.as_ptr());
+        if format.is_null() {
+            return Err(CodecError::Missing { name: name.to_str().unwrap_or_default() }.into());
+        }
+        ffi::avformat_open_input(&mut raw, url.as_ptr(), format.cast_mut(), options.as_mut())
+    };
+    FfmpegError::check(code).map_err(|source| FileError::Headers { path: path.to_owned(), source })?;
+    let input = NonNull::new(raw).expect("an input that was opened is not null");
+    Ok(Input(input))
+}
+
+fn open_decoder(
+    stream: *mut ffi::AVStream,
+    codec: *const ffi::AVCodec,
+    threads: usize,
+    path: &Path,
+) -> Result<FileDecoder, FileError> {
+    let unsupported = || FileError::UnsupportedCodec { path: path.to_owned() };
+    if codec.is_null() {
+        return Err(unsupported());
+    }
+    // SAFETY: the codec is static; null is handled; the context is ours and not open yet, when its fields
+    // may be set; the stream's parameters are valid.
+    unsafe {
+        let raw = NonNull::new(ffi::avcodec_alloc_context3(codec))
+            .ok_or(CodecError::OutOfMemory { what: "a decoder" })?;
+        let decoder = FileDecoder(raw);
+        let raw = raw.as_ptr();
+        FfmpegError::check(ffi::avcodec_parameters_to_context(raw, (*stream).codecpar))
+            .map_err(|_| unsupported())?;
+        (*raw).pkt_timebase = (*stream).time_base;
+        (*raw).thread_count = threads.clamp(1, 16) as c_int;
+        // FFmpeg compares sizes rounded up to its alignment; the exact limit is looked at afterwards.
+        (*raw).max_pixels = (MAX_PIXELS + MAX_PIXELS / 4) as i64;
+        FfmpegError::check(ffi::avcodec_open2(raw, codec, ptr::null_mut())).map_err(|_| unsupported())?;
+        Ok(decoder)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_known_by_their_first_bytes() {
+        let mut ts = vec![0; 1024];
+        (0..1024).step_by(188).for_each(|at| ts[at] = 0x47);
+        let mut m2ts = vec![0; 1024];
+        (4..1024).step_by(192).for_each(|at| m2ts[at] = 0x47);
+        for (start, name) in [
+            (b"\0\0\0\x20ftypisom".to_vec(), Some(c"mov")),
+            (b"\0\0\0\x08wide\0\0\0\0mdat".to_vec(), Some(c"mov")),
+            (b"\x1a\x45\xdf\xa3\x01".to_vec(), Some(c"matroska")),
+            (b"RIFF\0\0\0\0AVI LIST".to_vec(), Some(c"avi")),
+            (ts, Some(c"mpegts")),
+            (m2ts, Some(c"mpegts")),
+            (b"RIFF\0\0\0\0WAVEfmt ".to_vec(), None),
+            (b"#EXTM3U\n#EXT-X-VERSION:3\n".to_vec(), None),
+            (b"ffconcat version 1.0\nfile /etc/passwd\n".to_vec(), None),
+            (b"GGGGGGGG".to_vec(), None),
+            (b"abc".to_vec(), None),
+            (Vec::new(), None),
+        ] {
+            assert_eq!(demuxer(&start), name, "{:?}", String::from_utf8_lossy(&start[..start.len().min(20)]));
+        }
+    }
+}

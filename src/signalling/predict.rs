@@ -1,0 +1,300 @@
+//! `POST /predict`: takes a picture in, has a worker recognise it and hands on the answer.
+//!
+//! It counts bytes and reads options; what the bytes are, only the worker knows.
+
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{FromRequest, Multipart, Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
+use serde::Deserialize;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::error::ApiError;
+use super::router::Front;
+use super::sessions::check_origin;
+use crate::cluster::protocol::{PictureRefusal, PredictAnswer, PredictOptions};
+use crate::cluster::remote::PredictError;
+
+/// Bytes: no longer picture is taken in; workers hold to the same.
+const MAX_BYTES: usize = 32 << 20;
+/// Bytes of a form around its picture.
+const MAX_FORM_BYTES: usize = MAX_BYTES + (64 << 10);
+/// How long a client may take to send its picture.
+const UPLOAD_LIMIT: Duration = Duration::from_secs(60);
+/// How long a refused body is read.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+/// Seconds after which a refused client may try again.
+const RETRY_AFTER_S: u32 = 1;
+
+/// The memory for pictures on their way to a worker: one place a KiB.
+pub struct Uploads(Semaphore);
+
+impl Default for Uploads {
+    fn default() -> Self {
+        Self(Semaphore::new(256 << 10))
+    }
+}
+
+impl Uploads {
+    /// Room for `bytes`, until dropped.
+    fn enter(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
+        let places = bytes.div_ceil(1 << 10).max(1);
+        self.0.try_acquire_many(u32::try_from(places).ok()?).ok()
+    }
+}
+
+/// What a client may ask for beside its picture.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PredictQuery {
+    /// Comma-separated: faces, gender, objects. Without it, all.
+    tasks: Option<String>,
+    /// 0 to 1.
+    threshold: Option<f32>,
+    /// 1 for the annotated picture, 0 for the report whatever is accepted.
+    annotate: Option<u8>,
+}
+
+/// Takes a picture as a form's field `file` or as the whole body.
+pub async fn predict(
+    State(front): State<Front>,
+    query: Result<Query<PredictQuery>, QueryRejection>,
+    headers: HeaderMap,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let admitted = admit(&front, query, &headers);
+    let (options, _room) = match admitted {
+        Ok(admitted) => admitted,
+        Err(refusal) => {
+            // A client that is still sending when the connection closes never sees the answer.
+            let _ = tokio::time::timeout(DRAIN_LIMIT, drain(request.into_body())).await;
+            return Err(refusal);
+        }
+    };
+    let uploaded = tokio::time::timeout(UPLOAD_LIMIT, read_picture(request)).await;
+    let picture = uploaded.map_err(|_| ApiError::UploadTimedOut)??;
+    forward(&front, &options, picture).await
+}
+
+/// Everything that can be said before the body is read.
+fn admit<'f>(
+    front: &'f Front,
+    query: Result<Query<PredictQuery>, QueryRejection>,
+    headers: &HeaderMap,
+) -> Result<(PredictOptions, SemaphorePermit<'f>), ApiError> {
+    check_origin(front, headers)?;
+    let Query(query) = query.map_err(|error| ApiError::InvalidOption { reason: error.body_text() })?;
+    let options = read_options(&query, headers)?;
+    let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if declared.is_some_and(|bytes: usize| bytes > MAX_FORM_BYTES) {
+        front.metrics.refused("picture_too_large");
+        return Err(ApiError::PictureTooLarge { max_bytes: MAX_BYTES });
+    }
+    let Some(room) = front.uploads.enter(declared.unwrap_or(MAX_FORM_BYTES)) else {
+        front.metrics.refused("busy");
+        return Err(ApiError::Busy { retry_after_s: RETRY_AFTER_S });
+    };
+    Ok((options, room))
+}
+
+/// Reads a refused body to its end, or to where no honest picture goes on.
+async fn drain(body: Body) {
+    let mut left = 2 * MAX_FORM_BYTES;
+    let mut stream = body.into_data_stream();
+    while let Some(Ok(piece)) = stream.next().await {
+        left = left.saturating_sub(piece.len());
+        if left == 0 {
+            return;
+        }
+    }
+}
+
+fn read_options(query: &PredictQuery, headers: &HeaderMap) -> Result<PredictOptions, ApiError> {
+    let invalid = |reason: String| ApiError::InvalidOption { reason };
+    if query.threshold.is_some_and(|threshold| !(0.0..=1.0).contains(&threshold)) {
+        return Err(invalid("threshold is not between 0 and 1".into()));
+    }
+    let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let answer = match (query.annotate, preferred(accepted)) {
+        (Some(0), _) => PredictAnswer::Json,
+        (None, answer) => answer,
+        (Some(1), PredictAnswer::Json) => PredictAnswer::Jpeg,
+        (Some(1), answer) => answer,
+        (Some(other), _) => return Err(invalid(format!("annotate is {other}, not 0 or 1"))),
+    };
+    let all = query.tasks.is_none();
+    let mut options =
+        PredictOptions { faces: all, gender: all, objects: all, threshold: query.threshold, answer };
+    for task in query.tasks.iter().flat_map(|tasks| tasks.split(',')) {
+        match task.trim() {
+            "faces" => options.faces = true,
+            // A gender is a face's.
+            "gender" => (options.faces, options.gender) = (true, true),
+            "objects" => options.objects = true,
+            other => {
+                let other: String = other.chars().take(40).collect();
+                return Err(invalid(format!("{other:?} is no task: there are faces, gender and objects")));
+            }
+        }
+    }
+    Ok(options)
+}
+
+/// The first of what a client accepts that can be answered; a report where it does not say.
+fn preferred(accepted: &str) -> PredictAnswer {
+    let answers = accepted.split(',').filter_map(|range| {
+        match range.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+            "application/json" | "application/*" | "*/*" => Some(PredictAnswer::Json),
+            "image/jpeg" | "image/*" => Some(PredictAnswer::Jpeg),
+            "image/png" => Some(PredictAnswer::Png),
+            _ => None,
+        }
+    });
+    answers.take(1).next().unwrap_or(PredictAnswer::Json)
+}
+
+async fn read_picture(request: Request) -> Result<Bytes, ApiError> {
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let is_form = content_type.is_some_and(|value| value.to_ascii_lowercase().starts_with("multipart/"));
+    let picture = if is_form { read_form(request).await? } else { read_body(request.into_body()).await? };
+    if picture.len() > MAX_BYTES {
+        return Err(ApiError::PictureTooLarge { max_bytes: MAX_BYTES });
+    }
+    Ok(picture)
+}
+
+async fn read_body(body: Body) -> Result<Bytes, ApiError> {
+    to_bytes(body, MAX_BYTES).await.map_err(|error| {
+        let mut cause: Option<&dyn std::error::Error> = Some(&error);
+        while let Some(error) = cause {
+            if error.is::<http_body_util::LengthLimitError>() {
+                return ApiError::PictureTooLarge { max_bytes: MAX_BYTES };
+            }
+            cause = error.source();
+        }
+        ApiError::BodyUnreadable { reason: "the body broke off".into() }
+    })
+}
+
+async fn read_form(request: Request) -> Result<Bytes, ApiError> {
+    let unreadable = |reason: String| ApiError::BodyUnreadable { reason };
+    let mut form =
+        Multipart::from_request(request, &()).await.map_err(|error| unreadable(error.body_text()))?;
+    let refused = |error: axum::extract::multipart::MultipartError| match error.status().as_u16() {
+        413 => ApiError::PictureTooLarge { max_bytes: MAX_BYTES },
+        _ => unreadable(error.body_text()),
+    };
+    while let Some(field) = form.next_field().await.map_err(refused)? {
+        if field.name() == Some("file") {
+            return field.bytes().await.map_err(refused);
+        }
+    }
+    Err(unreadable("the form has no field named \"file\"".into()))
+}
+
+/// Asks the workers in turn until one is not busy.
+async fn forward(front: &Front, options: &PredictOptions, picture: Bytes) -> Result<Response, ApiError> {
+    let mut refused = ApiError::NoWorker { retry_after_s: RETRY_AFTER_S };
+    for worker in front.workers.in_turn() {
+        match worker.predict(options, picture.clone()).await {
+            Ok(answer) => {
+                let (parts, body) = answer.into_parts();
+                let mut response = Body::new(body).into_response();
+                let content_type = parts.headers.get(header::CONTENT_TYPE).cloned();
+                let content_type =
+                    content_type.unwrap_or(HeaderValue::from_static("application/octet-stream"));
+                response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+                response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+                return Ok(response);
+            }
+            Err(PredictError::Refused { fault, retry_after_s }) => {
+                if fault.code != PictureRefusal::Busy {
+                    return Err(ApiError::PictureRefused(fault));
+                }
+                front.metrics.refused("busy");
+                refused = ApiError::Busy { retry_after_s };
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "a picture did not reach a worker");
+            }
+        }
+    }
+    Err(refused)
+}
+
+/// Bytes of a request to this route that are read at all.
+pub fn body_limit() -> axum::extract::DefaultBodyLimit {
+    axum::extract::DefaultBodyLimit::max(MAX_FORM_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_acceptable_answer_is_given() {
+        use PredictAnswer::*;
+        for (accepted, answer) in [
+            ("", Json),
+            ("*/*", Json),
+            ("application/json", Json),
+            ("image/jpeg", Jpeg),
+            ("IMAGE/PNG;q=0.9, image/jpeg", Png),
+            ("text/html, image/*;q=0.8, */*;q=0.5", Jpeg),
+            ("text/html", Json),
+        ] {
+            assert_eq!(preferred(accepted), answer, "{accepted}");
+        }
+    }
+
+    #[test]
+    fn options_are_read_or_refused() {
+        let read = |tasks: Option<&str>, threshold, annotate, accept: &'static str| {
+            let query = PredictQuery { tasks: tasks.map(Into::into), threshold, annotate };
+            let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]);
+            read_options(&query, &headers).map(|options| options.to_query()).ok()
+        };
+        let all = "faces=true&gender=true&objects=true";
+        for (tasks, threshold, annotate, accept, expected) in [
+            (None, None, None, "*/*", Some(format!("{all}&answer=json"))),
+            (None, None, Some(1), "*/*", Some(format!("{all}&answer=jpeg"))),
+            (None, None, Some(1), "image/png", Some(format!("{all}&answer=png"))),
+            (None, None, Some(0), "image/png", Some(format!("{all}&answer=json"))),
+            (
+                Some("gender"),
+                Some(0.5),
+                None,
+                "",
+                Some("faces=true&gender=true&objects=false&answer=json&threshold=0.5".into()),
+            ),
+            (
+                Some("objects, faces"),
+                None,
+                None,
+                "",
+                Some("faces=true&gender=false&objects=true&answer=json".into()),
+            ),
+            (Some("ears"), None, None, "", None),
+            (Some(""), None, None, "", None),
+            (None, Some(1.5), None, "", None),
+            (None, Some(f32::NAN), None, "", None),
+            (None, None, Some(2), "", None),
+        ] {
+            assert_eq!(read(tasks, threshold, annotate, accept), expected, "{tasks:?} {annotate:?} {accept}");
+        }
+    }
+
+    #[test]
+    fn memory_for_uploads_is_bounded() {
+        let uploads = Uploads::default();
+        let taken: Vec<_> = std::iter::from_fn(|| uploads.enter(MAX_FORM_BYTES)).collect();
+        assert_eq!(taken.len(), 7);
+        assert!(uploads.enter(1 << 20).is_some(), "a small one still fits");
+        drop(taken);
+        assert!(uploads.enter(MAX_FORM_BYTES).is_some());
+    }
+}
