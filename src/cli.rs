@@ -1,7 +1,10 @@
 //! The command line. Every flag is also an environment variable, `VIGIE_` and its name.
 
+use std::convert::Infallible;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -22,6 +25,10 @@ pub struct Cli {
 pub enum Command {
     /// Run everything on this machine: pages, signalling and one media worker.
     Serve(Box<ServeArgs>),
+    /// Run a front: pages and signalling, for workers that run elsewhere.
+    Signal(Box<SignalArgs>),
+    /// Run a media worker, for fronts that run elsewhere.
+    Worker(Box<WorkerProcessArgs>),
     /// Annotate pictures and video files.
     Annotate(Box<AnnotateArgs>),
     /// Fetch, list and check models.
@@ -42,6 +49,51 @@ pub struct LoggingArgs {
 
 #[derive(Clone, Debug, Args)]
 pub struct ServeArgs {
+    #[command(flatten)]
+    pub front: FrontArgs,
+    #[command(flatten)]
+    pub worker: WorkerArgs,
+    #[command(flatten)]
+    pub inference: InferenceArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct SignalArgs {
+    #[command(flatten)]
+    pub front: FrontArgs,
+    /// Control addresses of the workers, host:port; every address of a name is a worker.
+    #[arg(long, env = "VIGIE_WORKERS", value_delimiter = ',', required = true)]
+    pub workers: Vec<String>,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct WorkerProcessArgs {
+    /// Address of the control API that fronts call, and of the probes; port 0 takes any free one.
+    #[arg(long, env = "VIGIE_CONTROL", default_value_t = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8090))]
+    pub control: SocketAddr,
+    /// Name of this worker, unlike any other's: it stands in the ids of its sessions. Random if not given.
+    #[arg(long, env = "VIGIE_NAME")]
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    #[command(flatten)]
+    pub worker: WorkerArgs,
+    #[command(flatten)]
+    pub inference: InferenceArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct ClusterArgs {
+    /// The secret that fronts and workers share, at least 16 characters; better given as VIGIE_CLUSTER_TOKEN,
+    /// since other users of a machine can see command lines.
+    #[arg(long = "cluster-token", env = "VIGIE_CLUSTER_TOKEN", hide_env_values = true)]
+    pub token: Secret,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct FrontArgs {
     /// Address of the pages and of signalling; port 0 takes any free one.
     #[arg(long, env = "VIGIE_LISTEN", default_value_t = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080))]
     pub listen: SocketAddr,
@@ -54,10 +106,41 @@ pub struct ServeArgs {
     /// STUN servers for pages behind other networks, such as stun:stun.example.org:3478.
     #[arg(long, env = "VIGIE_STUN", value_delimiter = ',')]
     pub stun: Vec<String>,
-    #[command(flatten)]
-    pub worker: WorkerArgs,
-    #[command(flatten)]
-    pub inference: InferenceArgs,
+    /// The TURN server over each of its transports, such as turn:turn.example.org:3478?transport=udp.
+    #[arg(long = "turn-url", env = "VIGIE_TURN_URL", value_delimiter = ',', value_parser = parse_turn_url, requires = "turn_secret")]
+    pub turn_urls: Vec<String>,
+    /// The TURN server's static-auth-secret; better given as VIGIE_TURN_SECRET.
+    #[arg(long, env = "VIGIE_TURN_SECRET", hide_env_values = true)]
+    pub turn_secret: Option<Secret>,
+    /// Seconds for which a page's TURN credential opens new allocations.
+    #[arg(long, env = "VIGIE_TURN_TTL_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(30..=86_400))]
+    pub turn_ttl_seconds: u64,
+}
+
+/// A secret from the command line or the environment.
+#[derive(Clone)]
+pub struct Secret(pub String);
+
+impl FromStr for Secret {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+fn parse_turn_url(text: &str) -> Result<String, &'static str> {
+    if text.starts_with("turn:") || text.starts_with("turns:") {
+        Ok(text.to_owned())
+    } else {
+        Err("a TURN URL begins with turn: or turns:")
+    }
 }
 
 #[derive(Clone, Debug, Args)]
@@ -105,4 +188,36 @@ pub struct InferenceArgs {
     /// Make every inference take this many times as long: for measuring overload.
     #[arg(long, env = "VIGIE_SLOWDOWN", default_value_t = 1.0, hide = true)]
     pub slowdown: f32,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_setting_of_a_service_is_also_an_environment_variable() {
+        let cli = Cli::command();
+        cli.clone().debug_assert();
+        for name in ["serve", "signal", "worker"] {
+            let command = cli.find_subcommand(name).unwrap();
+            for argument in command.get_arguments() {
+                let Some(long) = argument.get_long().filter(|long| !["help", "version"].contains(long))
+                else {
+                    continue;
+                };
+                let expected = format!("VIGIE_{}", long.to_uppercase().replace('-', "_"));
+                let variable = argument.get_env().map(|name| name.to_string_lossy().into_owned());
+                assert_eq!(variable, Some(expected), "vigie {name} --{long}");
+            }
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_in_what_is_printed_of_arguments() {
+        let arguments = ["vigie", "worker", "--cluster-token", "hush-hush-hush-hush"];
+        let cli = Cli::try_parse_from(arguments).unwrap();
+        assert!(!format!("{cli:?}").contains("hush"));
+    }
 }

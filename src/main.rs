@@ -11,6 +11,8 @@ fn main() -> ExitCode {
     let started = telemetry::logging::start(cli.logging.filter.as_deref(), cli.logging.log_format);
     let outcome = started.and_then(|()| match cli.command {
         Command::Serve(args) => commands::serve::run(&args),
+        Command::Signal(args) => commands::signal::run(&args),
+        Command::Worker(args) => commands::worker::run(&args),
         Command::Annotate(args) => commands::annotate::run(&args),
         Command::Models(args) => commands::models::run(args),
         Command::Bench(args) => commands::bench::run(args),

@@ -54,6 +54,7 @@ const NAMED_IN: &[(&str, &[&str])] = &[
 
 /// Modules that do no I/O, spawn nothing and are given the time.
 const PURE: &[&str] = &[
+    "cluster/placement.rs",
     "inference/batcher.rs",
     "live/governor.rs",
     "live/settings.rs",

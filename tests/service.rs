@@ -216,9 +216,19 @@ async fn a_page_comes_back_to_its_session_with_its_token_only() {
     let mut back = resume(token).await.unwrap().0;
     assert_eq!(next_of_type(&mut back, "welcome").await["session"], welcome["session"]);
 
-    let forged = format!("{}~{:032x}", welcome["session"].as_str().unwrap(), 7);
-    let mut refused = resume(&forged).await.unwrap().0;
-    assert_eq!(next_of_type(&mut refused, "error").await["code"], "unknown_session");
+    // Another session's proof, and the id of a session that nobody signed.
+    let mut other = service.socket().await;
+    let other = next_of_type(&mut other, "welcome").await;
+    let (id, proof) = (welcome["session"].as_str().unwrap(), other["resume"].as_str().unwrap());
+    let proof = proof.split_once('~').unwrap().1;
+    for forged in [format!("{id}~{proof}"), format!("{id}~{:032x}", 7), token.replacen("w1", "w2", 1)] {
+        let Err(tokio_tungstenite::tungstenite::Error::Http(refused)) = resume(&forged).await else {
+            panic!("{forged} was taken");
+        };
+        assert_eq!(refused.status(), 400);
+        let body: Value = serde_json::from_slice(refused.body().as_deref().unwrap()).unwrap();
+        assert_eq!(body["error"]["code"], "invalid_resume_token");
+    }
     assert!(resume("garbage").await.is_err());
 }
 

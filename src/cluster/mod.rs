@@ -1,7 +1,11 @@
-//! How a front reaches a worker.
+//! How a front finds and reaches workers.
 //!
-//! [`protocol`] is what they (and the page) say to each other; [`remote`] is the front's side of a
-//! worker's control API. Neither looks at a pixel.
+//! [`protocol`] is what they (and the page) say to each other; [`fleet`] knows the workers and asks them
+//! for their load, [`placement`] chooses among them; [`remote`] is the front's side of one worker's
+//! control API, and [`token`] the secret that both sides share. None looks at a pixel.
 
+pub mod fleet;
+pub mod placement;
 pub mod protocol;
 pub mod remote;
+pub mod token;

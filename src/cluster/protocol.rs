@@ -78,6 +78,21 @@ impl ServerMessage {
     }
 }
 
+/// What a worker says of itself when a front asks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Stands in the ids of its sessions.
+    pub name: String,
+    pub sessions: usize,
+    pub max_sessions: usize,
+    /// Share of its capacity in use, 0 to 1.
+    pub load_ratio: f64,
+    /// It takes no more sessions and is about to end.
+    pub draining: bool,
+    /// Task → `name@version`.
+    pub models: BTreeMap<String, String>,
+}
+
 /// What a worker is to do with a picture, as a query.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PredictOptions {

@@ -5,3 +5,6 @@ pub mod bench;
 pub mod models;
 pub mod recognition;
 pub mod serve;
+pub mod service;
+pub mod signal;
+pub mod worker;

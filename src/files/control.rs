@@ -17,6 +17,7 @@ use super::image::{Format, ImageError, MAX_BYTES};
 use super::still::Wanted;
 use crate::cluster::protocol::{PictureFault, PictureRefusal, PredictAnswer, PredictOptions};
 use crate::cluster::remote::{PREDICT_PATH, is_authorised};
+use crate::cluster::token::ClusterToken;
 use crate::pipeline::recognise::Tasks;
 
 /// Seconds after which a refused front may try again.
@@ -25,12 +26,12 @@ const RETRY_AFTER_S: u32 = 1;
 #[derive(Clone)]
 struct Control {
     desk: Arc<Desk>,
-    token: Arc<str>,
+    token: ClusterToken,
 }
 
 /// The routes; every request must carry `token` as its bearer token.
-pub fn router(desk: Arc<Desk>, token: &str) -> Router {
-    Router::new().route(PREDICT_PATH, post(predict)).with_state(Control { desk, token: token.into() })
+pub fn router(desk: Arc<Desk>, token: ClusterToken) -> Router {
+    Router::new().route(PREDICT_PATH, post(predict)).with_state(Control { desk, token })
 }
 
 async fn predict(

@@ -1,20 +1,22 @@
-//! The worker's control API, which only fronts of its own cluster may call.
+//! The worker's control API, which only fronts of its own cluster may call, and its probes, which anybody
+//! may.
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Json, Router};
 use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
 
 use super::session::{self, Signalling};
 use super::worker::{AdmissionError, Worker};
 use crate::cluster::protocol::{ClientMessage, MAX_MESSAGE_BYTES, ServerMessage};
-use crate::cluster::remote::{SESSION_PATH, is_authorised};
+use crate::cluster::remote::{SESSION_PATH, STATUS_PATH, is_authorised};
+use crate::cluster::token::ClusterToken;
 use crate::ids::ResumeToken;
 
 /// Seconds after which a refused front may try again.
@@ -23,12 +25,43 @@ const RETRY_AFTER_S: &str = "3";
 #[derive(Clone)]
 struct Control {
     worker: Arc<Worker>,
-    token: Arc<str>,
+    token: ClusterToken,
 }
 
-/// The routes; every request must carry `token` as its bearer token.
-pub fn router(worker: Arc<Worker>, token: &str) -> Router {
-    Router::new().route(SESSION_PATH, get(open_session)).with_state(Control { worker, token: token.into() })
+/// The routes; what is under `/control` wants `token` as its bearer token.
+pub fn router(worker: Arc<Worker>, token: ClusterToken) -> Router {
+    Router::new()
+        .route(SESSION_PATH, get(open_session))
+        .route(STATUS_PATH, get(status))
+        .route("/health", get(live))
+        .route("/livez", get(live))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(Control { worker, token })
+}
+
+async fn live() -> &'static str {
+    "ok\n"
+}
+
+/// New sessions would be taken here.
+async fn ready(State(control): State<Control>) -> Response {
+    match control.worker.admits() {
+        Ok(()) => "ready\n".into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
+    }
+}
+
+async fn metrics(State(control): State<Control>) -> Response {
+    let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (content_type, control.worker.metrics().render()).into_response()
+}
+
+async fn status(State(control): State<Control>, headers: HeaderMap) -> Response {
+    if !is_authorised(&headers, &control.token) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    Json(control.worker.status()).into_response()
 }
 
 #[derive(Deserialize)]
@@ -45,7 +78,8 @@ async fn open_session(
     if !is_authorised(&headers, &control.token) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    let resume = match query.resume.as_deref().map(str::parse::<ResumeToken>).transpose() {
+    let key = control.worker.session_key();
+    let resume = match query.resume.as_deref().map(|text| key.read_resume_token(text)).transpose() {
         Ok(resume) => resume,
         Err(_) => return StatusCode::NOT_FOUND.into_response(),
     };

@@ -1,16 +1,17 @@
 //! The worker's table of sessions: who may come in, who is here, and how all are sent home.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use super::session::{self, Attachment, Command, Resources};
-use crate::cluster::protocol::ServerMessage;
-use crate::ids::{ResumeToken, SessionId};
+use crate::cluster::protocol::{ServerMessage, WorkerStatus};
+use crate::ids::{ResumeToken, SessionId, SessionKey};
 use crate::models::manifest::Task;
 use crate::shutdown::Inside;
+use crate::telemetry::metrics::Metrics;
 
 /// Why a session was not opened.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,10 +27,15 @@ pub enum AdmissionError {
 /// How long a socket may take to send its last message.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// The tasks, as pages call them.
+const TASKS: [(&str, Task); 3] =
+    [("faces", Task::Faces), ("gender", Task::Gender), ("objects", Task::Objects)];
+
 /// One media worker.
 pub struct Worker {
     name: String,
     max_sessions: usize,
+    key: SessionKey,
     resources: Resources,
     /// Held for table look-ups only, never across a wait.
     table: Mutex<Table>,
@@ -45,15 +51,15 @@ struct Table {
 }
 
 struct Entry {
-    token: ResumeToken,
     commands: mpsc::Sender<Command>,
 }
 
 impl Worker {
-    pub fn new(name: &str, max_sessions: usize, resources: Resources) -> Arc<Self> {
+    /// A worker without sessions; `key` signs their ids, which also carry its `name`.
+    pub fn new(name: &str, max_sessions: usize, key: SessionKey, resources: Resources) -> Arc<Self> {
         let table = Mutex::new(Table::default());
         let (sessions, sockets) = (Inside::default(), Inside::default());
-        Arc::new(Self { name: name.into(), max_sessions, resources, table, sessions, sockets })
+        Arc::new(Self { name: name.into(), max_sessions, key, resources, table, sessions, sockets })
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -77,13 +83,13 @@ impl Worker {
 
     /// Starts a session whose page is at the other end of `attachment`.
     pub fn open(self: &Arc<Self>, attachment: Attachment) -> Result<SessionId, AdmissionError> {
-        let id = SessionId::random(&self.name);
-        let token = ResumeToken::random(id.clone());
+        let id = self.key.new_session(&self.name);
+        let token = self.key.resume_token(id.clone());
         let (commands, receiver) = mpsc::channel(4);
         {
             let mut table = self.table();
             self.check(&table)?;
-            table.sessions.insert(id.clone(), Entry { token: token.clone(), commands });
+            table.sessions.insert(id.clone(), Entry { commands });
             self.note_active(&table);
         }
         self.resources.metrics.sessions_total.inc();
@@ -102,11 +108,11 @@ impl Worker {
         Ok(id)
     }
 
-    /// Gives a live session a new signalling socket.
+    /// Gives a live session a new signalling socket; that the token is genuine was found when it was read.
     pub async fn resume(&self, token: &ResumeToken, attachment: Attachment) -> Result<(), AdmissionError> {
         let commands = {
             let table = self.table();
-            let entry = table.sessions.get(&token.session).filter(|entry| entry.token == *token);
+            let entry = table.sessions.get(&token.session);
             entry.map(|entry| entry.commands.clone()).ok_or(AdmissionError::UnknownSession)?
         };
         self.welcome(&attachment, token);
@@ -131,18 +137,51 @@ impl Worker {
         self.sockets.emptied(FAREWELL).await;
     }
 
-    fn welcome(&self, attachment: &Attachment, token: &ResumeToken) {
-        let models = self.resources.models.list();
-        let title = |task| {
-            let model = models.iter().find(|model| model.manifest.task == task)?;
-            Some(format!("{}@{}", model.manifest.name, model.manifest.version))
+    /// What fronts are told.
+    pub fn status(&self) -> WorkerStatus {
+        let (sessions, draining) = {
+            let table = self.table();
+            (table.sessions.len(), table.draining)
         };
-        let tasks = [("faces", Task::Faces), ("gender", Task::Gender), ("objects", Task::Objects)];
+        WorkerStatus {
+            name: self.name.clone(),
+            sessions,
+            max_sessions: self.max_sessions,
+            load_ratio: self.load_ratio(sessions),
+            draining,
+            models: self.models(),
+        }
+    }
+
+    pub fn session_key(&self) -> &SessionKey {
+        &self.key
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.resources.metrics
+    }
+
+    /// Task → `name@version` of the tasks that have a model.
+    fn models(&self) -> BTreeMap<String, String> {
+        let models = self.resources.models.list();
+        let titled = TASKS.iter().filter_map(|(name, task)| {
+            let manifest = &models.iter().find(|model| model.manifest.task == *task)?.manifest;
+            Some((name.to_string(), format!("{}@{}", manifest.name, manifest.version)))
+        });
+        titled.collect()
+    }
+
+    fn load_ratio(&self, sessions: usize) -> f64 {
+        sessions as f64 / self.max_sessions.max(1) as f64
+    }
+
+    fn welcome(&self, attachment: &Attachment, token: &ResumeToken) {
+        let models = self.models();
         let welcome = ServerMessage::Welcome {
             session: token.session.to_string(),
             resume: token.to_string(),
-            models: tasks.iter().filter_map(|(name, task)| Some((name.to_string(), title(*task)?))).collect(),
-            tasks: tasks.iter().map(|(name, task)| (name.to_string(), title(*task).is_some())).collect(),
+            tasks: TASKS.iter().map(|(name, _)| (name.to_string(), models.contains_key(*name))).collect(),
+            models,
         };
         let _ = attachment.outgoing.try_send(welcome);
     }
@@ -150,7 +189,7 @@ impl Worker {
     fn note_active(&self, table: &Table) {
         let count = table.sessions.len();
         self.resources.metrics.sessions_active.set(count as i64);
-        self.resources.metrics.worker_load_ratio.set(count as f64 / self.max_sessions.max(1) as f64);
+        self.resources.metrics.worker_load_ratio.set(self.load_ratio(count));
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use str0m::media::{Direction, MediaKind, MediaTime, Mid};
 use str0m::net::{Protocol, Receive};
 use str0m::{Candidate, Event, IceConnectionState, Input, Output, Rtc};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::clip::Clip;
@@ -75,11 +76,54 @@ pub struct Outcome {
     /// Pictures that the server says newer ones replaced.
     pub dropped: u64,
     pub key_frames_asked: u64,
+    /// Times that the session was found again after its signalling was lost under live media.
+    pub reattached: u32,
     /// Codes of the notices and errors on the `control` channel, at most [`MAX_NOTICES`].
     pub notices: Vec<String>,
 }
 
-type Signalling = WebSocketStream<MaybeTlsStream<TcpStream>>;
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// The signalling of a session, which its media outlives.
+enum Signalling {
+    Open(Box<Socket>),
+    /// Tries until a front takes it.
+    Reopening(Pin<Box<dyn Future<Output = Box<Socket>> + Send>>),
+}
+
+/// Between attempts to reopen the signalling socket, as a page waits.
+const REOPEN_PAUSE: Duration = Duration::from_millis(200);
+
+impl Signalling {
+    /// The next message; waits while the socket is being reopened.
+    async fn next(&mut self) -> Option<Result<Message, SocketError>> {
+        loop {
+            match self {
+                Self::Open(socket) => return socket.next().await,
+                Self::Reopening(opening) => *self = Self::Open(opening.await),
+            }
+        }
+    }
+
+    fn reopen(server: SocketAddr, resume: &str) -> Self {
+        let url = format!("ws://{server}/api/session?resume={resume}");
+        Self::Reopening(Box::pin(async move {
+            loop {
+                if let Ok((socket, _)) = tokio_tungstenite::connect_async(&url).await {
+                    return Box::new(socket);
+                }
+                tokio::time::sleep(REOPEN_PAUSE).await;
+            }
+        }))
+    }
+
+    async fn send(&mut self, message: Message) -> Result<(), SocketError> {
+        match self {
+            Self::Open(socket) => socket.send(message).await,
+            Self::Reopening(_) => Ok(()),
+        }
+    }
+}
 
 /// Runs one synthetic browser to its end.
 ///
@@ -91,7 +135,7 @@ pub async fn publish(config: PublisherConfig) -> anyhow::Result<Outcome> {
         .await
         .context("opening the session")?;
     let socket = UdpSocket::bind((config.server.ip(), 0)).await?;
-    let mut publisher = Publisher::new(config, socket, signalling)?;
+    let mut publisher = Publisher::new(config, socket, Signalling::Open(Box::new(signalling)))?;
     let outcome = publisher.run().await;
     publisher.leave().await;
     outcome?;
@@ -103,6 +147,8 @@ struct Publisher {
     socket: UdpSocket,
     local: SocketAddr,
     signalling: Signalling,
+    /// Brings a new socket back to this session.
+    resume: Option<String>,
     rtc: Rtc,
     offer: String,
     pending: Option<SdpPendingOffer>,
@@ -145,6 +191,7 @@ impl Publisher {
             socket,
             local,
             signalling,
+            resume: None,
             rtc,
             offer: offer.to_sdp_string(),
             pending: Some(pending),
@@ -189,8 +236,13 @@ impl Publisher {
                 message = self.signalling.next() => match message {
                     Some(Ok(Message::Text(text))) => self.handle_signalling(&text)?,
                     Some(Ok(_)) => {}
-                    Some(Err(error)) => return Err(error).context("signalling"),
-                    None => bail!("the service closed the session"),
+                    lost => match &self.resume {
+                        // Media does not pass through the front, which may be restarted meanwhile.
+                        Some(resume) if self.connected => {
+                            self.signalling = Signalling::reopen(self.config.server, resume);
+                        }
+                        _ => bail!("the service closed the session: {lost:?}"),
+                    },
                 },
                 _ = frames.tick(), if self.connected => self.send_frame()?,
             }
@@ -282,6 +334,13 @@ impl Publisher {
     fn handle_signalling(&mut self, text: &str) -> anyhow::Result<()> {
         let message: Value = serde_json::from_str(text).context("reading a signalling message")?;
         match message["type"].as_str() {
+            Some("welcome") => {
+                let resume = message["resume"].as_str().map(str::to_owned);
+                if self.resume.is_some() {
+                    self.outcome.reattached += 1;
+                }
+                self.resume = resume;
+            }
             Some("answer") => {
                 self.outcome.joining.answer.get_or_insert(self.offered.elapsed());
                 let sdp = message["sdp"].as_str().unwrap_or_default();
@@ -324,6 +383,8 @@ impl Publisher {
     /// Says goodbye, so that the service need not wait for a time-out.
     async fn leave(&mut self) {
         let _ = self.signalling.send(Message::text(r#"{"type":"bye"}"#)).await;
-        let _ = self.signalling.close(None).await;
+        if let Signalling::Open(socket) = &mut self.signalling {
+            let _ = socket.close().await;
+        }
     }
 }

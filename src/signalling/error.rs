@@ -14,7 +14,7 @@ pub enum ApiError {
     NotFound,
     #[error("this page may not connect from {origin}")]
     OriginRefused { origin: String },
-    #[error("the resume token is not readable")]
+    #[error("the resume token is not one of this service")]
     InvalidResumeToken,
     #[error("{reason}")]
     InvalidOption { reason: String },

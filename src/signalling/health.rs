@@ -20,6 +20,16 @@ pub async fn ready(State(front): State<Front>) -> Response {
 }
 
 pub async fn metrics(State(front): State<Front>) -> Response {
+    let census = front.workers.census();
+    let states = [
+        ("admitting", census.admitting),
+        ("full", census.full),
+        ("draining", census.draining),
+        ("unreachable", census.unreachable),
+    ];
+    for (state, count) in states {
+        front.metrics.workers.with_label_values(&[state]).set(count as i64);
+    }
     let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (content_type, front.metrics.render()).into_response()
 }

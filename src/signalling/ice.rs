@@ -1,27 +1,146 @@
-//! Which STUN and TURN servers a page is to use.
+//! Which STUN and TURN servers a page is to use, with credentials that soon expire.
+//!
+//! The TURN server is never told about a page: it checks the credential against the secret that both
+//! sides share (draft-uberti-behave-turn-rest-00, coturn's `use-auth-secret`).
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::{HeaderName, HeaderValue, header};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
 use serde::Serialize;
+use sha1::Sha1;
 
 use super::router::Front;
 
+/// How long a page may keep an answer without credentials.
+const PLAIN_TTL: Duration = Duration::from_secs(600);
+
+/// What pages are told.
+#[derive(Clone, Debug, Default)]
+pub struct IceConfig {
+    pub stun_urls: Vec<String>,
+    pub turn: Option<TurnConfig>,
+}
+
+/// The relay, and what it shares with us.
+#[derive(Clone)]
+pub struct TurnConfig {
+    /// One server over its transports, such as `turn:turn.example.org:3478?transport=udp`.
+    pub urls: Vec<String>,
+    /// coturn's `static-auth-secret`.
+    pub secret: String,
+    /// How long a credential opens new allocations; one that stands is kept beyond.
+    pub ttl: Duration,
+}
+
+impl fmt::Debug for TurnConfig {
+    /// Without the secret: it does not belong in logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TurnConfig({:?}, {:?})", self.urls, self.ttl)
+    }
+}
+
 /// One entry as `RTCConfiguration.iceServers` takes it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct IceServer {
     pub urls: Vec<String>,
+    #[serde(flatten)]
+    pub credential: Option<Credential>,
 }
 
-#[derive(Serialize)]
+/// A name and its password, which the TURN server can verify by itself until the name's time is up.
+#[derive(Clone, PartialEq, Eq, Serialize)]
+pub struct Credential {
+    pub username: String,
+    pub credential: String,
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Credential({}, …)", self.username)
+    }
+}
+
+impl Credential {
+    /// The credential of `holder` until `expires_s`, seconds of Unix time.
+    pub fn sign(secret: &str, holder: &str, expires_s: u64) -> Self {
+        let username = format!("{expires_s}:{holder}");
+        let key = Hmac::<Sha1>::new_from_slice(secret.as_bytes()).expect("HMAC takes keys of any length");
+        let credential = BASE64_STANDARD.encode(key.chain_update(&username).finalize().into_bytes());
+        Self { username, credential }
+    }
+}
+
+impl IceConfig {
+    /// The servers for one page at `now`, and how long it may use them.
+    fn servers(&self, holder: &str, now: SystemTime) -> IceServers {
+        let stun = self.stun_urls.iter().map(|url| IceServer { urls: vec![url.clone()], credential: None });
+        let turn = self.turn.as_ref().map(|turn| {
+            let expires = now + turn.ttl;
+            let expires_s = expires.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let credential = Credential::sign(&turn.secret, holder, expires_s);
+            IceServer { urls: turn.urls.clone(), credential: Some(credential) }
+        });
+        let ttl = self.turn.as_ref().map_or(PLAIN_TTL, |turn| turn.ttl);
+        IceServers { ice_servers: stun.chain(turn).collect(), ttl_seconds: ttl.as_secs() }
+    }
+}
+
+#[derive(Debug, Serialize)]
 pub struct IceServers {
     ice_servers: Vec<IceServer>,
-    ttl_seconds: u32,
+    ttl_seconds: u64,
 }
 
-/// How long a page may keep the answer.
-const TTL_SECONDS: u32 = 600;
+/// `GET /api/ice-servers`
+pub async fn list(State(front): State<Front>) -> ([(HeaderName, HeaderValue); 1], Json<IceServers>) {
+    // Each page gets a name of its own, so that the TURN server's quotas are for a page.
+    let holder = format!("{:016x}", rand::random::<u64>());
+    let servers = front.ice.servers(&holder, SystemTime::now());
+    ([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(servers))
+}
 
-pub async fn list(State(front): State<Front>) -> Json<IceServers> {
-    let stun = front.stun_servers.iter().map(|url| IceServer { urls: vec![url.clone()] });
-    Json(IceServers { ice_servers: stun.collect(), ttl_seconds: TTL_SECONDS })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_is_what_coturn_computes() {
+        // python3: base64(hmac.new(b"north", b"1795247580:0123456789abcdef", sha1).digest())
+        let signed = Credential::sign("north", "0123456789abcdef", 1_795_247_580);
+        assert_eq!(signed.username, "1795247580:0123456789abcdef");
+        assert_eq!(signed.credential, "gnElw3AFHEIkgdPxcWQ4AYLel+c=");
+    }
+
+    #[test]
+    fn pages_are_told_what_rtc_peer_connection_takes() {
+        let turn = TurnConfig {
+            urls: vec!["turn:t.example:3478?transport=udp".into(), "turns:t.example:5349".into()],
+            secret: "north".into(),
+            ttl: Duration::from_secs(600),
+        };
+        assert!(!format!("{turn:?}").contains("north"));
+        let config = IceConfig { stun_urls: vec!["stun:s.example:3478".into()], turn: Some(turn) };
+        let now = UNIX_EPOCH + Duration::from_secs(1_795_246_980);
+        let told = serde_json::to_value(config.servers("0123456789abcdef", now)).unwrap();
+        assert_eq!(
+            told,
+            serde_json::json!({
+                "ice_servers": [
+                    { "urls": ["stun:s.example:3478"] },
+                    {
+                        "urls": ["turn:t.example:3478?transport=udp", "turns:t.example:5349"],
+                        "username": "1795247580:0123456789abcdef",
+                        "credential": "gnElw3AFHEIkgdPxcWQ4AYLel+c="
+                    }
+                ],
+                "ttl_seconds": 600
+            })
+        );
+    }
 }

@@ -5,7 +5,7 @@
 
 pub mod error;
 mod health;
-mod ice;
+pub mod ice;
 mod pages;
 pub mod predict;
 pub mod router;

@@ -199,7 +199,7 @@ async fn read_form(request: Request) -> Result<Bytes, ApiError> {
 /// Asks the workers in turn until one is not busy.
 async fn forward(front: &Front, options: &PredictOptions, picture: Bytes) -> Result<Response, ApiError> {
     let mut refused = ApiError::NoWorker { retry_after_s: RETRY_AFTER_S };
-    for worker in front.workers.iter() {
+    for worker in front.workers.in_turn() {
         match worker.predict(options, picture.clone()).await {
             Ok(answer) => {
                 let (parts, body) = answer.into_parts();

@@ -9,16 +9,20 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
 
+use super::ice::IceConfig;
 use super::predict::{self, Uploads};
 use super::{health, ice, pages, sessions};
-use crate::cluster::remote::Remote;
+use crate::cluster::fleet::Fleet;
+use crate::ids::SessionKey;
 use crate::shutdown::Inside;
 use crate::telemetry::metrics::Metrics;
 
 /// What the handlers share.
 #[derive(Clone)]
 pub struct Front {
-    pub workers: Arc<[Remote]>,
+    pub workers: Arc<Fleet>,
+    /// Tells resume tokens of this cluster from invented ones.
+    pub session_key: SessionKey,
     pub metrics: Arc<Metrics>,
     /// The signalling sockets that are open.
     pub sockets: Inside,
@@ -26,7 +30,7 @@ pub struct Front {
     pub uploads: Arc<Uploads>,
     /// Why no session would be taken now, if so.
     pub readiness: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
-    pub stun_servers: Arc<[String]>,
+    pub ice: Arc<IceConfig>,
     /// Origins other than the page's own that may open sessions.
     pub allowed_origins: Arc<[String]>,
 }

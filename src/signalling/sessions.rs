@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::Message as WorkerMessage;
 use super::error::ApiError;
 use super::router::Front;
 use crate::cluster::protocol::{ClientMessage, MAX_MESSAGE_BYTES, ServerMessage};
-use crate::cluster::remote::{Remote, RemoteError, SessionSocket};
+use crate::cluster::remote::{RemoteError, SessionSocket};
 use crate::ids::ResumeToken;
 
 /// A page that answers no ping within two of these has gone.
@@ -34,8 +34,11 @@ pub async fn open(
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, ApiError> {
     check_origin(&front, &headers)?;
-    let resume = query.resume.as_deref().map(str::parse::<ResumeToken>).transpose();
-    let resume = resume.map_err(|_| ApiError::InvalidResumeToken)?;
+    let resume = query.resume.as_deref().map(|text| front.session_key.read_resume_token(text)).transpose();
+    let resume = resume.map_err(|_| {
+        front.metrics.refused("invalid_resume_token");
+        ApiError::InvalidResumeToken
+    })?;
     let limited = upgrade.max_message_size(MAX_MESSAGE_BYTES).max_frame_size(MAX_MESSAGE_BYTES);
     Ok(limited.on_upgrade(move |socket| serve(front, resume, socket)))
 }
@@ -57,7 +60,11 @@ pub(super) fn check_origin(front: &Front, headers: &HeaderMap) -> Result<(), Api
 
 async fn serve(front: Front, resume: Option<ResumeToken>, mut page: WebSocket) {
     let _open = front.sockets.enter();
-    match reach_worker(&front, resume.as_ref()).await {
+    let reached = match &resume {
+        None => front.workers.open_session().await,
+        Some(token) => front.workers.resume(token).await,
+    };
+    match reached {
         Ok(worker) => pump(page, worker).await,
         Err(error) => {
             let message = refusal(&error);
@@ -71,19 +78,6 @@ async fn serve(front: Front, resume: Option<ResumeToken>, mut page: WebSocket) {
     }
 }
 
-/// The first worker that takes the session.
-async fn reach_worker(front: &Front, resume: Option<&ResumeToken>) -> Result<SessionSocket, RemoteError> {
-    let token = resume.map(ToString::to_string);
-    let mut refused = RemoteError::UnknownSession;
-    for worker in front.workers.iter() {
-        match Remote::open_session(worker, token.as_deref()).await {
-            Ok(socket) => return Ok(socket),
-            Err(error) => refused = error,
-        }
-    }
-    Err(refused)
-}
-
 fn refusal(error: &RemoteError) -> ServerMessage {
     match error {
         RemoteError::Full { retry_after_s, .. } => ServerMessage::Error {
@@ -92,7 +86,11 @@ fn refusal(error: &RemoteError) -> ServerMessage {
             retry_after_s: Some(*retry_after_s),
         },
         RemoteError::UnknownSession => ServerMessage::error("unknown_session", "that session has ended"),
-        RemoteError::Unreachable { .. } | RemoteError::Refused { .. } => ServerMessage::Error {
+        RemoteError::NoWorker
+        | RemoteError::Unreachable { .. }
+        | RemoteError::Silent { .. }
+        | RemoteError::WrongToken { .. }
+        | RemoteError::Refused { .. } => ServerMessage::Error {
             code: "no_worker".into(),
             message: "no worker can be reached".into(),
             retry_after_s: Some(3),

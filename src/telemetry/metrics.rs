@@ -56,6 +56,8 @@ pub struct Metrics {
     pub sessions_active: IntGauge,
     pub sessions_total: IntCounter,
     pub worker_load_ratio: Gauge,
+    /// Labels: state.
+    pub workers: IntGaugeVec,
     /// Labels: stage.
     pub frames_total: IntCounterVec,
     /// Labels: stage.
@@ -102,6 +104,11 @@ impl Metrics {
             worker_load_ratio: new.float_gauge(
                 "vigie_worker_load_ratio",
                 "Share of this worker's capacity in use, 0 to 1; it admits sessions below 1.",
+            ),
+            workers: new.gauges(
+                "vigie_workers",
+                "Workers as this front sees them, by state: admitting, full, draining, unreachable.",
+                &["state"],
             ),
             frames_total: new.counters(
                 "vigie_frames_total",

@@ -54,6 +54,11 @@ const TEXTS = Object.freeze({
   view_annotated: ['Annotated', 'Annotée'],
   view_both: ['Both', 'Les deux'],
   mirror: ['Mirror', 'Miroir'],
+  relay: ['Relay only', 'Relais seul'],
+  relay_described: [
+    'Send everything through the TURN server, as from behind a strict firewall',
+    'Tout faire passer par le serveur TURN, comme derrière un pare-feu strict',
+  ],
   file: ['File…', 'Fichier…'],
   hang_up: ['Hang up', 'Raccrocher'],
   picture_local: ['Your picture', 'Votre image'],
@@ -147,6 +152,10 @@ const TEXTS = Object.freeze({
   ],
   busy: ['The server is full. Trying again in {seconds} s.', 'Le serveur est complet. Nouvel essai dans {seconds} s.'],
   not_ready: ['The server is not ready. Trying again in {seconds} s.', 'Le serveur n’est pas prêt. Nouvel essai dans {seconds} s.'],
+  no_relay: [
+    'This service has no TURN server, so nothing can be relayed. Switch “Relay only” off.',
+    'Ce service n’a pas de serveur TURN : rien ne peut être relayé. Désactivez « Relais seul ».',
+  ],
   codec_unsupported: [
     'This browser and the server share no video codec. {detail}',
     'Ce navigateur et le serveur n’ont aucun codec vidéo en commun. {detail}',

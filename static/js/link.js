@@ -2,7 +2,7 @@
 // It restarts ICE and reopens the socket under live media by itself; it does not retry beyond
 // that: `session.js` does, with a new link.
 
-import { openSignalling } from './api.js';
+import { fetchIceServers, openSignalling } from './api.js';
 
 /**
  * Settings of the `control` channel; the client may send any subset.
@@ -84,6 +84,7 @@ export class Link {
   /** @type {RTCDataChannel} */ #results;
   /** @type {RTCDataChannel} */ #control;
   /** @type {LinkEvents} */ #events;
+  /** @type {RTCConfiguration} without the servers, whose credentials expire */ #configuration;
   /** @type {object[]} messages waiting for the socket to open */ #outbox = [];
   /** @type {RTCIceCandidateInit[]} candidates that came before the answer */ #early = [];
   /** @type {number | undefined} */ #deadline;
@@ -100,11 +101,13 @@ export class Link {
    * @param {MediaStream} parts.stream
    * @param {MediaStreamTrack} parts.track
    * @param {RTCIceServer[]} parts.iceServers
+   * @param {boolean} parts.isRelayOnly media goes through a TURN server, or not at all
    * @param {LinkEvents} parts.events
    */
-  constructor({ stream, track, iceServers, events }) {
+  constructor({ stream, track, iceServers, isRelayOnly, events }) {
     this.#events = events;
-    this.pc = new RTCPeerConnection({ iceServers, bundlePolicy: 'max-bundle' });
+    this.#configuration = { bundlePolicy: 'max-bundle', iceTransportPolicy: isRelayOnly ? 'relay' : 'all' };
+    this.pc = new RTCPeerConnection({ ...this.#configuration, iceServers });
     const transceiver = this.pc.addTransceiver(track, { direction: 'sendrecv', streams: [stream] });
     preferCodec(transceiver, new URLSearchParams(location.search).get('codec'));
     this.sender = transceiver.sender;
@@ -325,13 +328,17 @@ export class Link {
     this.#deadline = setTimeout(then, ms);
   }
 
-  #restartIce() {
+  async #restartIce() {
     if (this.#socket.readyState !== WebSocket.OPEN) {
       this.#lose({ cause: 'lost' });
       return;
     }
     this.#events.interrupted();
     this.#await(RESTART_LIMIT_MS, () => this.#lose({ cause: 'lost' }));
+    const iceServers = await fetchIceServers();
+    if (this.#isClosed) return;
+    // An empty answer may be the broken network's: the credentials there are may still serve.
+    if (iceServers.length > 0) this.pc.setConfiguration({ ...this.#configuration, iceServers });
     this.pc.restartIce();
     this.#offer();
   }

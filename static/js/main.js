@@ -33,6 +33,7 @@ const annotatedVideo = /** @type {HTMLVideoElement} */ (byId('annotated'));
 const sourcePicker = /** @type {HTMLSelectElement} */ (byId('source'));
 const sizePicker = /** @type {HTMLSelectElement} */ (byId('resolution'));
 const mirrorSwitch = /** @type {HTMLInputElement} */ (byId('mirror'));
+const relaySwitch = /** @type {HTMLInputElement} */ (byId('relay'));
 const threshold = /** @type {HTMLInputElement} */ (byId('threshold'));
 const fileInput = /** @type {HTMLInputElement} */ (byId('file'));
 const taskSwitches = /** @type {HTMLInputElement[]} */ ([...document.querySelectorAll('[data-task]')]);
@@ -95,6 +96,11 @@ for (const input of outputs) {
     configure({ output: /** @type {Output} */ (input.value) });
   });
 }
+
+// `?relay=1`, for a link to somebody whose network is in doubt.
+relaySwitch.checked = new URLSearchParams(location.search).get('relay') === '1';
+session.useRelayOnly(relaySwitch.checked);
+relaySwitch.addEventListener('change', () => session.useRelayOnly(relaySwitch.checked));
 
 /** @param {Output} output */
 function showOutput(output) {

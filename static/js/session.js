@@ -32,6 +32,7 @@ export class Session extends EventTarget {
   /** @type {Link | null} */ #link = null;
   /** @type {Link | null} the link that takes over from `#link` once media flows */ #successor = null;
   /** @type {Source | null} */ #source = null;
+  #isRelayOnly = false;
   #attempts = 0;
   #lifetime = 0;
   /** @type {number | undefined} */ #timer;
@@ -88,6 +89,13 @@ export class Session extends EventTarget {
     this.#successor?.sendSettings(change);
   }
 
+  /** Whether media may go through a TURN server only; in mid-call it moves there without a gap. @param {boolean} isRelayOnly */
+  useRelayOnly(isRelayOnly) {
+    if (isRelayOnly === this.#isRelayOnly) return;
+    this.#isRelayOnly = isRelayOnly;
+    if (this.state === 'live') this.#migrate();
+  }
+
   /** Cuts the pause before the next attempt short. */
   retryNow() {
     const retry = this.#retry;
@@ -99,6 +107,10 @@ export class Session extends EventTarget {
     const lifetime = this.#lifetime;
     const iceServers = await fetchIceServers();
     if (lifetime !== this.#lifetime || !this.#source) return;
+    if (this.#lacksRelay(iceServers)) {
+      this.#end('no_relay', { cause: 'no_media_path' });
+      return;
+    }
     this.#link = this.#makeLink(this.#source, iceServers);
   }
 
@@ -126,6 +138,7 @@ export class Session extends EventTarget {
       stream: source.stream,
       track: source.track,
       iceServers,
+      isRelayOnly: this.#isRelayOnly,
       events: {
         welcome: (message) => {
           welcome = message;
@@ -168,7 +181,16 @@ export class Session extends EventTarget {
     const lifetime = this.#lifetime;
     const iceServers = await fetchIceServers();
     if (lifetime !== this.#lifetime || this.#successor || !this.#link || !this.#source) return;
+    if (this.#lacksRelay(iceServers)) {
+      this.#tell('message', { key: 'no_relay' });
+      return;
+    }
     this.#successor = this.#makeLink(this.#source, iceServers);
+  }
+
+  /** @param {RTCIceServer[]} iceServers */
+  #lacksRelay(iceServers) {
+    return this.#isRelayOnly && !iceServers.some(({ urls }) => [urls].flat().some((url) => /^turns?:/.test(url)));
   }
 
   #promote() {

@@ -1,0 +1,123 @@
+//! What `serve`, `signal` and `worker` have in common: listening, the front's parts, and the end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use axum::Router;
+use axum::serve::{Listener, ListenerExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::cli::{AnnotatedCodec, ClusterArgs, FrontArgs, WorkerArgs};
+use crate::cluster::token::ClusterToken;
+use crate::frame::Codec;
+use crate::live::peer::PeerConfig;
+use crate::signalling::ice::{IceConfig, TurnConfig};
+
+/// What open connections have to finish in once the end has come.
+const CLOSING_LIMIT: Duration = Duration::from_secs(2);
+
+/// Refuses to serve strangers by accident.
+pub fn check_open(front: &FrontArgs) -> anyhow::Result<()> {
+    if !front.listen.ip().is_loopback() && !front.insecure_open {
+        bail!(
+            "{} can be reached by other machines, and anybody there could open sessions: \
+             listen on 127.0.0.1, or allow it with --insecure-open",
+            front.listen
+        );
+    }
+    Ok(())
+}
+
+pub fn cluster_token(args: &ClusterArgs) -> anyhow::Result<ClusterToken> {
+    Ok(ClusterToken::new(&args.token.0)?)
+}
+
+pub fn ice_config(args: &FrontArgs) -> Arc<IceConfig> {
+    let turn = args.turn_secret.as_ref().filter(|_| !args.turn_urls.is_empty()).map(|secret| TurnConfig {
+        urls: args.turn_urls.clone(),
+        secret: secret.0.clone(),
+        ttl: Duration::from_secs(args.turn_ttl_seconds),
+    });
+    Arc::new(IceConfig { stun_urls: args.stun.clone(), turn })
+}
+
+pub fn peer_config(args: &WorkerArgs) -> PeerConfig {
+    let codecs = args.annotated_codecs.iter().map(|codec| match codec {
+        AnnotatedCodec::H264 => Codec::H264,
+        AnnotatedCodec::Vp8 => Codec::Vp8,
+    });
+    PeerConfig {
+        addresses: args.media.iter().map(ToString::to_string).collect(),
+        annotated_codecs: codecs.collect(),
+    }
+}
+
+/// Listens on `address`; `flag` is what chooses another.
+pub async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}: is another vigie running? choose another address with {flag}")
+    })
+}
+
+/// Sends small messages at once: Nagle's algorithm would hold an answer back for 40 ms.
+fn prompt(listener: TcpListener) -> impl Listener<Io = TcpStream, Addr = SocketAddr> {
+    listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "setting TCP_NODELAY");
+        }
+    })
+}
+
+/// Told once that it is time to end, and heard by every server.
+#[derive(Clone, Default)]
+pub struct Stop(watch::Sender<bool>);
+
+impl Stop {
+    pub fn tell(&self) {
+        self.0.send_replace(true);
+    }
+
+    pub fn is_told(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    async fn told(self) {
+        drop(self.0.subscribe().wait_for(|told| *told).await);
+    }
+
+    /// Serves until told to stop, then for as long as open connections need, within a limit.
+    pub async fn serve(&self, listener: TcpListener, router: Router) -> anyhow::Result<()> {
+        let server = axum::serve(prompt(listener), router).with_graceful_shutdown(self.clone().told());
+        let overdue = async {
+            self.clone().told().await;
+            tokio::time::sleep(CLOSING_LIMIT).await;
+        };
+        tokio::select! {
+            served = server.into_future() => served.context("serving HTTP"),
+            () = overdue => Ok(()),
+        }
+    }
+}
+
+/// Runs a service on a runtime of its own; blocking work that is left at the end does not hold the process.
+pub fn run(service: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(service);
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+/// Returns at SIGINT or SIGTERM.
+pub async fn wait_for_signal() -> anyhow::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,57 @@
+//! `vigie signal`: a front of its own. It holds no session: any front can serve any page, and one that is
+//! killed leaves the media of its pages alone.
+
+use std::sync::Arc;
+
+use super::service::{self, Stop};
+use crate::cli::SignalArgs;
+use crate::cluster::fleet::Fleet;
+use crate::shutdown::Inside;
+use crate::signalling::router::{Front, router};
+use crate::telemetry::metrics::Metrics;
+
+/// Serves until it is told to stop (SIGINT or SIGTERM).
+pub fn run(args: &SignalArgs) -> anyhow::Result<()> {
+    service::check_open(&args.front)?;
+    service::run(serve(args))
+}
+
+async fn serve(args: &SignalArgs) -> anyhow::Result<()> {
+    let token = service::cluster_token(&args.cluster)?;
+    let listener = service::bind(args.front.listen, "--listen").await?;
+    let fleet = Fleet::new(args.workers.clone(), token.clone());
+    let stop = Stop::default();
+    let readiness = {
+        let (fleet, stop) = (Arc::clone(&fleet), stop.clone());
+        move || {
+            if stop.is_told() {
+                return Err("the front is shutting down".to_owned());
+            }
+            fleet.admits().map_err(str::to_owned)
+        }
+    };
+    let front = Front {
+        sockets: Inside::default(),
+        workers: Arc::clone(&fleet),
+        session_key: token.session_key(),
+        uploads: Arc::default(),
+        metrics: Arc::new(Metrics::new()),
+        readiness: Arc::new(readiness),
+        ice: service::ice_config(&args.front),
+        allowed_origins: args.front.allowed_origins.clone().into(),
+    };
+    // A page that comes back to its session must not find a front that does not know its worker yet.
+    fleet.refresh().await;
+    // The one line on standard output, for people and for scripts.
+    println!("vigie is ready: http://{}", listener.local_addr()?);
+    let stopping = async {
+        tokio::select! {
+            signalled = service::wait_for_signal() => signalled?,
+            () = fleet.watch() => {}
+        }
+        tracing::info!("stopping");
+        stop.tell();
+        anyhow::Ok(())
+    };
+    tokio::try_join!(stop.serve(listener, router(front)), stopping).map(drop)
+}

@@ -1,0 +1,63 @@
+//! `vigie worker`: a media worker of its own, which fronts reach over its control API.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+
+use super::recognition::Recognition;
+use super::service::{self, Stop};
+use crate::cli::WorkerProcessArgs;
+use crate::cluster::token::ClusterToken;
+use crate::files;
+use crate::ids::is_worker_name;
+use crate::live::control;
+use crate::live::session::Resources;
+use crate::live::worker::Worker;
+use crate::telemetry::metrics::Metrics;
+
+/// Serves until it is told to stop (SIGINT or SIGTERM), then sends the sessions home.
+pub fn run(args: &WorkerProcessArgs) -> anyhow::Result<()> {
+    let token = service::cluster_token(&args.cluster)?;
+    let name = match &args.name {
+        Some(name) if !is_worker_name(name) => {
+            bail!("--name {name:?} is not 1 to 63 of a-z, 0-9 and -, as in a host name")
+        }
+        Some(name) => name.clone(),
+        None => format!("w-{:08x}", rand::random::<u32>()),
+    };
+    let metrics = Arc::new(Metrics::new());
+    let recognition = Recognition::load(&args.inference, &metrics)?;
+    service::run(serve(args, token, &name, &recognition, metrics))
+}
+
+async fn serve(
+    args: &WorkerProcessArgs,
+    token: ClusterToken,
+    name: &str,
+    recognition: &Recognition,
+    metrics: Arc<Metrics>,
+) -> anyhow::Result<()> {
+    let listener = service::bind(args.control, "--control").await?;
+    let desk = recognition.start_desk(&metrics)?;
+    let resources = Resources {
+        peers: service::peer_config(&args.worker),
+        inference: recognition.handle(),
+        models: recognition.models(),
+        metrics,
+    };
+    let worker = Worker::new(name, args.worker.max_sessions, token.session_key(), resources);
+    let stop = Stop::default();
+    // The one line on standard output, for people and for scripts.
+    println!("vigie worker {name} is ready: http://{}", listener.local_addr()?);
+    let stopping = async {
+        service::wait_for_signal().await?;
+        tracing::info!("stopping: sending the sessions home");
+        worker.drain(Duration::from_secs(args.worker.drain_seconds)).await;
+        stop.tell();
+        anyhow::Ok(())
+    };
+    let control = control::router(Arc::clone(&worker), token.clone())
+        .merge(files::control::router(Arc::new(desk), token));
+    tokio::try_join!(stop.serve(listener, control), stopping).map(drop)
+}

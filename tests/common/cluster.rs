@@ -1,0 +1,112 @@
+//! Any service of vigie as a process of its own, for tests that start several, ask and kill them.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use serde_json::Value;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+pub type Socket = WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>;
+
+pub fn vigie() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vigie"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
+    command
+}
+
+/// A running vigie, which ends with the test.
+pub struct Process {
+    pub child: Child,
+    /// Where it said that it listens.
+    pub address: SocketAddr,
+}
+
+impl Process {
+    /// Starts a command and waits until it says that it is ready.
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().rsplit('/').next().unwrap_or_default().parse();
+        let address = address.unwrap_or_else(|_| panic!("no address in {line:?}: are the models there?"));
+        Self { child, address }
+    }
+
+    /// The response to a GET, head and body.
+    pub fn get(&self, path: &str) -> String {
+        self.get_with(path, "")
+    }
+
+    /// The same with more header lines, each ended by `\r\n`.
+    pub fn get_with(&self, path: &str, headers: &str) -> String {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        let host = self.address;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\n{headers}Connection: close\r\n\r\n").unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        response
+    }
+
+    /// The JSON body of the response to a GET.
+    pub fn get_json(&self, path: &str) -> Value {
+        let response = self.get(path);
+        let (_, body) = response.split_once("\r\n\r\n").unwrap();
+        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {response}"))
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.get("/readyz").starts_with("HTTP/1.1 200")
+    }
+
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics");
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+        line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+    }
+
+    /// Opens a signalling socket; `query` may carry a resume token.
+    pub async fn socket(&self, query: &str) -> Result<Socket, Error> {
+        let url = format!("ws://{}/api/session{query}", self.address);
+        tokio_tungstenite::connect_async(url).await.map(|(socket, _)| socket)
+    }
+
+    /// As the kernel or a power cut ends it: without a last word.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Asks until the answer is yes.
+pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The next JSON message, or `Null` when the socket closes first.
+pub async fn next_message(socket: &mut Socket) -> Value {
+    let waiting = async {
+        while let Some(Ok(message)) = socket.next().await {
+            if let Message::Text(text) = message {
+                return serde_json::from_str(&text).unwrap();
+            }
+        }
+        Value::Null
+    };
+    tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("an answer in time")
+}
