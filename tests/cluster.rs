@@ -151,7 +151,8 @@ async fn media_outlives_its_front_and_is_found_again_through_another() {
 fn pictures_go_to_whichever_worker_is_there() {
     let (mut first, second) = (worker("first", "1"), worker("second", "1"));
     let front = front(&[&first, &second]);
-    let picture = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/astronaut.jpg")).unwrap();
+    let picture =
+        std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/pictures/astronaut.jpg")).unwrap();
     let post = || {
         let mut stream = TcpStream::connect(front.address).unwrap();
         let (host, length) = (front.address, picture.len());
