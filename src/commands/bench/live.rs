@@ -50,8 +50,8 @@ struct Rates {
     annotated_fps: f64,
     recognised_fps: f64,
     bare: BareRates,
-    /// Recognised over bare with all three models on every picture.
-    ratio_to_bare: f64,
+    /// Recognised over the limit: bare inference with all three models, or what was sent where that is less.
+    ratio_to_limit: f64,
     server_cpu_cores: f64,
     /// From a frame's last packet to its report, in the server.
     server_ms: Percentiles,
@@ -132,36 +132,37 @@ pub async fn run(args: &LiveArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn publisher(service: &Service, seconds: u64, settings: Value) -> PublisherConfig {
+fn publisher(service: &Service, args: &LiveArgs, settings: Value) -> PublisherConfig {
     PublisherConfig {
         server: service.address,
         clip: Arc::new(Clip::built_in()),
-        rate: 30.0,
-        duration: WARM_UP + Duration::from_secs(seconds),
+        rate: args.rate,
+        duration: WARM_UP + Duration::from_secs(args.seconds),
         settings,
         stop_at_first_report: false,
     }
 }
 
 async fn rates(args: &LiveArgs) -> anyhow::Result<Rates> {
-    println!("\none session, 640x480 at 30 fps, faces + gender + objects, annotated track");
+    let output = if args.overlay { "overlay" } else { "both" };
+    println!("\none session, 640x480 at {} fps, faces + gender + objects, output {output}", args.rate);
     let service = Service::start(&args.inference, 1.0).await?;
-    let settings = json!({ "output": "both", "max_rate": 120 });
+    let settings = json!({ "output": output, "max_rate": 120 });
     let (cpu_before, began) = (service.cpu_seconds()?, Instant::now());
-    let outcome = publish(publisher(&service, args.seconds, settings)).await?;
+    let outcome = publish(publisher(&service, args, settings)).await?;
     let server_cpu_cores = (service.cpu_seconds()? - cpu_before) / began.elapsed().as_secs_f64();
     service.stop().await?;
 
     // The limit: the same session without recognition leaves the processor to bare loops over the same models.
     let service = Service::start(&args.inference, 1.0).await?;
-    let off = json!({ "output": "both", "tasks": { "faces": false, "gender": false, "objects": false }, "max_rate": 0.1 });
+    let off = json!({ "output": output, "tasks": { "faces": false, "gender": false, "objects": false }, "max_rate": 0.1 });
     let duration = Duration::from_secs(args.seconds);
     let inference = args.inference.clone();
     let bare = tokio::task::spawn_blocking(move || {
         std::thread::sleep(WARM_UP);
         bare::measure(&inference, &Clip::built_in(), duration)
     });
-    let (beside, bare) = tokio::join!(publish(publisher(&service, args.seconds, off)), bare);
+    let (beside, bare) = tokio::join!(publish(publisher(&service, args, off)), bare);
     let (beside, bare) = (beside?, bare??);
     service.stop().await?;
 
@@ -174,7 +175,7 @@ async fn rates(args: &LiveArgs) -> anyhow::Result<Rates> {
         sent_fps: settled.sent_fps,
         annotated_fps: settled.annotated_fps,
         recognised_fps: settled.recognised_fps,
-        ratio_to_bare: settled.recognised_fps / bare.all_three,
+        ratio_to_limit: settled.recognised_fps / bare.all_three.min(settled.sent_fps),
         bare,
         server_cpu_cores,
         server_ms: Percentiles::of_ms(reports.iter().map(|r| f64::from(r.timings.total))),
@@ -194,7 +195,10 @@ async fn rates(args: &LiveArgs) -> anyhow::Result<Rates> {
         "  bare inference           {:>7.1} fps with all three models, {:.1} without gender (beside {:.1} annotated fps)",
         rates.bare.all_three, rates.bare.detectors_only, beside.annotated_fps
     );
-    println!("  recognised / bare        {:>7.2}", rates.ratio_to_bare);
+    println!(
+        "  recognised / limit       {:>7.2} (bare with all three, or what was sent)",
+        rates.ratio_to_limit
+    );
     println!("  server                   {:>7.2} cores", rates.server_cpu_cores);
     println!("  frame in to report out   {}", rates.server_ms);
     println!("  of that in the models    {}", rates.models_ms);
@@ -208,7 +212,7 @@ async fn overload(args: &LiveArgs) -> anyhow::Result<Overload> {
     println!("\nthe same with models {SLOWDOWN} times as slow");
     let service = Service::start(&args.inference, SLOWDOWN).await?;
     let settings = json!({ "output": "both", "max_rate": 120 });
-    let outcome = publish(publisher(&service, args.seconds, settings)).await?;
+    let outcome = publish(publisher(&service, args, settings)).await?;
     service.stop().await?;
     let settled = Settled::of(&outcome, args.seconds);
     let (first, second) = settled.reports.split_at(settled.reports.len() / 2);
@@ -237,7 +241,7 @@ async fn joining(args: &LiveArgs) -> anyhow::Result<Joins> {
     let mut joins = Vec::new();
     // The first finds cold caches, and is not counted.
     for _ in 0..=JOINS {
-        joins.push(join(&service).await?.joining);
+        joins.push(join(&service, args).await?.joining);
     }
     service.stop().await?;
     joins.remove(0);
@@ -263,8 +267,8 @@ async fn joining(args: &LiveArgs) -> anyhow::Result<Joins> {
     Ok(joins)
 }
 
-async fn join(service: &Service) -> anyhow::Result<Outcome> {
-    let mut config = publisher(service, 10, Value::Null);
+async fn join(service: &Service, args: &LiveArgs) -> anyhow::Result<Outcome> {
+    let mut config = publisher(service, args, Value::Null);
     config.stop_at_first_report = true;
     publish(config).await
 }
@@ -274,7 +278,7 @@ async fn memory(args: &LiveArgs) -> anyhow::Result<Memory> {
     let service = Service::start(&args.inference, 1.0).await?;
     let mut after = Vec::new();
     for count in 1..=args.joins {
-        join(&service).await?;
+        join(&service, args).await?;
         if count % 50 == 0 {
             // The last session's threads are given a moment to go.
             tokio::time::sleep(Duration::from_millis(500)).await;

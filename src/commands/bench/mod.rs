@@ -27,6 +27,12 @@ pub struct LiveArgs {
     /// Seconds of each measurement.
     #[arg(long, default_value_t = 30)]
     seconds: u64,
+    /// Frames a second that are sent; far more than 30 shows what recognition reaches when no camera holds it back.
+    #[arg(long, default_value_t = 30.0)]
+    rate: f64,
+    /// Measure rates without the annotated track.
+    #[arg(long)]
+    overlay: bool,
     /// Joins and leaves of the memory measurement; 0 leaves it out.
     #[arg(long, default_value_t = 1000)]
     joins: usize,
