@@ -176,7 +176,12 @@ async fn garbage_gets_an_error_and_disturbs_nobody() {
 #[tokio::test]
 async fn fifty_fast_joins_and_leaves_end_at_zero() {
     let service = Service::start(&["--max-sessions", "4"]);
-    for _ in 0..50 {
+    let mut memory_after_10 = 0.0;
+    for joined in 0..50 {
+        if joined == 10 {
+            service.emptied().await;
+            memory_after_10 = service.metric("process_resident_memory_bytes");
+        }
         let mut config = service.publisher(Duration::from_secs(15), Value::Null);
         config.stop_at_first_report = true;
         let outcome = publish(config).await.unwrap();
@@ -184,6 +189,8 @@ async fn fifty_fast_joins_and_leaves_end_at_zero() {
     }
     service.emptied().await;
     assert_eq!(service.metric("vigie_sessions_total"), 50.0);
+    let memory = service.metric("process_resident_memory_bytes");
+    assert!(memory < 1.15 * memory_after_10, "from {memory_after_10} to {memory} bytes");
 }
 
 #[tokio::test]
