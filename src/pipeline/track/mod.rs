@@ -360,7 +360,12 @@ impl Tracker {
         self.reported.clear();
         let config = &self.config;
         let shown = self.entries.iter().filter(|entry| entry.is_shown(at, config.of(entry.track.kind)));
-        self.reported.extend(shown.map(|entry| entry.track));
+        // What has come to look hardly like a face is not spoken of as if it were one.
+        let is_sure = |track: &Track| track.score >= config.of(track.kind).high_score;
+        self.reported.extend(shown.map(|entry| Track {
+            gender: entry.track.gender.filter(|_| is_sure(&entry.track)),
+            ..entry.track
+        }));
     }
 }
 

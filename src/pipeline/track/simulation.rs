@@ -256,11 +256,14 @@ fn half_hidden_things_go_on_by_low_scores_which_begin_nothing() {
 fn what_is_hardly_a_face_is_not_classified() {
     let mut tracker = Tracker::new(TrackConfig::default());
     tracker.update(&[face(100.0, 100.0)], at_ms(0));
+    tracker.vote_gender(1, 0.9, at_ms(0));
+    assert!(tracker.tracks()[0].gender.is_some());
     let low = Detection { score: 0.3, ..face(100.0, 100.0) };
     for step in 1..20 {
         tracker.update(std::slice::from_ref(&low), at_ms(step * 50));
     }
     assert_eq!((ids(&tracker), tracker.needs_gender(at_ms(5000))), (vec![1], vec![]));
+    assert_eq!(tracker.tracks()[0].gender, None, "nor spoken of as one that was");
     for step in 20..40 {
         tracker.update(&[face(100.0, 100.0)], at_ms(step * 50));
     }
