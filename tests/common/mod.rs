@@ -4,6 +4,7 @@
 //! first `.vigie/onnxruntime/libonnxruntime.so*`. A test fails, and says what is missing, without them.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod cluster;
 pub mod process;
 
 use std::path::{Path, PathBuf};

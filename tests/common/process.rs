@@ -1,14 +1,18 @@
-//! `vigie` as a process, and what tests ask of a running one.
+//! `vigie serve` as a process, and what tests ask of a running one.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use vigie::load::clip::Clip;
 use vigie::load::publisher::PublisherConfig;
+
+use super::cluster::{Process, Socket};
+
+pub use super::cluster::vigie;
 
 /// An HTTP answer.
 pub struct Reply {
@@ -26,39 +30,28 @@ impl Reply {
     }
 }
 
-/// The program under test.
-pub fn vigie() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vigie"));
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
-    command
+/// A `vigie serve` that ends with the test.
+pub struct Service(Process);
+
+impl Deref for Service {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.0
+    }
 }
 
-/// A `vigie serve` that ends with the test.
-pub struct Service {
-    pub child: Child,
-    pub address: SocketAddr,
+impl DerefMut for Service {
+    fn deref_mut(&mut self) -> &mut Process {
+        &mut self.0
+    }
 }
 
 impl Service {
     pub fn start(arguments: &[&str]) -> Self {
         let mut command = vigie();
         command.args(["serve", "--listen", "127.0.0.1:0", "--media", "127.0.0.1:0"]).args(arguments);
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().rsplit('/').next().unwrap_or_default().parse();
-        Self {
-            child,
-            address: address.unwrap_or_else(|_| panic!("no address in {line:?}: are the models there?")),
-        }
-    }
-
-    pub fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(self.address).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address).unwrap();
-        let mut response = String::new();
-        stream.read_to_string(&mut response).unwrap();
-        response
+        Self(Process::start(&mut command))
     }
 
     /// Posts `body` with these headers, and reads the whole answer.
@@ -81,12 +74,6 @@ impl Service {
         Reply { status, head: head.to_lowercase(), body: answer.split_off(end + 4) }
     }
 
-    pub fn metric(&self, name: &str) -> f64 {
-        let text = self.get("/metrics");
-        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
-        line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
-    }
-
     /// Waits until no session is left.
     pub async fn emptied(&self) {
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -107,17 +94,7 @@ impl Service {
         }
     }
 
-    pub async fn socket(
-        &self,
-    ) -> tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>> {
-        let url = format!("ws://{}/api/session", self.address);
-        tokio_tungstenite::connect_async(url).await.unwrap().0
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    pub async fn socket(&self) -> Socket {
+        self.0.socket("").await.unwrap()
     }
 }
