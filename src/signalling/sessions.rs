@@ -109,31 +109,26 @@ async fn pump(page: WebSocket, worker: SessionSocket) {
         tokio::select! {
             received = from_page.next() => {
                 answered = true;
-                match received {
+                let fault = match received {
                     Some(Ok(Message::Text(text))) => match serde_json::from_str::<ClientMessage>(&text) {
                         Ok(_) => {
                             if to_worker.send(WorkerMessage::text(text.as_str())).await.is_err() { break }
+                            continue;
                         }
-                        Err(error) => {
-                            faults += 1;
-                            let answer = ServerMessage::error("message_unreadable", error.to_string()).to_json();
-                            if to_page.send(Message::Text(answer.into())).await.is_err() { break }
-                        }
+                        Err(error) => error.to_string(),
                     },
-                    Some(Ok(Message::Binary(_))) => {
-                        faults += 1;
-                        let answer = ServerMessage::error("message_unreadable", "expected text").to_json();
-                        if to_page.send(Message::Text(answer.into())).await.is_err() { break }
-                    }
+                    Some(Ok(Message::Binary(_))) => "expected text".to_owned(),
                     Some(Ok(Message::Close(_))) | None => break,
-                    Some(Ok(_)) => {}
+                    Some(Ok(_)) => continue,
                     Some(Err(error)) => {
-                        let answer = ServerMessage::error("message_unreadable", error.to_string()).to_json();
-                        let _ = to_page.send(Message::Text(answer.into())).await;
-                        break;
+                        // Nothing more can be read from this socket.
+                        faults = MAX_FAULTS;
+                        error.to_string()
                     }
-                }
-                if faults > MAX_FAULTS { break }
+                };
+                faults += 1;
+                let answer = ServerMessage::error("message_unreadable", fault).to_json();
+                if to_page.send(Message::Text(answer.into())).await.is_err() || faults > MAX_FAULTS { break }
             }
             received = from_worker.next() => match received {
                 Some(Ok(WorkerMessage::Text(text))) => {
