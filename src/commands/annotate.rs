@@ -154,7 +154,7 @@ impl Annotator {
         let picture = image::decode(&std::fs::read(input)?)?;
         let wanted = Wanted { tasks: Tasks::ALL, threshold: self.threshold };
         let mut recogniser = Recogniser::new(self.engines.handle.clone(), self.engines.models.clone(), 0);
-        let found = still::recognise(&mut recogniser, &self.engines.models, &picture, &wanted)?;
+        let found = still::recognise(&mut recogniser, &picture, &wanted)?;
         let is_png = target.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png"));
         let format = if is_png { Format::Png } else { Format::Jpeg };
         let bytes = image::encode(&found.annotated(&picture), format)?;

@@ -100,7 +100,6 @@ impl Desk {
             let asker = FIRST_ASKER + (index / THREADS_PER_ASKER) as u64;
             let clerk = Clerk {
                 recogniser: Recogniser::new(handle.clone(), models.clone(), asker),
-                models: models.clone(),
                 metrics: Arc::clone(metrics),
             };
             let jobs = Arc::clone(&jobs);
@@ -139,7 +138,6 @@ impl Drop for Desk {
 /// One thread's part.
 struct Clerk {
     recogniser: Recogniser,
-    models: ModelSet,
     metrics: Arc<Metrics>,
 }
 
@@ -168,7 +166,7 @@ impl Clerk {
 
     fn serve(&mut self, order: &Order) -> Outcome {
         let picture = image::decode(&order.bytes)?;
-        let recognised = still::recognise(&mut self.recogniser, &self.models, &picture, &order.wanted)?;
+        let recognised = still::recognise(&mut self.recogniser, &picture, &order.wanted)?;
         for detection in &recognised.report.detections {
             self.metrics.detections_total.with_label_values(&[detection.kind.name()]).inc();
         }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::frame::{Detection, Gender, I420Buffer, Kind, Picture};
 use crate::models::manifest::Task;
 use crate::pipeline::draw::{DrawnTrack, caption_of, colour_of, draw};
-use crate::pipeline::recognise::{MinScores, ModelSet, RecogniseError, Recogniser, Tasks};
+use crate::pipeline::recognise::{MinScores, RecogniseError, Recogniser, Tasks};
 use crate::pipeline::report::{Attributes, GenderReport};
 use crate::pipeline::track::GenderConfig;
 
@@ -76,7 +76,6 @@ pub struct Recognised {
 /// As [`Recogniser::detect`].
 pub fn recognise(
     recogniser: &mut Recogniser,
-    models: &ModelSet,
     picture: &Picture,
     wanted: &Wanted,
 ) -> Result<Recognised, RecogniseError> {
@@ -92,10 +91,11 @@ pub fn recognise(
             genders.extend(recogniser.genders(picture, some)?);
         }
         infer += classifying.elapsed();
-        if let Some(model) = models.find(Task::Gender) {
+        if let Some(model) = recogniser.models().find(Task::Gender) {
             found.models.insert(model.manifest.name.clone(), model.manifest.version.to_string());
         }
     }
+    let models = recogniser.models();
     let thresholds = models.find(Task::Gender).map(|model| model.manifest.thresholds.clone());
     let config = GenderConfig::of_model(&thresholds.unwrap_or_default());
     let mut genders = genders.into_iter();

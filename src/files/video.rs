@@ -339,7 +339,7 @@ impl Follower<'_> {
         if self.tasks.gender {
             let classifying = Instant::now();
             let Self { recogniser, tracker, .. } = self;
-            classify(recogniser, self.models, tracker, picture, at, &mut models)?;
+            classify(recogniser, tracker, picture, at, &mut models)?;
             infer += classifying.elapsed();
         }
         self.tracks = self.tracker.snapshot();

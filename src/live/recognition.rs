@@ -12,7 +12,7 @@ use crate::frame::{Kind, Picture};
 use crate::inference::engine::EngineError;
 use crate::mailbox::Latest;
 use crate::pipeline::follow::{classify, track_config};
-use crate::pipeline::recognise::{Found, MinScores, ModelSet, RecogniseError, Recogniser, Tasks};
+use crate::pipeline::recognise::{Found, MinScores, RecogniseError, Recogniser, Tasks};
 use crate::pipeline::report::{FrameReport, Timings};
 use crate::pipeline::track::{TrackConfig, Tracker, Tracks};
 use crate::rtp::Unwrapper;
@@ -22,7 +22,6 @@ use crate::telemetry::metrics::{Metrics, Stage};
 pub struct Recognition {
     pub pictures: Latest<Picture>,
     pub recogniser: Recogniser,
-    pub models: ModelSet,
     pub settings: watch::Receiver<Settings>,
     pub tracks: watch::Sender<Tracks>,
     pub reports: mpsc::Sender<String>,
@@ -79,7 +78,7 @@ impl Recognition {
             gender: settings.tasks.faces && settings.tasks.gender,
             objects: settings.tasks.objects,
         };
-        let config = track_config(&self.models, settings.threshold);
+        let config = track_config(self.recogniser.models(), settings.threshold);
         // The tracker also wants what scores too low to be reported: often it is a known thing, half hidden.
         let scores =
             MinScores { faces: Some(config.faces.low_score), objects: Some(config.objects.low_score) };
@@ -101,7 +100,7 @@ impl Recognition {
 
         if tasks.gender {
             let classifying = Instant::now();
-            classify(&mut self.recogniser, &self.models, tracker, picture, at, &mut models)?;
+            classify(&mut self.recogniser, tracker, picture, at, &mut models)?;
             infer += classifying.elapsed();
         }
         let publishing = Instant::now();
@@ -145,10 +144,9 @@ impl Recognition {
         self.metrics.observe(Stage::Total, total);
         timings.total = total.as_secs_f32() * 1000.0;
         let (width, height) = (picture.width, picture.height);
-        let tracks = tracker
-            .tracks()
-            .iter()
-            .map(|track| track.report(&self.models.label(track.kind, track.class), at, width, height));
+        let tracks = tracker.tracks().iter().map(|track| {
+            track.report(&self.recogniser.models().label(track.kind, track.class), at, width, height)
+        });
         let report = FrameReport {
             seq,
             rtp_timestamp: picture.rtp_timestamp,

@@ -323,7 +323,6 @@ impl Session {
         let recognition = Recognition {
             pictures: self.pictures.clone(),
             recogniser: Recogniser::new(self.resources.inference.clone(), models.clone(), next_asker()),
-            models: models.clone(),
             settings: self.settings.subscribe(),
             tracks: tracks_sender,
             reports: self.reports.0.clone(),

@@ -32,7 +32,6 @@ pub fn track_config(models: &ModelSet, threshold: Option<f32>) -> TrackConfig {
 /// As [`Recogniser::genders`].
 pub fn classify(
     recogniser: &mut Recogniser,
-    models: &ModelSet,
     tracker: &mut Tracker,
     picture: &Picture,
     at: Duration,
@@ -60,7 +59,7 @@ pub fn classify(
             tracker.vote_gender(id, p_male, at);
         }
     }
-    if let Some(model) = models.find(Task::Gender) {
+    if let Some(model) = recogniser.models().find(Task::Gender) {
         used.insert(model.manifest.name.clone(), model.manifest.version.to_string());
     }
     Ok(())

@@ -155,6 +155,11 @@ impl Recogniser {
         Self { handle, models, asker }
     }
 
+    /// The models that it asks.
+    pub fn models(&self) -> &ModelSet {
+        &self.models
+    }
+
     /// Finds the faces and objects in `picture`, both at the same time where there are two lanes.
     ///
     /// # Errors
