@@ -110,11 +110,11 @@ impl Writer {
             self.send_part().await?;
         }
         self.wait_for_parts(0).await?;
-        if let Some(mut upload) = self.upload.take() {
-            if let Err(error) = upload.complete().await {
-                let _ = upload.abort().await;
-                return Err(self.error(error));
-            }
+        if let Some(mut upload) = self.upload.take()
+            && let Err(error) = upload.complete().await
+        {
+            let _ = upload.abort().await;
+            return Err(self.error(error));
         }
         let sha256: String = self.hash.finalize_reset().iter().map(|byte| format!("{byte:02x}")).collect();
         let key = match &self.target {
