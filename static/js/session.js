@@ -11,6 +11,8 @@ import { Link } from './link.js';
 
 /** Pauses between attempts; the last repeats. */
 const BACKOFF_MS = [500, 1000, 2000, 4000, 8000, 15000];
+/** Between attempts to move to another worker while this one still serves, if the server names no pause. */
+const MOVE_PAUSE_SECONDS = 2;
 /** Spreads the return of many pages after a server restart. */
 const JITTER = 0.2;
 
@@ -33,6 +35,9 @@ export class Session extends EventTarget {
   /** @type {Link | null} the link that takes over from `#link` once media flows */ #successor = null;
   /** @type {Source | null} */ #source = null;
   #isRelayOnly = false;
+  /** The worker of `#link` is leaving: only another one will do. */
+  #mustMove = false;
+  /** @type {number | undefined} */ #moveTimer;
   #attempts = 0;
   #lifetime = 0;
   /** @type {number | undefined} */ #timer;
@@ -62,6 +67,7 @@ export class Session extends EventTarget {
   stop() {
     this.#lifetime += 1;
     this.#unschedule();
+    this.#mustMove = false;
     this.#successor?.close();
     this.#link?.close();
     this.#successor = null;
@@ -111,6 +117,7 @@ export class Session extends EventTarget {
       this.#end('no_relay', { cause: 'no_media_path' });
       return;
     }
+    this.#mustMove = false;
     this.#link = this.#makeLink(this.#source, iceServers);
   }
 
@@ -166,7 +173,11 @@ export class Session extends EventTarget {
         },
         controllable: () => link.sendSettings(this.settings),
         control: (message) => isCurrent() && this.#handleControl(message),
-        migrate: () => this.#migrate(),
+        migrate: () => {
+          if (!isCurrent()) return;
+          this.#mustMove = true;
+          this.#migrate();
+        },
         warning: (code, detail) => this.#tell('message', { key: 'server_refused', code, values: { detail: detail || code } }),
         lost: (loss) => this.#handleLoss(link, loss),
       },
@@ -177,6 +188,7 @@ export class Session extends EventTarget {
 
   /** Opens the successor; the old link serves until the new one has media. */
   async #migrate() {
+    clearTimeout(this.#moveTimer);
     if (this.#successor || !this.#source) return;
     const lifetime = this.#lifetime;
     const iceServers = await fetchIceServers();
@@ -197,6 +209,7 @@ export class Session extends EventTarget {
     const old = this.#link;
     this.#link = this.#successor;
     this.#successor = null;
+    this.#mustMove = false;
     old?.close();
   }
 
@@ -216,6 +229,9 @@ export class Session extends EventTarget {
     if (link === this.#successor) {
       // The old link may still serve; if it does not, its own loss brings the session back.
       this.#successor = null;
+      if (this.#mustMove) {
+        this.#moveTimer = setTimeout(() => this.#mustMove && this.#migrate(), (loss.retryAfterSeconds ?? MOVE_PAUSE_SECONDS) * 1000);
+      }
       return;
     }
     if (link !== this.#link) return;
@@ -223,12 +239,15 @@ export class Session extends EventTarget {
     if (this.#successor) {
       this.#link = this.#successor;
       this.#successor = null;
+      this.#mustMove = false;
       this.#become('reconnecting');
       return;
     }
     switch (loss.cause) {
       case 'bye':
-        this.#end(loss.detail ? 'session_ended' : 'session_ended_plain', loss);
+        // A worker that was leaving could not wait for the move: that is its end, not the session's.
+        if (this.#mustMove) this.#reconnect({ cause: 'lost' });
+        else this.#end(loss.detail ? 'session_ended' : 'session_ended_plain', loss);
         break;
       case 'refused':
         this.#end(loss.code === 'codec_unsupported' ? 'codec_unsupported' : 'server_refused', loss);
