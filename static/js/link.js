@@ -56,6 +56,8 @@ const SILENCE_LIMIT_MS = 2000;
 const RETURN_LIMIT_MS = 12000;
 /** A socket that brings no answer by then hangs: its network has gone without a word. */
 const ANSWER_LIMIT_MS = 3000;
+/** Between ICE restarts: one that began without a network does not see it come back. */
+const RESTART_PAUSE_MS = 4000;
 /** Between attempts to reopen the socket. */
 const REATTACH_PAUSE_MS = 1000;
 /** Refusals in a row, by a server that can be reached, after which the session is not there any more. */
@@ -96,7 +98,7 @@ export class Link {
   /** @type {number | undefined} */ #watchdog;
   /** @type {number | undefined} */ #reattachment;
   /** @type {string | null} token that attaches a new socket to this session */ #resume = null;
-  /** @type {number | undefined} until when the answer to an ICE restart must be there */ #answerDue;
+  /** @type {number | undefined} what an ICE restart waits for: its answer, then the time for the next */ #restart;
   #lastMediaSign = 0;
   #bytesReceived = 0;
   #refusals = 0;
@@ -152,7 +154,7 @@ export class Link {
     clearTimeout(this.#deadline);
     clearInterval(this.#watchdog);
     clearTimeout(this.#reattachment);
-    clearTimeout(this.#answerDue);
+    clearTimeout(this.#restart);
     this.#results.close();
     this.#control.close();
     this.pc.close();
@@ -263,7 +265,7 @@ export class Link {
 
   #noteConnected() {
     clearTimeout(this.#deadline);
-    clearTimeout(this.#answerDue);
+    clearTimeout(this.#restart);
     this.#deadline = undefined;
     this.#wasConnected = true;
     this.#isInterrupted = false;
@@ -318,7 +320,8 @@ export class Link {
 
   /** @param {string} sdp */
   async #handleAnswer(sdp) {
-    clearTimeout(this.#answerDue);
+    clearTimeout(this.#restart);
+    if (this.#isInterrupted) this.#restart = setTimeout(() => this.#restartIce(), RESTART_PAUSE_MS);
     try {
       await this.pc.setRemoteDescription({ type: 'answer', sdp });
     } catch (error) {
@@ -396,8 +399,8 @@ export class Link {
     if (this.#isClosed || !this.#isInterrupted) return;
     // An empty answer may be the broken network's: the credentials there are may still serve.
     if (iceServers.length > 0) this.pc.setConfiguration({ ...this.#configuration, iceServers });
-    clearTimeout(this.#answerDue);
-    this.#answerDue = setTimeout(() => {
+    clearTimeout(this.#restart);
+    this.#restart = setTimeout(() => {
       const hanging = this.#socket;
       this.#reattach();
       hanging.close();
