@@ -50,8 +50,9 @@ import { fetchIceServers, isReachable, openSignalling } from './api.js';
 const DISCONNECTED_GRACE_MS = 2000;
 /** From the offer to connected media, relays over TCP included. */
 const CONNECT_LIMIT_MS = 15000;
-/** With the socket gone, media that has been silent this long is gone too. */
-const SILENCE_LIMIT_MS = 2000;
+/** A connection from which nothing has come for this long is gone; the browser's own verdict takes twice as long. */
+const SILENCE_LIMIT_MS = 4000;
+const WATCH_INTERVAL_MS = 500;
 /** A session whose media stopped is kept by the server for somewhat longer than this. */
 const RETURN_LIMIT_MS = 12000;
 /** A socket that brings no answer by then hangs: its network has gone without a word. */
@@ -100,7 +101,7 @@ export class Link {
   /** @type {string | null} token that attaches a new socket to this session */ #resume = null;
   /** @type {number | undefined} what an ICE restart waits for: its answer, then the time for the next */ #restart;
   #lastMediaSign = 0;
-  #bytesReceived = 0;
+  #received = 0;
   #refusals = 0;
   #wasOpen = false;
   #wasConnected = false;
@@ -131,6 +132,10 @@ export class Link {
     this.#listenToSocket(this.#socket);
     this.#deadline = setTimeout(() => this.#lose({ cause: this.#wasOpen ? 'no_media_path' : 'unreachable' }), CONNECT_LIMIT_MS);
     this.#offer();
+  }
+
+  get #hasMedia() {
+    return this.#wasConnected && !this.#isInterrupted && performance.now() - this.#lastMediaSign < SILENCE_LIMIT_MS / 2;
   }
 
   get canControl() {
@@ -220,12 +225,10 @@ export class Link {
   }
 
   /**
-   * Media does not pass through the signalling server and may outlive it: the results tell, while
-   * the socket is reopened.
+   * Media does not pass through the signalling server and may outlive it: the socket is reopened meanwhile.
    * @param {boolean} wasOpen whether the socket that is gone had been open
    */
   async #carryOnWithoutSocket(wasOpen) {
-    this.#watchMedia();
     if (wasOpen) this.#refusals = 0;
     else if (await isReachable()) this.#refusals += 1;
     if (this.#isClosed) return;
@@ -239,22 +242,13 @@ export class Link {
   }
 
   #watchMedia() {
-    if (this.#watchdog !== undefined) return;
-    this.#lastMediaSign = performance.now();
-    // The first reading is for comparison only.
-    this.#bytesReceived = Infinity;
-    this.#watchdog = setInterval(async () => {
-      // Results may be few, and the annotated video off: the receiver's reports alone are a sign.
-      const received = await bytesReceived(this.pc);
-      if (received > this.#bytesReceived) this.#noteMediaSign();
-      this.#bytesReceived = received;
-      if (!this.#isClosed && performance.now() - this.#lastMediaSign > SILENCE_LIMIT_MS) this.#interrupt();
-    }, SILENCE_LIMIT_MS / 4);
-  }
-
-  #stopWatchingMedia() {
-    clearInterval(this.#watchdog);
-    this.#watchdog = undefined;
+    this.#watchdog ??= setInterval(async () => {
+      // Results may be few, and the annotated video off: any packet is a sign.
+      const received = await countReceived(this.pc);
+      if (received > this.#received) this.#noteMediaSign();
+      this.#received = received;
+      if (!this.#isClosed && !this.#isInterrupted && performance.now() - this.#lastMediaSign > SILENCE_LIMIT_MS) this.#restartIce();
+    }, WATCH_INTERVAL_MS);
   }
 
   #noteMediaSign() {
@@ -270,7 +264,7 @@ export class Link {
     this.#wasConnected = true;
     this.#isInterrupted = false;
     this.#lastMediaSign = performance.now();
-    if (this.#socket.readyState === WebSocket.OPEN) this.#stopWatchingMedia();
+    this.#watchMedia();
     this.#events.connected();
   }
 
@@ -281,7 +275,6 @@ export class Link {
         this.#resume = message.resume ?? null;
         this.#refusals = 0;
         if (this.#isInterrupted) this.#restartIce();
-        else this.#stopWatchingMedia();
         this.#events.welcome(message);
         break;
       case 'answer':
@@ -304,7 +297,9 @@ export class Link {
 
   /** @param {{ code?: string, message?: string, retry_after_s?: number }} error */
   #handleError({ code = 'unknown', message = '', retry_after_s }) {
-    if (PASSING_CODES.has(code)) {
+    if (this.#hasMedia && (PASSING_CODES.has(code) || code === 'unknown_session')) {
+      // This front cannot reach the worker just now, but the worker is there: the next socket may do better.
+    } else if (PASSING_CODES.has(code)) {
       this.#lose({ cause: 'waiting', code, detail: message, retryAfterSeconds: retry_after_s ?? RETRY_AFTER_SECONDS });
     } else if (FINAL_CODES.has(code)) {
       this.#lose({ cause: 'refused', code, detail: message });
@@ -416,10 +411,15 @@ export class Link {
   }
 }
 
-/** What has come from the worker, all transports together. @param {RTCPeerConnection} pc */
-async function bytesReceived(pc) {
+/**
+ * Counts what has come from the worker: bytes, and the answers to the browser's own checks of the path.
+ * @param {RTCPeerConnection} pc
+ */
+async function countReceived(pc) {
   let sum = 0;
-  for (const report of (await pc.getStats()).values()) if (report.type === 'candidate-pair') sum += report.bytesReceived ?? 0;
+  for (const report of (await pc.getStats()).values()) {
+    if (report.type === 'candidate-pair') sum += (report.bytesReceived ?? 0) + (report.responsesReceived ?? 0);
+  }
   return sum;
 }
 
