@@ -49,6 +49,8 @@ const NAMED_IN: &[(&str, &[&str])] = &[
     ("webrtc::", &["live/peer/"]),
     ("rtc::", &["live/peer/"]),
     ("str0m::", &["load/"]),
+    ("jsonwebtoken::", &["signalling/auth.rs"]),
+    ("tokio_rustls::", &["signalling/tls.rs", "signalling/server.rs"]),
     ("axum", &["signalling/", "live/control.rs", "files/control.rs", "commands/"]),
 ];
 

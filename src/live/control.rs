@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::session::{self, Signalling};
 use super::worker::{AdmissionError, Worker};
-use crate::cluster::protocol::{ClientMessage, MAX_MESSAGE_BYTES, ServerMessage};
+use crate::cluster::protocol::{ClientMessage, MAX_MESSAGE_BYTES, ServerMessage, SessionTerms, TaskList};
 use crate::cluster::remote::{SESSION_PATH, STATUS_PATH, is_authorised};
 use crate::cluster::token::ClusterToken;
 use crate::ids::ResumeToken;
@@ -67,6 +67,16 @@ async fn status(State(control): State<Control>, headers: HeaderMap) -> Response 
 #[derive(Deserialize)]
 struct SessionQuery {
     resume: Option<String>,
+    /// Comma-separated; without it, all.
+    tasks: Option<String>,
+    max_seconds: Option<u32>,
+}
+
+impl SessionQuery {
+    fn terms(&self) -> SessionTerms {
+        let tasks = self.tasks.as_deref().map(TaskList::from_text);
+        SessionTerms { tasks, max_seconds: self.max_seconds }
+    }
 }
 
 async fn open_session(
@@ -94,14 +104,14 @@ async fn open_session(
             .into_response();
     }
     let limited = upgrade.max_message_size(MAX_MESSAGE_BYTES).max_frame_size(MAX_MESSAGE_BYTES);
-    limited.on_upgrade(move |socket| serve(control.worker, resume, socket))
+    limited.on_upgrade(move |socket| serve(control.worker, resume, query.terms(), socket))
 }
 
-async fn serve(worker: Arc<Worker>, resume: Option<ResumeToken>, mut socket: WebSocket) {
+async fn serve(worker: Arc<Worker>, resume: Option<ResumeToken>, terms: SessionTerms, mut socket: WebSocket) {
     let _open = worker.sockets.enter();
     let (attachment, signalling) = session::signalling();
     let admitted = match &resume {
-        None => worker.open(attachment).map(drop),
+        None => worker.open(terms, attachment).map(drop),
         Some(token) => worker.resume(token, attachment).await,
     };
     match admitted {

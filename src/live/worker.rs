@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::session::{self, Attachment, Command, Resources};
-use crate::cluster::protocol::{ServerMessage, WorkerStatus};
+use crate::cluster::protocol::{ServerMessage, SessionTerms, TaskList, WorkerStatus};
 use crate::ids::{ResumeToken, SessionId, SessionKey};
 use crate::models::manifest::Task;
 use crate::shutdown::Inside;
@@ -52,6 +52,8 @@ struct Table {
 
 struct Entry {
     commands: mpsc::Sender<Command>,
+    /// The tasks that its token allows.
+    allowed: TaskList,
 }
 
 impl Worker {
@@ -82,19 +84,24 @@ impl Worker {
     }
 
     /// Starts a session whose page is at the other end of `attachment`.
-    pub fn open(self: &Arc<Self>, attachment: Attachment) -> Result<SessionId, AdmissionError> {
+    pub fn open(
+        self: &Arc<Self>,
+        terms: SessionTerms,
+        attachment: Attachment,
+    ) -> Result<SessionId, AdmissionError> {
+        let allowed = terms.tasks.unwrap_or(TaskList::ALL);
         let id = self.key.new_session(&self.name);
         let token = self.key.resume_token(id.clone());
         let (commands, receiver) = mpsc::channel(4);
         {
             let mut table = self.table();
             self.check(&table)?;
-            table.sessions.insert(id.clone(), Entry { commands });
+            table.sessions.insert(id.clone(), Entry { commands, allowed });
             self.note_active(&table);
         }
         self.resources.metrics.sessions_total.inc();
         tracing::info!(session = %id, "session opened");
-        self.welcome(&attachment, &token);
+        self.welcome(&attachment, &token, allowed);
 
         let (worker, session) = (Arc::clone(self), id.clone());
         let running = self.sessions.enter();
@@ -102,7 +109,7 @@ impl Worker {
             let _running = running;
             // However the session ends, a fault of ours included, its place becomes free.
             let place = Place { worker: &worker, id: &session };
-            session::run(session.clone(), worker.resources.clone(), attachment, receiver).await;
+            session::run(session.clone(), worker.resources.clone(), terms, attachment, receiver).await;
             drop(place);
         });
         Ok(id)
@@ -110,12 +117,12 @@ impl Worker {
 
     /// Gives a live session a new signalling socket; that the token is genuine was found when it was read.
     pub async fn resume(&self, token: &ResumeToken, attachment: Attachment) -> Result<(), AdmissionError> {
-        let commands = {
+        let (commands, allowed) = {
             let table = self.table();
-            let entry = table.sessions.get(&token.session);
-            entry.map(|entry| entry.commands.clone()).ok_or(AdmissionError::UnknownSession)?
+            let entry = table.sessions.get(&token.session).ok_or(AdmissionError::UnknownSession)?;
+            (entry.commands.clone(), entry.allowed)
         };
-        self.welcome(&attachment, token);
+        self.welcome(&attachment, token, allowed);
         let sent = commands.send(Command::Attach(attachment)).await;
         sent.map_err(|_| AdmissionError::UnknownSession)
     }
@@ -175,12 +182,14 @@ impl Worker {
         sessions as f64 / self.max_sessions.max(1) as f64
     }
 
-    fn welcome(&self, attachment: &Attachment, token: &ResumeToken) {
+    fn welcome(&self, attachment: &Attachment, token: &ResumeToken, allowed: TaskList) {
         let models = self.models();
+        let may = Vec::from(allowed);
+        let can = |name: &str| models.contains_key(name) && may.iter().any(|allowed| allowed == name);
         let welcome = ServerMessage::Welcome {
             session: token.session.to_string(),
             resume: token.to_string(),
-            tasks: TASKS.iter().map(|(name, _)| (name.to_string(), models.contains_key(*name))).collect(),
+            tasks: TASKS.iter().map(|(name, _)| (name.to_string(), can(name))).collect(),
             models,
         };
         let _ = attachment.outgoing.try_send(welcome);

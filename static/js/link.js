@@ -2,7 +2,7 @@
 // It restarts ICE and reopens the socket under live media by itself; it does not retry beyond
 // that: `session.js` does, with a new link.
 
-import { fetchIceServers, openSignalling } from './api.js';
+import { fetchIceServers, openSignalling, whyRefused } from './api.js';
 
 /**
  * Settings of the `control` channel; the client may send any subset.
@@ -16,6 +16,7 @@ import { fetchIceServers, openSignalling } from './api.js';
 /**
  * @typedef {object} Welcome
  * @property {string} session
+ * @property {RTCIceServer[]} [ice_servers] with credentials of this session
  * @property {string} [resume]
  * @property {Record<string, string>} [models] task to `name@version`
  * @property {Record<string, boolean>} [tasks]
@@ -24,7 +25,7 @@ import { fetchIceServers, openSignalling } from './api.js';
 /**
  * Why a link is no more.
  * @typedef {object} Loss
- * @property {'unreachable' | 'lost' | 'no_media_path' | 'waiting' | 'bye' | 'refused'} cause
+ * @property {'unreachable' | 'lost' | 'no_media_path' | 'no_relay' | 'waiting' | 'bye' | 'refused'} cause
  * @property {string} [code] the server's error code
  * @property {string} [detail] the server's own words
  * @property {number} [retryAfterSeconds]
@@ -59,9 +60,13 @@ const REATTACH_PAUSE_MS = 1000;
 const RETRY_AFTER_SECONDS = 3;
 
 /** Error codes that pass by themselves. */
-const PASSING_CODES = new Set(['busy', 'draining', 'no_worker']);
+const PASSING_CODES = new Set([
+  'busy', 'draining', 'no_worker', 'too_many_requests', 'too_many_sockets', 'too_many_connections',
+]);
 /** Error codes after which trying again cannot help. */
-const FINAL_CODES = new Set(['codec_unsupported', 'offer_refused', 'unauthorised', 'forbidden']);
+const FINAL_CODES = new Set([
+  'codec_unsupported', 'offer_refused', 'token_required', 'token_expired', 'token_invalid', 'host_refused',
+]);
 /** Error codes that mean nothing to the reader: other candidates remain. */
 const QUIET_CODES = new Set(['candidate_refused']);
 
@@ -90,6 +95,7 @@ export class Link {
   /** @type {number | undefined} */ #deadline;
   /** @type {number | undefined} */ #watchdog;
   /** @type {number | undefined} */ #reattachment;
+  /** @type {string | null} */ #session = null;
   /** @type {string | null} token that attaches a new socket to this session */ #resume = null;
   #lastMediaSign = 0;
   #wasOpen = false;
@@ -100,14 +106,13 @@ export class Link {
    * @param {object} parts
    * @param {MediaStream} parts.stream
    * @param {MediaStreamTrack} parts.track
-   * @param {RTCIceServer[]} parts.iceServers
    * @param {boolean} parts.isRelayOnly media goes through a TURN server, or not at all
    * @param {LinkEvents} parts.events
    */
-  constructor({ stream, track, iceServers, isRelayOnly, events }) {
+  constructor({ stream, track, isRelayOnly, events }) {
     this.#events = events;
     this.#configuration = { bundlePolicy: 'max-bundle', iceTransportPolicy: isRelayOnly ? 'relay' : 'all' };
-    this.pc = new RTCPeerConnection({ ...this.#configuration, iceServers });
+    this.pc = new RTCPeerConnection(this.#configuration);
     const transceiver = this.pc.addTransceiver(track, { direction: 'sendrecv', streams: [stream] });
     preferCodec(transceiver, new URLSearchParams(location.search).get('codec'));
     this.sender = transceiver.sender;
@@ -118,7 +123,6 @@ export class Link {
     this.#socket = openSignalling(null);
     this.#listenToSocket(this.#socket);
     this.#deadline = setTimeout(() => this.#lose({ cause: this.#wasOpen ? 'no_media_path' : 'unreachable' }), CONNECT_LIMIT_MS);
-    this.#offer();
   }
 
   get canControl() {
@@ -198,10 +202,18 @@ export class Link {
     };
     socket.onclose = () => {
       if (this.#isClosed) return;
-      if (!this.#wasOpen) this.#lose({ cause: 'unreachable' });
+      if (!this.#wasOpen) this.#explainRefusal();
       else if (this.pc.connectionState !== 'connected') this.#lose({ cause: 'lost' });
       else this.#carryOnWithoutSocket();
     };
+  }
+
+  async #explainRefusal() {
+    const refusal = await whyRefused();
+    if (this.#isClosed) return;
+    if (refusal) this.#handleError(refusal);
+    // What is neither final nor passing by itself is tried again.
+    this.#lose({ cause: 'unreachable' });
   }
 
   /**
@@ -229,6 +241,7 @@ export class Link {
         clearInterval(this.#watchdog);
         this.#watchdog = undefined;
         this.#events.welcome(message);
+        if (!this.#session) this.#begin(message);
         break;
       case 'answer':
         await this.#handleAnswer(String(message.sdp));
@@ -293,6 +306,18 @@ export class Link {
     }
   }
 
+  /** Offers media once the servers for it are known. @param {Welcome} welcome */
+  #begin({ session, ice_servers: iceServers = [] }) {
+    this.#session = session;
+    const isRelay = (/** @type {string} */ url) => /^turns?:/.test(url);
+    if (this.#configuration.iceTransportPolicy === 'relay' && !iceServers.some(({ urls }) => [urls].flat().some(isRelay))) {
+      this.#lose({ cause: 'no_relay' });
+      return;
+    }
+    this.pc.setConfiguration({ ...this.#configuration, iceServers });
+    this.#offer();
+  }
+
   async #offer() {
     try {
       await this.pc.setLocalDescription(await this.pc.createOffer());
@@ -335,7 +360,7 @@ export class Link {
     }
     this.#events.interrupted();
     this.#await(RESTART_LIMIT_MS, () => this.#lose({ cause: 'lost' }));
-    const iceServers = await fetchIceServers();
+    const iceServers = await fetchIceServers(this.#session);
     if (this.#isClosed) return;
     // An empty answer may be the broken network's: the credentials there are may still serve.
     if (iceServers.length > 0) this.pc.setConfiguration({ ...this.#configuration, iceServers });

@@ -1,7 +1,6 @@
 // A recognition session as the reader sees it: it outlives links, reconnects with growing pauses,
 // waits when the server is full, and moves to another worker without a gap when asked to.
 
-import { fetchIceServers } from './api.js';
 import { Link } from './link.js';
 
 /** @typedef {import('./link.js').Settings} Settings */
@@ -103,22 +102,12 @@ export class Session extends EventTarget {
     retry?.();
   }
 
-  async #open() {
-    const lifetime = this.#lifetime;
-    const iceServers = await fetchIceServers();
-    if (lifetime !== this.#lifetime || !this.#source) return;
-    if (this.#lacksRelay(iceServers)) {
-      this.#end('no_relay', { cause: 'no_media_path' });
-      return;
-    }
-    this.#link = this.#makeLink(this.#source, iceServers);
+  #open() {
+    if (this.#source) this.#link = this.#makeLink(this.#source);
   }
 
-  /**
-   * @param {Source} source
-   * @param {RTCIceServer[]} iceServers
-   */
-  #makeLink(source, iceServers) {
+  /** @param {Source} source */
+  #makeLink(source) {
     /** @type {MediaStream | null} */
     let annotated = null;
     /** @type {import('./link.js').Welcome | null} */
@@ -137,7 +126,6 @@ export class Session extends EventTarget {
     const link = new Link({
       stream: source.stream,
       track: source.track,
-      iceServers,
       isRelayOnly: this.#isRelayOnly,
       events: {
         welcome: (message) => {
@@ -176,21 +164,9 @@ export class Session extends EventTarget {
   }
 
   /** Opens the successor; the old link serves until the new one has media. */
-  async #migrate() {
-    if (this.#successor || !this.#source) return;
-    const lifetime = this.#lifetime;
-    const iceServers = await fetchIceServers();
-    if (lifetime !== this.#lifetime || this.#successor || !this.#link || !this.#source) return;
-    if (this.#lacksRelay(iceServers)) {
-      this.#tell('message', { key: 'no_relay' });
-      return;
-    }
-    this.#successor = this.#makeLink(this.#source, iceServers);
-  }
-
-  /** @param {RTCIceServer[]} iceServers */
-  #lacksRelay(iceServers) {
-    return this.#isRelayOnly && !iceServers.some(({ urls }) => [urls].flat().some((url) => /^turns?:/.test(url)));
+  #migrate() {
+    if (this.#successor || !this.#link || !this.#source) return;
+    this.#successor = this.#makeLink(this.#source);
   }
 
   #promote() {
@@ -216,6 +192,7 @@ export class Session extends EventTarget {
     if (link === this.#successor) {
       // The old link may still serve; if it does not, its own loss brings the session back.
       this.#successor = null;
+      if (loss.cause === 'no_relay') this.#tell('message', { key: 'no_relay' });
       return;
     }
     if (link !== this.#link) return;
@@ -229,6 +206,9 @@ export class Session extends EventTarget {
     switch (loss.cause) {
       case 'bye':
         this.#end(loss.detail ? 'session_ended' : 'session_ended_plain', loss);
+        break;
+      case 'no_relay':
+        this.#end('no_relay', loss);
         break;
       case 'refused':
         this.#end(loss.code === 'codec_unsupported' ? 'codec_unsupported' : 'server_refused', loss);
