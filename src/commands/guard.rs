@@ -120,7 +120,7 @@ pub fn certificate(guard: &GuardArgs) -> anyhow::Result<Option<Arc<Certificate>>
     if !guard.tls_self_signed {
         return Ok(None);
     }
-    let made = tls::self_signed(&guard.tls_folder, SystemTime::now())?;
+    let made = tls::self_signed(&guard.tls_folder, tls::own_names(), SystemTime::now())?;
     Ok(Some(made))
 }
 

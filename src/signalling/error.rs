@@ -15,7 +15,9 @@ pub enum ApiError {
     NotFound,
     #[error("this page may not connect from {origin}")]
     OriginRefused { origin: String },
-    #[error("{host:?} is no name of this service: without tokens it answers to addresses and to localhost")]
+    #[error(
+        "{host:?} is no name of this service: without tokens it answers to addresses, to localhost and to the hosts of --allowed-origins"
+    )]
     HostRefused { host: String },
     #[error("{}", describe(*_0))]
     TokenRefused(TokenFault),

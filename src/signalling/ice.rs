@@ -15,7 +15,6 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use sha1::Sha1;
 
 use super::error::ApiError;
@@ -98,7 +97,7 @@ impl IceConfig {
 
 #[derive(Debug, Serialize)]
 pub struct IceServers {
-    ice_servers: Vec<IceServer>,
+    pub ice_servers: Vec<IceServer>,
     ttl_seconds: u64,
 }
 
@@ -106,20 +105,6 @@ pub struct IceServers {
 /// however often its page asks. Without the id's signature, since the relay logs it.
 fn holder(session: &SessionId) -> &str {
     session.as_str().rsplit_once('.').map_or("", |(name, _)| name)
-}
-
-impl Front {
-    /// A worker's first message to a page, with the servers for its session.
-    pub fn welcome(&self, text: &str) -> String {
-        let Ok(Value::Object(mut message)) = serde_json::from_str(text) else { return text.to_owned() };
-        let session =
-            message.get("session").and_then(Value::as_str).map(|id| self.session_key.read_session(id));
-        if let Some(Ok(session)) = session {
-            let servers = self.ice.servers(Some(&session), SystemTime::now());
-            message.insert("ice_servers".into(), json!(servers.ice_servers));
-        }
-        Value::Object(message).to_string()
-    }
 }
 
 #[derive(Deserialize)]

@@ -36,7 +36,7 @@ const HEAD_LIMIT: Duration = Duration::from_secs(15);
 /// How long a client may not take a byte of what it asked for.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
 /// Bytes and lines of a request's head.
-const MAX_HEAD_BYTES: usize = 64 << 10;
+const MAX_HEAD_BYTES: usize = 32 << 10;
 const MAX_HEADERS: usize = 100;
 /// After a failed accept, for lack of file descriptors for example.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);

@@ -1,6 +1,6 @@
 //! The signalling WebSocket: carries a page's messages to a worker and back.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Extension;
 use axum::extract::rejection::QueryRejection;
@@ -10,6 +10,7 @@ use axum::extract::{Query, State};
 use axum::response::Response;
 use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
+use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message as WorkerMessage;
 
 use super::auth::{Grant, SUBPROTOCOL};
@@ -94,6 +95,19 @@ fn refusal(error: &RemoteError) -> ServerMessage {
     }
 }
 
+/// A worker's first message, on its way to the page: a welcome gets the servers for its session, a refusal is counted.
+fn first_word(front: &Front, text: &str) -> String {
+    let Ok(Value::Object(mut message)) = serde_json::from_str(text) else { return text.to_owned() };
+    let field = |name| message.get(name).and_then(Value::as_str);
+    if let Some(Ok(session)) = field("session").map(|id| front.session_key.read_session(id)) {
+        let servers = front.ice.servers(Some(&session), SystemTime::now());
+        message.insert("ice_servers".into(), json!(servers.ice_servers));
+    } else if let Some(code @ ("busy" | "draining" | "unknown_session")) = field("code") {
+        front.metrics.refused(code);
+    }
+    Value::Object(message).to_string()
+}
+
 /// Carries messages both ways until either side has gone. Only messages that can be read pass.
 async fn pump(front: &Front, page: WebSocket, worker: SessionSocket) {
     let (mut to_page, mut from_page) = page.split();
@@ -137,7 +151,7 @@ async fn pump(front: &Front, page: WebSocket, worker: SessionSocket) {
             }
             received = from_worker.next() => match received {
                 Some(Ok(WorkerMessage::Text(text))) => {
-                    let text = if is_welcomed { text.as_str().into() } else { front.welcome(text.as_str()) };
+                    let text = if is_welcomed { text.as_str().into() } else { first_word(front, text.as_str()) };
                     is_welcomed = true;
                     if to_page.send(Message::Text(text.into())).await.is_err() { break }
                 }

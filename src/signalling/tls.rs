@@ -160,15 +160,18 @@ struct MadeFor {
     expires_s: u64,
 }
 
-/// A certificate for this machine's names and addresses, signed by nobody but itself; `folder` keeps it for the next
-/// start, so that who has accepted it once need not again.
+/// A certificate for `names`, hosts and addresses, signed by nobody but itself; `folder` keeps it for the next start,
+/// so that who has accepted it once need not again while the names stay.
 ///
 /// # Errors
 /// When it cannot be made or kept.
-pub fn self_signed(folder: &Path, now: SystemTime) -> Result<Arc<Certificate>, TlsError> {
+pub fn self_signed(
+    folder: &Path,
+    names: BTreeSet<String>,
+    now: SystemTime,
+) -> Result<Arc<Certificate>, TlsError> {
     let [certificate, key, made_for] =
         ["certificate.pem", "key.pem", "made-for.json"].map(|name| folder.join(name));
-    let names = own_names();
     let until =
         |after: Duration| (now + after).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let kept: Option<MadeFor> = fs::read(&made_for).ok().and_then(|text| serde_json::from_slice(&text).ok());
@@ -208,7 +211,7 @@ fn write(folder: &Path, path: &Path, content: &[u8]) -> Result<(), TlsError> {
 }
 
 /// What this machine is called by itself and its neighbours: its addresses, its name, and that over mDNS.
-fn own_names() -> BTreeSet<String> {
+pub fn own_names() -> BTreeSet<String> {
     let mut names: BTreeSet<String> =
         [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()].map(|ip| ip.to_string()).into();
     names.insert("localhost".into());
@@ -246,12 +249,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("tls");
         let now = SystemTime::now();
-        let made = self_signed(&folder, now).unwrap();
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        let at_home = names(&["localhost", "192.168.1.2"]);
+        let made = self_signed(&folder, names(&["localhost", "192.168.1.2", "10.0.0.2"]), now).unwrap();
         let mode = fs::metadata(folder.join("key.pem")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(self_signed(&folder, now).unwrap().fingerprint(), made.fingerprint());
+        assert_eq!(
+            self_signed(&folder, BTreeSet::clone(&at_home), now).unwrap().fingerprint(),
+            made.fingerprint()
+        );
         let later = now + VALIDITY - RENEW_BEFORE;
-        assert_ne!(self_signed(&folder, later).unwrap().fingerprint(), made.fingerprint());
+        assert_ne!(self_signed(&folder, at_home, later).unwrap().fingerprint(), made.fingerprint());
+        let kept = self_signed(&folder, names(&["localhost"]), later).unwrap();
+        let moved = self_signed(&folder, names(&["localhost", "192.168.9.9"]), later).unwrap();
+        assert_ne!(moved.fingerprint(), kept.fingerprint(), "another address wants another certificate");
         assert!(made.acceptor().is_ok());
     }
 
@@ -259,7 +270,7 @@ mod tests {
     fn files_that_do_not_belong_together_are_refused() {
         let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         for folder in [&one, &other] {
-            self_signed(folder.path(), SystemTime::now()).unwrap();
+            self_signed(folder.path(), BTreeSet::from(["localhost".into()]), SystemTime::now()).unwrap();
         }
         let (certificate, key) = (one.path().join("certificate.pem"), other.path().join("key.pem"));
         assert!(matches!(Certificate::read(&certificate, &key), Err(TlsError::Mismatch { .. })));
