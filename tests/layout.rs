@@ -59,6 +59,7 @@ const PURE: &[&str] = &[
     "cluster/placement.rs",
     "inference/batcher.rs",
     "live/governor.rs",
+    "live/headroom.rs",
     "live/settings.rs",
     "models/heads/",
     "pipeline/track/",

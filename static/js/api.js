@@ -88,3 +88,13 @@ export async function whyRefused() {
     return null;
   }
 }
+
+/** Whether the server answers anything at all. */
+export async function isReachable() {
+  try {
+    await fetch(new URL('livez', document.baseURI), { cache: 'no-store', signal: AbortSignal.timeout(ANSWER_TIMEOUT_MS) });
+    return true;
+  } catch {
+    return false;
+  }
+}

@@ -10,6 +10,10 @@ import { Link } from './link.js';
 
 /** Pauses between attempts; the last repeats. */
 const BACKOFF_MS = [500, 1000, 2000, 4000, 8000, 15000];
+/** Between attempts to move to another worker while this one still serves, if the server names no pause. */
+const MOVE_PAUSE_SECONDS = 2;
+/** A successor whose media flows takes over by then, results or not: with every task off there are none. */
+const RESULTS_LIMIT_MS = 3000;
 /** Spreads the return of many pages after a server restart. */
 const JITTER = 0.2;
 
@@ -29,11 +33,14 @@ export class Session extends EventTarget {
   /** @type {any} */ lastReport = null;
   /** @type {Settings} what the reader asked for, sent whole to each new link */ settings;
   /** @type {Link | null} */ #link = null;
-  /** @type {Link | null} the link that takes over from `#link` once media flows */ #successor = null;
+  /** @type {Link | null} the link that takes over from `#link` once it has results */ #successor = null;
+  /** @type {(() => void) | null} has the successor, whose media flows, take over */ #takeOver = null;
   /** @type {Source | null} */ #source = null;
   #isRelayOnly = false;
+  /** The worker of `#link` is leaving: only another one will do. */
+  #mustMove = false;
+  /** @type {number | undefined} */ #moveTimer;
   #attempts = 0;
-  #lifetime = 0;
   /** @type {number | undefined} */ #timer;
   /** @type {(() => void) | null} */ #retry = null;
 
@@ -59,8 +66,9 @@ export class Session extends EventTarget {
 
   /** Ends the session; the source stays open. */
   stop() {
-    this.#lifetime += 1;
     this.#unschedule();
+    this.#mustMove = false;
+    this.#takeOver = null;
     this.#successor?.close();
     this.#link?.close();
     this.#successor = null;
@@ -103,7 +111,9 @@ export class Session extends EventTarget {
   }
 
   #open() {
-    if (this.#source) this.#link = this.#makeLink(this.#source);
+    if (!this.#source) return;
+    this.#mustMove = false;
+    this.#link = this.#makeLink(this.#source);
   }
 
   /** @param {Source} source */
@@ -137,16 +147,27 @@ export class Session extends EventTarget {
           if (isCurrent()) present();
         },
         connected: () => {
-          if (link === this.#successor) this.#promote();
-          present();
-          this.#attempts = 0;
-          this.#become('live');
+          const serve = () => {
+            if (link === this.#successor) this.#promote();
+            if (!isCurrent()) return;
+            present();
+            this.#attempts = 0;
+            this.#become('live');
+          };
+          if (isCurrent()) {
+            serve();
+          } else {
+            // Until its first result the old link still has newer ones.
+            this.#takeOver = serve;
+            setTimeout(serve, RESULTS_LIMIT_MS);
+          }
         },
         interrupted: () => {
           this.#become('reconnecting');
           this.#tell('message', { key: 'network_changed' });
         },
         report: (report) => {
+          if (link === this.#successor) this.#takeOver?.();
           if (!isCurrent() || report.seq < newestSeq) return;
           newestSeq = report.seq;
           this.lastReport = report;
@@ -154,7 +175,11 @@ export class Session extends EventTarget {
         },
         controllable: () => link.sendSettings(this.settings),
         control: (message) => isCurrent() && this.#handleControl(message),
-        migrate: () => this.#migrate(),
+        migrate: () => {
+          if (!isCurrent()) return;
+          this.#mustMove = true;
+          this.#migrate();
+        },
         warning: (code, detail) => this.#tell('message', { key: 'server_refused', code, values: { detail: detail || code } }),
         lost: (loss) => this.#handleLoss(link, loss),
       },
@@ -165,6 +190,7 @@ export class Session extends EventTarget {
 
   /** Opens the successor; the old link serves until the new one has media. */
   #migrate() {
+    clearTimeout(this.#moveTimer);
     if (this.#successor || !this.#link || !this.#source) return;
     this.#successor = this.#makeLink(this.#source);
   }
@@ -173,6 +199,8 @@ export class Session extends EventTarget {
     const old = this.#link;
     this.#link = this.#successor;
     this.#successor = null;
+    this.#takeOver = null;
+    this.#mustMove = false;
     old?.close();
   }
 
@@ -193,19 +221,30 @@ export class Session extends EventTarget {
       // The old link may still serve; if it does not, its own loss brings the session back.
       this.#successor = null;
       if (loss.cause === 'no_relay') this.#tell('message', { key: 'no_relay' });
+      this.#takeOver = null;
+      if (this.#mustMove) {
+        this.#moveTimer = setTimeout(() => this.#mustMove && this.#migrate(), (loss.retryAfterSeconds ?? MOVE_PAUSE_SECONDS) * 1000);
+      }
       return;
     }
     if (link !== this.#link) return;
+    if (this.#takeOver) {
+      this.#takeOver();
+      return;
+    }
     this.#link = null;
     if (this.#successor) {
       this.#link = this.#successor;
       this.#successor = null;
+      this.#mustMove = false;
       this.#become('reconnecting');
       return;
     }
     switch (loss.cause) {
       case 'bye':
-        this.#end(loss.detail ? 'session_ended' : 'session_ended_plain', loss);
+        // A worker that was leaving could not wait for the move: that is its end, not the session's.
+        if (this.#mustMove) this.#reconnect({ cause: 'lost' });
+        else this.#end(loss.detail ? 'session_ended' : 'session_ended_plain', loss);
         break;
       case 'no_relay':
         this.#end('no_relay', loss);
@@ -261,7 +300,6 @@ export class Session extends EventTarget {
    * @param {Loss} loss
    */
   #end(key, loss) {
-    this.#lifetime += 1;
     this.#unschedule();
     this.#become('ended');
     this.#tell('message', { key, code: loss.code, values: { detail: loss.detail ?? loss.code ?? '' }, isFinal: true });
