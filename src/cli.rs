@@ -8,7 +8,9 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{annotate::AnnotateArgs, bench::BenchArgs, models::ModelsArgs};
+use crate::commands::{
+    annotate::AnnotateArgs, bench::BenchArgs, guard::GuardArgs, models::ModelsArgs, token::TokenArgs,
+};
 use crate::telemetry::logging::LogFormat;
 
 /// Real-time recognition over WebRTC: faces, apparent gender and everyday objects, live in a browser.
@@ -29,6 +31,8 @@ pub enum Command {
     Signal(Box<SignalArgs>),
     /// Run a media worker, for fronts that run elsewhere.
     Worker(Box<WorkerProcessArgs>),
+    /// Mint a token that opens sessions, or an admin's.
+    Token(TokenArgs),
     /// Annotate pictures and video files.
     Annotate(Box<AnnotateArgs>),
     /// Fetch, list and check models.
@@ -118,6 +122,8 @@ pub struct FrontArgs {
     /// Seconds for which a page's TURN credential opens new allocations.
     #[arg(long, env = "VIGIE_TURN_TTL_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(30..=86_400))]
     pub turn_ttl_seconds: u64,
+    #[command(flatten)]
+    pub guard: GuardArgs,
 }
 
 /// A secret from the command line or the environment.

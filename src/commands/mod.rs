@@ -2,9 +2,11 @@
 
 pub mod annotate;
 pub mod bench;
+pub mod guard;
 pub mod models;
 pub mod recognition;
 pub mod serve;
 pub mod service;
 pub mod signal;
+pub mod token;
 pub mod worker;

@@ -3,10 +3,14 @@
 //! [`router`] is its table of contents; [`sessions`] carries a page's signalling to a worker,
 //! [`predict`] single pictures.
 
+pub mod auth;
 pub mod error;
 mod health;
 pub mod ice;
+pub mod limits;
 mod pages;
 pub mod predict;
 pub mod router;
+pub mod server;
 mod sessions;
+pub mod tls;
