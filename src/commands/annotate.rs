@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -180,10 +181,11 @@ impl Annotator {
             if let (Some(report), Ok(())) = (progress.report, &outcome) {
                 outcome = findings.frame(input, progress.at.as_secs_f64(), report);
             }
+            if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         bar.finish_and_clear();
-        let summary = annotated?;
         outcome?;
+        let summary = annotated?;
         self.findings.summary(input, &summary)?;
         tell(target, &summary);
         Ok(())

@@ -7,6 +7,7 @@
 //! Everything waits for what comes after it, and no picture is dropped.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvError, SyncSender, sync_channel};
 use std::thread;
@@ -39,6 +40,8 @@ pub enum VideoError {
     Recognise(#[from] RecogniseError),
     #[error("not one picture in it could be decoded")]
     NoPictures,
+    #[error("it was cancelled")]
+    Cancelled,
 }
 
 /// How a video is annotated.
@@ -144,7 +147,8 @@ struct Ending {
     stopped: Option<FileError>,
 }
 
-/// Writes `source` annotated to `target`, an MP4 file, and tells `each` of every picture.
+/// Writes `source` annotated to `target`, an MP4 file, and tells `each` of every picture, which may end it
+/// by a [`Break`](ControlFlow::Break).
 ///
 /// What is left of a file that was cut off is annotated, and the summary says so.
 ///
@@ -155,7 +159,7 @@ pub fn annotate(
     target: &Path,
     engines: &Engines,
     options: &VideoOptions,
-    each: &mut dyn FnMut(&Progress<'_>),
+    each: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Summary, VideoError> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let mut file = VideoFile::open(source, threads)?;
@@ -302,7 +306,7 @@ impl Follower<'_> {
         detected: Vec<Receiver<Detected>>,
         output: SyncSender<Output>,
         every: u64,
-        each: &mut dyn FnMut(&Progress<'_>),
+        each: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
     ) -> Result<(), VideoError> {
         loop {
             let lane = (self.frames / every) as usize % detected.len();
@@ -320,7 +324,10 @@ impl Follower<'_> {
             if output.send(Output::Picture(canvas, at)).is_err() {
                 return Ok(()); // The encoder has failed, and says why.
             }
-            each(&Progress { info: self.info, frames: self.frames, at, report: report.as_ref() });
+            let progress = Progress { info: self.info, frames: self.frames, at, report: report.as_ref() };
+            if each(&progress).is_break() {
+                return Err(VideoError::Cancelled);
+            }
         }
     }
 
