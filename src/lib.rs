@@ -14,6 +14,7 @@ pub mod frame;
 pub mod ids;
 pub mod imgproc;
 pub mod inference;
+pub mod jobs;
 pub mod live;
 pub mod load;
 pub mod mailbox;

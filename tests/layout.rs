@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// What each part of `src/` may use of the others. Never upward.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("signalling", &["cluster", "ids", "shutdown", "telemetry"]),
+    ("signalling", &["blobs", "cluster", "ids", "jobs", "shutdown", "telemetry"]),
     (
         "live",
         &[
@@ -26,7 +26,22 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("files", &["cluster", "codec", "frame", "imgproc", "inference", "models", "pipeline", "telemetry"]),
+    (
+        "files",
+        &[
+            "blobs",
+            "cluster",
+            "codec",
+            "frame",
+            "imgproc",
+            "inference",
+            "jobs",
+            "models",
+            "pipeline",
+            "telemetry",
+        ],
+    ),
+    ("jobs", &["blobs", "ids", "telemetry"]),
     ("cluster", &["ids"]),
     ("pipeline", &["frame", "imgproc", "inference", "models"]),
     ("models", &["frame", "inference"]),
