@@ -3,4 +3,5 @@
 //! A front takes an upload in and makes a job of it, a worker runs it; neither knows the other. They meet
 //! in the blob store, where a job's [`record`] lies, and at the queue. Nothing here knows HTTP or pixels.
 
+pub mod id;
 pub mod record;

@@ -2,71 +2,15 @@
 //!
 //! A record only says what is so. Who may change it, and when, is [`service`](super::service)'s.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Serialize};
 
-/// Runs that a job may have in all: one that ends its worker that often is given up.
-pub const MAX_TRIES: u32 = 3;
+use super::id::JobId;
 
 /// Characters of a name that are kept.
 const MAX_NAME: usize = 200;
-
-/// Names a job, and is the right to it: 128 random bits as 32 hexadecimal digits.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct JobId(String);
-
-/// Text that no job can be named by.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not the id of a job")]
-pub struct InvalidJobId;
-
-impl JobId {
-    pub fn random() -> Self {
-        Self(format!("{:032x}", rand::random::<u128>()))
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for JobId {
-    type Err = InvalidJobId;
-
-    fn from_str(text: &str) -> Result<Self, InvalidJobId> {
-        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        if text.len() == 32 && text.bytes().all(is_digit) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(InvalidJobId)
-        }
-    }
-}
-
-impl TryFrom<String> for JobId {
-    type Error = InvalidJobId;
-
-    fn try_from(text: String) -> Result<Self, InvalidJobId> {
-        text.parse()
-    }
-}
-
-impl From<JobId> for String {
-    fn from(id: JobId) -> Self {
-        id.0
-    }
-}
-
-impl fmt::Display for JobId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// Where a job stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -284,22 +228,6 @@ fn is_direction(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ids_are_32_digits_and_nothing_else() {
-        let id = JobId::random();
-        assert_eq!(id.as_str().parse(), Ok(id.clone()));
-        for text in [
-            "",
-            "..",
-            "0123456789abcdef",
-            "0123456789ABCDEF0123456789ABCDEF",
-            "../../0123456789abcdef0123456789",
-        ] {
-            assert_eq!(text.parse::<JobId>(), Err(InvalidJobId), "{text}");
-            assert!(serde_json::from_value::<JobId>(text.into()).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn options_are_read_or_refused() {
