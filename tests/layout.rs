@@ -42,6 +42,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("jobs", &["blobs", "ids", "telemetry"]),
+    ("blobs", &[]),
     ("cluster", &["ids"]),
     ("pipeline", &["frame", "imgproc", "inference", "models"]),
     ("models", &["frame", "inference"]),
@@ -65,6 +66,8 @@ const NAMED_IN: &[(&str, &[&str])] = &[
     ("webrtc::", &["live/peer/"]),
     ("rtc::", &["live/peer/"]),
     ("str0m::", &["load/"]),
+    ("async_nats::", &["jobs/queue/nats"]),
+    ("object_store::", &["blobs/"]),
     ("axum", &["signalling/", "live/control.rs", "files/control.rs", "commands/"]),
 ];
 
