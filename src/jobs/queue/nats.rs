@@ -120,7 +120,7 @@ impl NatsQueue {
 
     fn consumer(&self) -> Result<PullConsumer, QueueError> {
         match self.0.keeper.state() {
-            State::Ready(consumer) => Ok(consumer),
+            State::Ready(consumer) => Ok(*consumer),
             State::Waiting(reason) => Err(QueueError::Unreachable { reason }),
         }
     }

@@ -23,7 +23,7 @@ const MAX_TAKERS: i64 = 4096;
 #[derive(Clone)]
 pub(super) enum State {
     Waiting(String),
-    Ready(PullConsumer),
+    Ready(Box<PullConsumer>),
 }
 
 /// Owns the task that keeps the connection.
@@ -75,7 +75,7 @@ impl Keeper {
         let mut state = self.state.clone();
         loop {
             if let State::Ready(consumer) = &*state.borrow_and_update() {
-                return consumer.clone();
+                return PullConsumer::clone(consumer);
             }
             if state.changed().await.is_err() {
                 // The task ends with its keeper only.
@@ -152,12 +152,12 @@ impl Care {
         let consumer = consumer.map_err(|error| no_consumer(error.to_string()))?;
         let found = &consumer.cached_info().config;
         if (found.ack_wait, found.max_deliver) == (wanted.ack_wait, wanted.max_deliver) {
-            return Ok(State::Ready(consumer));
+            return Ok(State::Ready(Box::new(consumer)));
         }
         // An older or newer vigie made it.
         let consumer =
             stream.create_consumer(wanted).await.map_err(|error| no_consumer(error.to_string()))?;
-        Ok(State::Ready(consumer))
+        Ok(State::Ready(Box::new(consumer)))
     }
 
     fn stream(&self) -> Config {
