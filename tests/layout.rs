@@ -41,7 +41,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("jobs", &["blobs", "ids", "telemetry"]),
+    ("jobs", &["blobs", "container", "telemetry"]),
     ("blobs", &[]),
     ("cluster", &["ids"]),
     ("pipeline", &["frame", "imgproc", "inference", "models"]),

@@ -159,9 +159,6 @@ pub struct Job {
     pub options: Options,
     /// Runs begun, those that were handed back not counted.
     pub tries: u32,
-    /// The run that has the job now: whoever else still believes to have it is to stop.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub run: Option<u64>,
     pub progress: Progress,
     /// Of a failed job why; of one that is tried again, what ended the last run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -190,7 +187,6 @@ impl Job {
             upload: upload.sha256.clone(),
             options,
             tries: 0,
-            run: None,
             progress: Progress::default(),
             error: None,
         }
