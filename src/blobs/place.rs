@@ -47,6 +47,7 @@ pub(super) fn open(place: &str, settings: &[(String, String)]) -> Result<Opened,
     let unusable = |source| OpenError::Bucket { place: place.to_owned(), source };
     let store: Arc<dyn ObjectStore> = match scheme {
         "file" => return folder(Path::new(rest)),
+        _ if bucket.is_empty() => return Err(OpenError::UnknownScheme { place: place.to_owned() }),
         "s3" => {
             let builder = AmazonS3Builder::new().with_client_options(client(settings)).with_retry(retries());
             let builder = configured(builder, "aws_", settings, |b, key, value| b.with_config(key, value));
