@@ -191,7 +191,7 @@ fn annotate_here(
     each: &mut Each<'_>,
 ) -> Result<Summary, VideoError> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let mut file = VideoFile::open(source, cores.div_ceil(2).min(MAX_DECODER_THREADS))?;
+    let mut file = VideoFile::open(source, decoder_threads(cores))?;
     let info = *file.info();
     check(&info, options)?;
     let audio = file.audio().map_err(FileError::from)?;
@@ -200,7 +200,7 @@ fn annotate_here(
         height: info.height,
         rate: info.rate,
         pixel_aspect: info.pixel_aspect,
-        threads: cores.min(MAX_ENCODER_THREADS),
+        threads: encoder_threads(cores),
     };
     let mut writer = VideoWriter::create(target, &config, audio.as_ref())?;
     let audio = match (info.has_audio, writer.has_audio()) {
@@ -246,6 +246,16 @@ fn annotate_here(
         writer.finish()?;
         Ok(follower.summary(&ending, audio))
     })
+}
+
+/// Threads that decode a file on a machine of so many cores.
+pub fn decoder_threads(cores: usize) -> usize {
+    cores.div_ceil(2).min(MAX_DECODER_THREADS)
+}
+
+/// Threads that encode a file on a machine of so many cores.
+pub fn encoder_threads(cores: usize) -> usize {
+    cores.min(MAX_ENCODER_THREADS)
 }
 
 /// What is known to be too much before anything is decoded.
