@@ -433,7 +433,7 @@ fn bad_videos_end_as_failed_jobs_that_say_why() {
     noise.extend((0..50_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8));
     for (what, bytes, expected) in [
         ("sound only", std::fs::read(sound).unwrap(), "no_video"),
-        ("without its index", whole[..whole.len() / 2].to_vec(), "corrupt"),
+        ("without its index", whole[..whole.len() / 2].to_vec(), "truncated"),
         ("noise", noise, "corrupt"),
     ] {
         let job = ended(service.address, &submit(service.address, "", &bytes));

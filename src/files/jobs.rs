@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio::sync::{oneshot, watch};
 
-use super::video::{self, Engines, Summary};
+use super::video::{Engines, Summary};
 use crate::blobs::{BlobError, Fetched};
-use crate::inference::service::{Handle, lowest_priority};
+use crate::inference::service::Handle;
 use crate::jobs::queue::Delivery;
 use crate::jobs::record::{Fault, Options};
 use crate::jobs::run::{Begin, Run, Verdict};
@@ -33,8 +33,6 @@ const TICK: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long a place waits when somebody else has its job, or the store cannot be used.
 const PAUSE: Duration = Duration::from_secs(5);
-/// Sessions count from 1, posted pictures from 1 << 63: no number is used twice.
-const FIRST_ASKER: u64 = 1 << 62;
 
 /// What runs the jobs of a worker.
 pub struct Runner {
@@ -203,12 +201,7 @@ impl Runner {
 
     /// Starts the thread that annotates.
     fn start(&self, place: u16, options: &Options, files: &Files) -> (Arc<Shared>, oneshot::Receiver<Ended>) {
-        let engines = Engines {
-            handle: self.handle.clone(),
-            models: self.models.clone(),
-            lanes: self.lanes,
-            first_asker: FIRST_ASKER + u64::from(place) * video::askers(self.lanes),
-        };
+        let engines = Engines { handle: self.handle.clone(), models: self.models.clone(), lanes: self.lanes };
         let options = video_options(options);
         let shared = Arc::new(Shared { progress: watch::Sender::default(), is_over: AtomicBool::new(false) });
         let (tell, ended) = oneshot::channel();
@@ -217,8 +210,6 @@ impl Runner {
         let teller = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name(format!("video-{place}"));
         let spawned = thread.spawn(move || {
-            // Every thread that it starts for decoding, detecting and encoding inherits this.
-            lowest_priority();
             // Decoders of other people's formats must not take the place with them.
             let annotated = catch_unwind(AssertUnwindSafe(|| {
                 annotate(&source, &target, &lines, &engines, &options, &teller)

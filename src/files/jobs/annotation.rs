@@ -11,11 +11,12 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::super::video::{self, Engines, Summary, VideoError, VideoOptions};
-use crate::codec::{CodecError, FileError};
 use crate::jobs::record::{Fault, Options, Progress, Task};
 use crate::pipeline::recognise::Tasks;
 use crate::pipeline::report::FrameReport;
 
+/// The longest video that is annotated for others: a file of a few bytes can claim any length.
+const MAX_DURATION: Duration = Duration::from_secs(8 * 3600);
 /// How often progress is told.
 const TELL_INTERVAL: Duration = Duration::from_millis(500);
 /// The first pictures wait for threads and decoders, and say nothing of those that follow.
@@ -44,7 +45,14 @@ pub fn video_options(options: &Options) -> VideoOptions {
         gender: options.wants(Task::Gender),
         objects: options.wants(Task::Objects),
     };
-    VideoOptions { tasks, every: options.every, threshold: options.threshold }
+    VideoOptions {
+        tasks,
+        every: options.every,
+        threshold: options.threshold,
+        max_duration: Some(MAX_DURATION),
+        background: true,
+        ..VideoOptions::default()
+    }
 }
 
 /// A line of `detections.jsonl`.
@@ -152,39 +160,16 @@ fn round(value: f64) -> f64 {
 
 /// Why a video can never be annotated, in words for whoever sent it; nothing where another try may help.
 pub fn fault_of(error: &VideoError) -> Option<Fault> {
-    let (code, message) = match error {
-        VideoError::File(file) => match file {
-            FileError::Empty { .. } => ("empty", "the file is empty"),
-            FileError::UnsupportedType { .. } => {
-                ("unsupported_type", "the file is no MP4, MOV, WebM, Matroska, AVI or MPEG-TS video")
-            }
-            FileError::Headers { .. } => {
-                ("corrupt", "the file is damaged or cut off: its headers cannot be read")
-            }
-            FileError::AudioOnly { .. } => ("no_video", "the file has no video, only audio"),
-            FileError::NoVideo { .. } => ("no_video", "the file has no video"),
-            FileError::UnsupportedCodec { .. } => {
-                ("unsupported_codec", "the file's video is in a format that cannot be decoded")
-            }
-            FileError::Codec(CodecError::TooLarge { .. }) => {
-                ("too_large", "the video's pictures have more pixels than are taken")
-            }
-            FileError::SizeChanged { .. } | FileError::Codec(_) => {
-                ("corrupt", "the file's video cannot be decoded")
-            }
-            FileError::Io { .. } | FileError::Write { .. } => return None,
-        },
-        VideoError::NoPictures => ("corrupt", "not one picture in the file could be decoded"),
-        VideoError::Recognise(_) | VideoError::Cancelled => return None,
-    };
-    Some(Fault::new(code, message))
+    match error.code() {
+        "internal" | "store_full" | "cancelled" => None,
+        code => Some(Fault::new(code, format!("the file cannot be annotated: {error}"))),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
+    use crate::codec::FileError;
 
     #[test]
     fn the_pace_is_told_twice_a_second_and_estimates_the_end() {
@@ -204,12 +189,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_the_files_fault_is_told_and_never_with_a_path() {
-        let path = PathBuf::from("/store/secret");
-        let fault = fault_of(&VideoError::File(FileError::AudioOnly { path: path.clone() })).unwrap();
-        assert_eq!(fault, Fault::new("no_video", "the file has no video, only audio"));
-        let source = std::io::Error::other("disk");
-        assert_eq!(fault_of(&VideoError::File(FileError::Io { path, source })), None);
+    fn only_the_files_own_faults_are_final() {
+        let fault = fault_of(&VideoError::File(FileError::AudioOnly)).unwrap();
+        assert_eq!(
+            fault,
+            Fault::new("no_video", "the file cannot be annotated: it has no video, only audio")
+        );
+        let read = FileError::Read(std::io::Error::other("the disk"));
+        assert_eq!(fault_of(&VideoError::File(read)), None);
         assert_eq!(fault_of(&VideoError::NoPictures).unwrap().code, "corrupt");
     }
 }
