@@ -489,6 +489,12 @@ fn fronts_without_a_queue_say_what_is_missing() {
         );
         assert!(error["message"].as_str().unwrap().contains("--nats-url"));
     }
+    // A queue that cannot be reached is said before a video is sent.
+    command.args(["--nats-url", "nats://127.0.0.1:1"]);
+    let front = common::cluster::Process::start(&mut command);
+    let reply = post(front.address, "", b"\0\0\0\x20ftypisom");
+    assert_eq!((reply.status, reply.json()["error"]["code"].as_str()), (503, Some("queue_unavailable")));
+    assert!(reply.header("retry-after").is_some());
 }
 
 /// Debian's nats-server with JetStream, which ends with the test.

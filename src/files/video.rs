@@ -29,6 +29,7 @@ use crate::codec::{
     AudioPacket, FileError, MAX_PIXELS, Piece, VideoConfig, VideoFile, VideoInfo, VideoWriter,
 };
 use crate::frame::{I420Buffer, Picture};
+use crate::inference::batcher::BACKGROUND;
 use crate::inference::engine::EngineError;
 use crate::inference::service::{Handle, lowest_priority};
 use crate::pipeline::follow::track_config;
@@ -47,8 +48,8 @@ const MAX_ENCODER_THREADS: usize = 4;
 const MAX_DECODER_THREADS: usize = 4;
 /// Threads that ask the lanes under one number, as in [`desk`](super::desk).
 const THREADS_PER_ASKER: usize = 4;
-/// Askers of videos count from here: sessions count from 1, and posted pictures from far above.
-const FIRST_ASKER: u64 = 1 << 62;
+/// Askers of videos count from here, in the background: sessions count from 1, posted pictures from far above.
+const FIRST_ASKER: u64 = BACKGROUND;
 /// How long a video waits when the lanes' queue is full.
 const OVERLOAD_PAUSE: Duration = Duration::from_millis(20);
 
