@@ -60,12 +60,15 @@ fn a_posted_picture_is_recognised() {
     let raw = service.post("/predict", &[], &astronaut()).json();
     assert_eq!(raw["detections"], report["detections"], "as a raw body it is the same picture");
 
+    let version = report["models"]["blazeface"].as_str().unwrap();
+    let named = format!("/predict?tasks=faces&model=blazeface@{version},centernet");
+    assert_eq!(service.post(&named, &[], &astronaut()).status, 200);
     let faces = service.post("/predict?tasks=faces", &[], &astronaut()).json();
     assert_eq!(kinds(&faces), [("face".to_owned(), "face".to_owned())]);
     assert!(faces["detections"][0]["attributes"].is_null(), "{faces}");
     let sure = service.post("/predict?tasks=objects&threshold=0.99", &[], &astronaut()).json();
     assert!(kinds(&sure).is_empty(), "{sure}");
-    assert_eq!(service.metric("vigie_pictures_total{outcome=\"recognised\"}"), 4.0);
+    assert_eq!(service.metric("vigie_pictures_total{outcome=\"recognised\"}"), 5.0);
 }
 
 #[test]
@@ -145,6 +148,9 @@ fn bad_input_gets_its_status_and_code_and_harms_nobody() {
         ("/predict?threshold=2", &[json], picture.clone(), 400, "invalid_option"),
         ("/predict?threshold=much", &[json], picture.clone(), 400, "invalid_option"),
         ("/predict?nonsense=1", &[json], picture.clone(), 400, "invalid_option"),
+        ("/predict?model=yolo", &[json], picture.clone(), 400, "invalid_option"),
+        ("/predict?model=blazeface@9999", &[json], picture.clone(), 400, "invalid_option"),
+        ("/predict?model=%26", &[json], picture.clone(), 400, "invalid_option"),
         ("/predict", &[("Content-Type", "multipart/form-data")], picture.clone(), 400, "body_unreadable"),
         ("/predict", &[("Content-Type", &content_type)], unnamed, 400, "body_unreadable"),
         ("/predict", &[("Content-Type", &content_type)], noise(5000), 400, "body_unreadable"),

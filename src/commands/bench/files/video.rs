@@ -169,7 +169,7 @@ fn ffmpeg(path: &Path, folder: &Path) -> anyhow::Result<Option<Duration>> {
     let child = Command::new("ffmpeg")
         .args(["-v", "error", "-nostdin", "-y", "-threads", &decoder.to_string(), "-i"])
         .arg(path)
-        .args(["-an", "-c:v", "libx264", "-preset", "veryfast", "-crf", "21", "-bf", "2", "-g", "120"])
+        .args(["-an", "-c:v", "libx264", "-preset", "veryfast", "-crf", "21", "-bf", "1", "-g", "120"])
         .args(["-x264-params", "rc-lookahead=4:sliced-threads=1", "-threads", &encoder.to_string()])
         .arg(folder.join("ffmpeg.mp4"))
         .stdout(Stdio::null())
