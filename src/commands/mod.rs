@@ -9,4 +9,5 @@ pub mod serve;
 pub mod service;
 pub mod signal;
 pub mod token;
+mod videos;
 pub mod worker;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::guard;
 use super::recognition::Recognition;
 use super::service::{self, FrontDoor, Stop};
+use super::videos::{self, VideoJobs};
 use crate::cli::ServeArgs;
 use crate::cluster::fleet::Fleet;
 use crate::cluster::token::ClusterToken;
@@ -44,12 +45,18 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         move || worker.admits().map_err(|refusal| refusal.to_string())
     };
     let desk = recognition.start_desk(&metrics)?;
+    let mut video_jobs = VideoJobs::alone(&args.store, &args.worker, &metrics).await?;
+    let videos = video_jobs.as_mut().map(|jobs| {
+        jobs.start(&args.worker, recognition, &metrics);
+        jobs.front(&args.front)
+    });
     let sockets = Inside::default();
     let front = Front {
         sockets: sockets.clone(),
         workers: Arc::clone(&fleet),
         session_key: token.session_key(),
         uploads: Arc::default(),
+        videos,
         metrics,
         readiness: Arc::new(readiness),
         ice: service::ice_config(&args.front),
@@ -78,10 +85,14 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         }
         // There is no other worker to move to.
         tracing::info!("stopping: sending the sessions home");
-        tokio::select! {
-            () = worker.close(service::FAREWELL_LIMIT) => {}
-            again = service::wait_for_signal() => again?,
-        }
+        let closing = async {
+            tokio::select! {
+                () = worker.close(service::FAREWELL_LIMIT) => Ok(()),
+                again = service::wait_for_signal() => again,
+            }
+        };
+        let (closed, ()) = tokio::join!(closing, videos::leave(video_jobs, service::FAREWELL_LIMIT));
+        closed?;
         sockets.emptied(Duration::from_secs(1)).await;
         stop.tell();
         anyhow::Ok(())

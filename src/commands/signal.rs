@@ -2,9 +2,11 @@
 //! killed leaves the media of its pages alone.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::guard;
 use super::service::{self, FrontDoor, Stop};
+use super::videos::{self, VideoJobs};
 use crate::cli::SignalArgs;
 use crate::cluster::fleet::Fleet;
 use crate::shutdown::Inside;
@@ -31,12 +33,15 @@ async fn serve(args: &SignalArgs) -> anyhow::Result<()> {
             fleet.admits().map_err(str::to_owned)
         }
     };
+    let metrics = Arc::new(Metrics::new());
+    let video_jobs = VideoJobs::shared(&args.store, &metrics).await?;
     let front = Front {
         sockets: Inside::default(),
         workers: Arc::clone(&fleet),
         session_key: token.session_key(),
         uploads: Arc::default(),
-        metrics: Arc::new(Metrics::new()),
+        videos: video_jobs.as_ref().map(|jobs| jobs.front(&args.front)),
+        metrics,
         readiness: Arc::new(readiness),
         ice: service::ice_config(&args.front),
         door: guard::door(&args.front)?,
@@ -55,6 +60,7 @@ async fn serve(args: &SignalArgs) -> anyhow::Result<()> {
             () = fleet.watch() => {}
         }
         tracing::info!("stopping");
+        videos::leave(video_jobs, Duration::ZERO).await;
         stop.tell();
         anyhow::Ok(())
     };

@@ -66,7 +66,7 @@ impl Rate {
             "/api/session" => Some(Self::Session),
             "/whip" if method == Method::POST => Some(Self::Session),
             "/predict" => Some(Self::Predict),
-            "/api/videos" | "/api/models" if method == Method::POST => Some(Self::Upload),
+            "/api/videos" | "/api/uploads" | "/api/models" if method == Method::POST => Some(Self::Upload),
             _ => Some(Self::Request),
         }
     }

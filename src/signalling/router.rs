@@ -3,18 +3,19 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{get, head, post};
 
 use super::auth::{self, Door};
 use super::error::{self, ApiError, Refusal};
 use super::ice::IceConfig;
 use super::limits::{self, Limits};
 use super::predict::{self, Uploads};
-use super::{health, ice, pages, sessions};
+use super::uploads::Videos;
+use super::{health, ice, pages, results, sessions, tus, videos};
 use crate::cluster::fleet::Fleet;
 use crate::ids::SessionKey;
 use crate::shutdown::Inside;
@@ -31,6 +32,8 @@ pub struct Front {
     pub sockets: Inside,
     /// The pictures that are being taken in.
     pub uploads: Arc<Uploads>,
+    /// Where videos are taken in, if they are.
+    pub videos: Option<Arc<Videos>>,
     /// Why no session would be taken now, if so.
     pub readiness: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
     pub ice: Arc<IceConfig>,
@@ -70,10 +73,12 @@ const STRICT_TRANSPORT: &str = "max-age=63072000";
 pub fn router(front: Front) -> Router {
     let session = middleware::from_fn_with_state(front.clone(), auth::require_session);
     let admin = middleware::from_fn_with_state(front.clone(), auth::require_admin);
+    let own_page = middleware::from_fn_with_state(front.clone(), auth::require_own_page);
     let with_session = Router::new()
         .route("/api/ice-servers", get(ice::list))
         .route("/api/session", get(sessions::open))
         .route("/predict", post(predict::predict).layer(predict::body_limit()))
+        .merge(video_intake())
         .route_layer(session);
     let metrics = Router::new().route("/metrics", get(health::metrics));
     let for_admins = if front.has_open_metrics { metrics } else { metrics.route_layer(admin) };
@@ -82,6 +87,7 @@ pub fn router(front: Front) -> Router {
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
         .merge(with_session)
+        .merge(video_jobs().route_layer(own_page))
         .merge(for_admins)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .fallback(pages::serve)
@@ -89,6 +95,28 @@ pub fn router(front: Front) -> Router {
         .layer(middleware::from_fn_with_state(front.clone(), harden))
         .layer(middleware::from_fn_with_state(front.clone(), count))
         .with_state(front)
+}
+
+/// How videos come in: by streams that count their own bytes.
+fn video_intake() -> Router<Front> {
+    let uploads = Router::new()
+        .route("/api/uploads", post(tus::create).options(tus::options))
+        .route(
+            "/api/uploads/{id}",
+            head(tus::head).patch(tus::append).delete(tus::delete).options(tus::options),
+        )
+        .layer(middleware::from_fn(tus::speak));
+    Router::new().route("/api/videos", post(videos::create)).merge(uploads).layer(DefaultBodyLimit::disable())
+}
+
+/// Who knows a job's id, 128 random bits, may see and end it: players and event sources carry no token.
+fn video_jobs() -> Router<Front> {
+    Router::new()
+        .route("/api/videos", get(videos::list))
+        .route("/api/videos/{id}", get(videos::read).delete(videos::delete))
+        .route("/api/videos/{id}/events", get(videos::events))
+        .route("/api/videos/{id}/cancel", post(videos::cancel))
+        .route("/api/videos/{id}/{file}", get(results::read))
 }
 
 /// The headers that keep a page to itself (OWASP ASVS 5.0, V3.4), and one body for all errors.
