@@ -9,7 +9,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::ptr::{self, NonNull};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use ffmpeg_sys_next as ffi;
@@ -24,6 +24,10 @@ use crate::frame::{I420Buffer, Picture};
 /// Ticks of the media clock a second.
 pub(super) const CLOCK: ffi::AVRational = ffi::AVRational { num: 1, den: 90_000 };
 const MICROSECONDS: ffi::AVRational = ffi::AVRational { num: 1, den: 1_000_000 };
+
+/// Bytes of one piece of memory that FFmpeg may take: an index of five million frames, or a picture of
+/// [`MAX_PIXELS`] in its deepest format. Tables are as long as a file says, not as it is.
+const MAX_ALLOCATION: usize = 128 << 20;
 
 /// A file that ends this much before its declared end was cut off.
 const SHORTFALL: Duration = Duration::from_millis(500);
@@ -198,6 +202,7 @@ impl VideoFile {
     /// [`FileError`], with what the file is not.
     pub fn open(path: &Path, threads: usize) -> Result<Self, FileError> {
         log::install();
+        limit_memory();
         let name = demuxer(&first_bytes(path)?)
             .ok_or_else(|| FileError::UnsupportedType { path: path.to_owned() })?;
         let input = open_input(path, name)?;
@@ -249,6 +254,10 @@ impl VideoFile {
         let size = (width.max(0) as usize, height.max(0) as usize);
         if size.0 * size.1 > MAX_PIXELS {
             return Err(CodecError::TooLarge { size: Some(size), max_pixels: MAX_PIXELS }.into());
+        }
+        // Neither the headers nor the first frames tell a size, or none that FFmpeg takes.
+        if size.0 == 0 || size.1 == 0 {
+            return Err(headers(FfmpegError(ffi::AVERROR_INVALIDDATA)));
         }
         let turn = Turn::of_stream(stream);
         let (width, height) = turn.size(size);
@@ -464,6 +473,12 @@ pub fn first_bytes(path: &Path) -> Result<Vec<u8>, FileError> {
 pub(super) fn file_url(path: &Path) -> Result<CString, FileError> {
     let url = [b"file:", path.as_os_str().as_bytes()].concat();
     CString::new(url).map_err(|error| FileError::Io { path: path.to_owned(), source: error.into() })
+}
+
+fn limit_memory() {
+    static LIMITED: Once = Once::new();
+    // SAFETY: the call stores one number, for the whole process.
+    LIMITED.call_once(|| unsafe { ffi::av_max_alloc(MAX_ALLOCATION) });
 }
 
 fn open_input(path: &Path, name: &'static CStr) -> Result<Input, FileError> {

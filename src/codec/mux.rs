@@ -198,7 +198,7 @@ impl VideoWriter {
             ffi::av_packet_rescale_ts(packet, clock, (**(*raw).streams.add(1)).time_base);
             ffi::av_interleaved_write_frame(raw, packet)
         };
-        self.check(code)
+        self.check_packet(code)
     }
 
     /// Writes what the encoder still holds and the index, and gives the file its name.
@@ -211,7 +211,7 @@ impl VideoWriter {
         // SAFETY: the header was written, so the trailer may be.
         let code = unsafe {
             let code = ffi::av_write_trailer(raw);
-            if code < 0 { code } else { ffi::avio_closep(&mut (*raw).pb) }
+            if code < 0 && code != ffi::AVERROR_INVALIDDATA { code } else { ffi::avio_closep(&mut (*raw).pb) }
         };
         self.check(code)?;
         std::fs::rename(&self.output.partial, &self.path)
@@ -242,8 +242,14 @@ impl VideoWriter {
                 ffi::av_packet_rescale_ts(packet, CLOCK, (**(*output).streams).time_base);
                 ffi::av_interleaved_write_frame(output, packet)
             };
-            self.check(code)?;
+            self.check_packet(code)?;
         }
+    }
+
+    /// As [`check`](Self::check), but a packet of audio that is damaged is left out: pictures come from our own
+    /// encoder, and packets are written when their turn comes, not when they are given.
+    fn check_packet(&self, code: c_int) -> Result<(), FileError> {
+        if code == ffi::AVERROR_INVALIDDATA { Ok(()) } else { self.check(code) }
     }
 
     fn check(&self, code: c_int) -> Result<(), FileError> {
