@@ -19,6 +19,7 @@ use super::encoder::Dictionary;
 use super::picture::Frame;
 use super::rotate::Turn;
 use super::{CodecError, FfmpegError, MAX_PIXELS, log};
+use crate::container::{Container, START_BYTES};
 use crate::frame::{I420Buffer, Picture};
 
 /// Ticks of the media clock a second.
@@ -57,28 +58,19 @@ pub enum FileError {
     Codec(#[from] CodecError),
 }
 
-/// The demuxer for a file that begins with `start`; `None` for what is not opened.
-fn demuxer(start: &[u8]) -> Option<&'static CStr> {
-    /// Top-level boxes that QuickTime files begin with (ISO/IEC 14496-12 §4.3, and QTFF before it).
-    const BOXES: [&[u8; 4]; 6] = [b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"];
-    const TS_PACKET: usize = 188;
-    let is_ts = |first: usize, step: usize| {
-        (0..4).map(|index| start.get(first + index * step)).all(|byte| byte == Some(&0x47))
-    };
-    match start {
-        [_, _, _, _, kind @ ..] if kind.get(..4).is_some_and(|kind| BOXES.iter().any(|b| *b == kind)) => {
-            Some(c"mov")
-        }
-        [0x1a, 0x45, 0xdf, 0xa3, ..] => Some(c"matroska"),
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'A', b'V', b'I', b' ', ..] => Some(c"avi"),
-        _ if is_ts(0, TS_PACKET) || is_ts(4, TS_PACKET + 4) => Some(c"mpegts"),
-        _ => None,
+/// The one demuxer that reads a kind of file.
+fn demuxer(container: Container) -> &'static CStr {
+    match container {
+        Container::Mov => c"mov",
+        Container::Matroska => c"matroska",
+        Container::Avi => c"avi",
+        Container::MpegTs => c"mpegts",
     }
 }
 
 /// Whether the first bytes of a file are those of a video that is opened here.
 pub fn is_video(start: &[u8]) -> bool {
-    demuxer(start).is_some()
+    Container::of(start).is_some()
 }
 
 /// What a file says of itself.
@@ -203,9 +195,9 @@ impl VideoFile {
     pub fn open(path: &Path, threads: usize) -> Result<Self, FileError> {
         log::install();
         limit_memory();
-        let name = demuxer(&first_bytes(path)?)
+        let container = Container::of(&first_bytes(path)?)
             .ok_or_else(|| FileError::UnsupportedType { path: path.to_owned() })?;
-        let input = open_input(path, name)?;
+        let input = open_input(path, demuxer(container))?;
         let raw = input.0.as_ptr();
         let headers = |source| FileError::Headers { path: path.to_owned(), source };
         // SAFETY: the context is open.
@@ -459,10 +451,9 @@ fn ticks_to_duration(ticks: i64) -> Duration {
 
 /// As many bytes as it takes to know what a file is.
 pub fn first_bytes(path: &Path) -> Result<Vec<u8>, FileError> {
-    const BYTES: u64 = 1024;
     let io = |source| FileError::Io { path: path.to_owned(), source };
     let mut start = Vec::new();
-    std::fs::File::open(path).map_err(io)?.take(BYTES).read_to_end(&mut start).map_err(io)?;
+    std::fs::File::open(path).map_err(io)?.take(START_BYTES as u64).read_to_end(&mut start).map_err(io)?;
     if start.is_empty() {
         return Err(FileError::Empty { path: path.to_owned() });
     }
@@ -528,34 +519,5 @@ fn open_decoder(
         (*raw).max_pixels = (MAX_PIXELS + MAX_PIXELS / 4) as i64;
         FfmpegError::check(ffi::avcodec_open2(raw, codec, ptr::null_mut())).map_err(|_| unsupported())?;
         Ok(decoder)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn files_are_known_by_their_first_bytes() {
-        let mut ts = vec![0; 1024];
-        (0..1024).step_by(188).for_each(|at| ts[at] = 0x47);
-        let mut m2ts = vec![0; 1024];
-        (4..1024).step_by(192).for_each(|at| m2ts[at] = 0x47);
-        for (start, name) in [
-            (b"\0\0\0\x20ftypisom".to_vec(), Some(c"mov")),
-            (b"\0\0\0\x08wide\0\0\0\0mdat".to_vec(), Some(c"mov")),
-            (b"\x1a\x45\xdf\xa3\x01".to_vec(), Some(c"matroska")),
-            (b"RIFF\0\0\0\0AVI LIST".to_vec(), Some(c"avi")),
-            (ts, Some(c"mpegts")),
-            (m2ts, Some(c"mpegts")),
-            (b"RIFF\0\0\0\0WAVEfmt ".to_vec(), None),
-            (b"#EXTM3U\n#EXT-X-VERSION:3\n".to_vec(), None),
-            (b"ffconcat version 1.0\nfile /etc/passwd\n".to_vec(), None),
-            (b"GGGGGGGG".to_vec(), None),
-            (b"abc".to_vec(), None),
-            (Vec::new(), None),
-        ] {
-            assert_eq!(demuxer(&start), name, "{:?}", String::from_utf8_lossy(&start[..start.len().min(20)]));
-        }
     }
 }

@@ -64,6 +64,7 @@ pub fn run(args: &AnnotateArgs) -> anyhow::Result<()> {
             handle: recognition.handle(),
             models: recognition.models(),
             lanes: recognition.lanes(),
+            first_asker: 0,
         },
         threshold: args.threshold,
         every: args.every,

@@ -7,4 +7,5 @@ pub mod recognition;
 pub mod serve;
 pub mod service;
 pub mod signal;
+mod videos;
 pub mod worker;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::recognition::Recognition;
 use super::service::{self, Stop};
+use super::videos::{self, VideoJobs};
 use crate::cli::ServeArgs;
 use crate::cluster::fleet::Fleet;
 use crate::cluster::token::ClusterToken;
@@ -42,12 +43,18 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         move || worker.admits().map_err(|refusal| refusal.to_string())
     };
     let desk = recognition.start_desk(&metrics)?;
+    let mut video_jobs = VideoJobs::alone(&args.store, &args.worker, &metrics).await?;
+    let videos = video_jobs.as_mut().map(|jobs| {
+        jobs.start(&args.worker, recognition, &metrics);
+        jobs.front(&args.front)
+    });
     let sockets = Inside::default();
     let front = Front {
         sockets: sockets.clone(),
         workers: Arc::clone(&fleet),
         session_key: token.session_key(),
         uploads: Arc::default(),
+        videos,
         metrics,
         readiness: Arc::new(readiness),
         ice: service::ice_config(&args.front),
@@ -70,7 +77,8 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
             () = fleet.watch() => {}
         }
         tracing::info!("stopping: sending the sessions home");
-        worker.drain(Duration::from_secs(args.worker.drain_seconds)).await;
+        let limit = Duration::from_secs(args.worker.drain_seconds);
+        tokio::join!(worker.drain(limit), videos::leave(video_jobs, limit));
         sockets.emptied(Duration::from_secs(1)).await;
         stop.tell();
         anyhow::Ok(())

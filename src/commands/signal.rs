@@ -2,8 +2,10 @@
 //! killed leaves the media of its pages alone.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::service::{self, Stop};
+use super::videos::{self, VideoJobs};
 use crate::cli::SignalArgs;
 use crate::cluster::fleet::Fleet;
 use crate::shutdown::Inside;
@@ -30,12 +32,15 @@ async fn serve(args: &SignalArgs) -> anyhow::Result<()> {
             fleet.admits().map_err(str::to_owned)
         }
     };
+    let metrics = Arc::new(Metrics::new());
+    let video_jobs = VideoJobs::shared(&args.store, &metrics).await?;
     let front = Front {
         sockets: Inside::default(),
         workers: Arc::clone(&fleet),
         session_key: token.session_key(),
         uploads: Arc::default(),
-        metrics: Arc::new(Metrics::new()),
+        videos: video_jobs.as_ref().map(|jobs| jobs.front(&args.front)),
+        metrics,
         readiness: Arc::new(readiness),
         ice: service::ice_config(&args.front),
         allowed_origins: args.front.allowed_origins.clone().into(),
@@ -50,6 +55,7 @@ async fn serve(args: &SignalArgs) -> anyhow::Result<()> {
             () = fleet.watch() => {}
         }
         tracing::info!("stopping");
+        videos::leave(video_jobs, Duration::ZERO).await;
         stop.tell();
         anyhow::Ok(())
     };

@@ -7,6 +7,7 @@ use anyhow::bail;
 
 use super::recognition::Recognition;
 use super::service::{self, Stop};
+use super::videos::{self, VideoJobs};
 use crate::cli::WorkerProcessArgs;
 use crate::cluster::token::ClusterToken;
 use crate::files;
@@ -40,6 +41,10 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let listener = service::bind(args.control, "--control").await?;
     let desk = recognition.start_desk(&metrics)?;
+    let mut video_jobs = VideoJobs::shared(&args.store, &metrics).await?;
+    if let Some(jobs) = &mut video_jobs {
+        jobs.start(&args.worker, recognition, &metrics);
+    }
     let resources = Resources {
         peers: service::peer_config(&args.worker),
         inference: recognition.handle(),
@@ -53,7 +58,8 @@ async fn serve(
     let stopping = async {
         service::wait_for_signal().await?;
         tracing::info!("stopping: sending the sessions home");
-        worker.drain(Duration::from_secs(args.worker.drain_seconds)).await;
+        let limit = Duration::from_secs(args.worker.drain_seconds);
+        tokio::join!(worker.drain(limit), videos::leave(video_jobs, limit));
         stop.tell();
         anyhow::Ok(())
     };

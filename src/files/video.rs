@@ -59,6 +59,13 @@ pub struct Engines {
     pub handle: Handle,
     pub models: ModelSet,
     pub lanes: usize,
+    /// The lowest number that the lanes are asked under; [`askers`] follow on it.
+    pub first_asker: u64,
+}
+
+/// How many numbers a video on so many lanes asks under.
+pub fn askers(lanes: usize) -> u64 {
+    (lanes / THREADS_PER_ASKER) as u64 + 1
 }
 
 /// How far a video has come.
@@ -178,7 +185,7 @@ pub fn annotate(
     let config = track_config(&engines.models, options.threshold);
     let scores = MinScores { faces: Some(config.faces.low_score), objects: Some(config.objects.low_score) };
     let recogniser = |index: usize| {
-        let asker = (index / THREADS_PER_ASKER) as u64;
+        let asker = engines.first_asker + (index / THREADS_PER_ASKER) as u64;
         Recogniser::new(engines.handle.clone(), engines.models.clone(), asker)
     };
 

@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use super::uploads::UploadError;
 use crate::cluster::protocol::{PictureFault, PictureRefusal};
 
 /// What went wrong, as a client is told: status, stable code, message.
@@ -20,7 +21,7 @@ pub enum ApiError {
     InvalidOption { reason: String },
     #[error("the request's body cannot be read: {reason}")]
     BodyUnreadable { reason: String },
-    #[error("the picture was not sent in time")]
+    #[error("the file was not sent in time")]
     UploadTimedOut,
     #[error("the picture has more than {max_bytes} bytes")]
     PictureTooLarge { max_bytes: usize },
@@ -30,6 +31,8 @@ pub enum ApiError {
     Busy { retry_after_s: u32 },
     #[error("no worker can be reached")]
     NoWorker { retry_after_s: u32 },
+    #[error(transparent)]
+    Upload(#[from] UploadError),
 }
 
 impl ApiError {
@@ -46,6 +49,7 @@ impl ApiError {
                 StatusCode::from_u16(fault.code.status()).expect("the protocol's statuses are HTTP's")
             }
             Self::Busy { .. } | Self::NoWorker { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Upload(error) => error.status(),
         }
     }
 
@@ -61,12 +65,14 @@ impl ApiError {
             Self::PictureRefused(fault) => fault.code.code(),
             Self::Busy { .. } => PictureRefusal::Busy.code(),
             Self::NoWorker { .. } => "no_worker",
+            Self::Upload(error) => error.code(),
         }
     }
 
     fn retry_after_s(&self) -> Option<u32> {
         match self {
             Self::Busy { retry_after_s } | Self::NoWorker { retry_after_s } => Some(*retry_after_s),
+            Self::Upload(error) => error.retry_after_s(),
             _ => None,
         }
     }

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::{HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{get, head, post};
 
 use super::ice::IceConfig;
 use super::predict::{self, Uploads};
-use super::{health, ice, pages, sessions};
+use super::uploads::Videos;
+use super::{health, ice, pages, results, sessions, tus, videos};
 use crate::cluster::fleet::Fleet;
 use crate::ids::SessionKey;
 use crate::shutdown::Inside;
@@ -28,6 +29,8 @@ pub struct Front {
     pub sockets: Inside,
     /// The pictures that are being taken in.
     pub uploads: Arc<Uploads>,
+    /// Where videos are taken in, if they are.
+    pub videos: Option<Arc<Videos>>,
     /// Why no session would be taken now, if so.
     pub readiness: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
     pub ice: Arc<IceConfig>,
@@ -49,10 +52,30 @@ pub fn router(front: Front) -> Router {
         .route("/api/ice-servers", get(ice::list))
         .route("/api/session", get(sessions::open))
         .route("/predict", post(predict::predict).layer(predict::body_limit()))
+        .merge(video_routes())
         .fallback(get(pages::serve))
         .layer(middleware::from_fn(harden))
         .layer(middleware::from_fn_with_state(front.clone(), count))
         .with_state(front)
+}
+
+/// Videos come in by streams that count their own bytes.
+fn video_routes() -> Router<Front> {
+    let uploads = Router::new()
+        .route("/api/uploads", post(tus::create).options(tus::options))
+        .route(
+            "/api/uploads/{id}",
+            head(tus::head).patch(tus::append).delete(tus::delete).options(tus::options),
+        )
+        .layer(middleware::from_fn(tus::speak));
+    Router::new()
+        .route("/api/videos", get(videos::list).post(videos::create))
+        .route("/api/videos/{id}", get(videos::read).delete(videos::delete))
+        .route("/api/videos/{id}/events", get(videos::events))
+        .route("/api/videos/{id}/cancel", post(videos::cancel))
+        .route("/api/videos/{id}/{file}", get(results::read))
+        .merge(uploads)
+        .layer(DefaultBodyLimit::disable())
 }
 
 /// The headers that keep a page to itself.
