@@ -6,7 +6,8 @@ use async_nats::connection::State as Connection;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Context, ContextBuilder};
-use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use async_nats::{Client, ClientError, ConnectOptions, Event, ServerAddr};
+use percent_encoding::percent_decode_str;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -36,10 +37,13 @@ pub(super) struct Keeper {
 impl Keeper {
     pub async fn start(url: &str, options: &Options) -> Result<(Self, Context), QueueError> {
         let servers = servers(url)?;
+        let hosts =
+            servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect::<Vec<_>>();
+        let (login, servers) = login(servers);
         // Two providers are compiled in (the WebRTC library brings the other), so one has to be chosen.
         let _ = async_nats::rustls::crypto::aws_lc_rs::default_provider().install_default();
         let (trouble, troubles) = watch::channel(None);
-        let connect = ConnectOptions::new()
+        let connect = login
             .name("vigie")
             .connection_timeout(ANSWER)
             .ping_interval(Duration::from_secs(10))
@@ -51,7 +55,8 @@ impl Keeper {
         let client = connect.connect(servers).await.map_err(|error| invalid(url, &error))?;
         let jetstream = ContextBuilder::new().timeout(ANSWER).build(client.clone());
         let (report, state) = watch::channel(State::Waiting("not connected yet".to_owned()));
-        let care = Care { jetstream: jetstream.clone(), options: options.clone(), report };
+        let hosts = hosts.join(", ");
+        let care = Care { jetstream: jetstream.clone(), options: options.clone(), hosts, report };
         let task = tokio::spawn(care.run(client.clone(), troubles));
         Ok((Self { client, state, task }, jetstream))
     }
@@ -102,6 +107,8 @@ impl Drop for Keeper {
 struct Care {
     jetstream: Context,
     options: Options,
+    /// For messages.
+    hosts: String,
     report: watch::Sender<State>,
 }
 
@@ -111,7 +118,7 @@ impl Care {
             let state = match client.connection_state() {
                 Connection::Connected => self.prepare().await.unwrap_or_else(State::Waiting),
                 Connection::Pending | Connection::Disconnected => {
-                    State::Waiting(trouble(events.borrow_and_update().as_ref()))
+                    State::Waiting(self.trouble(events.borrow_and_update().as_ref()))
                 }
             };
             let pause = if matches!(state, State::Ready(_)) { RECHECK } else { RETRY };
@@ -134,6 +141,15 @@ impl Care {
             }
             self.report.send_replace(state);
         }
+    }
+
+    fn trouble(&self, event: Option<&Event>) -> String {
+        let why = match event {
+            Some(Event::ClientError(ClientError::Other(error))) => format!(": {error}"),
+            Some(Event::ServerError(error)) => format!(": {error}"),
+            _ => String::new(),
+        };
+        format!("no connection with {}{why}", self.hosts)
     }
 
     async fn prepare(&self) -> Result<State, String> {
@@ -188,14 +204,6 @@ impl Care {
     }
 }
 
-fn trouble(event: Option<&Event>) -> String {
-    match event {
-        Some(Event::ClientError(error)) => error.to_string(),
-        Some(Event::ServerError(error)) => error.to_string(),
-        _ => "not connected".to_owned(),
-    }
-}
-
 fn servers(url: &str) -> Result<Vec<ServerAddr>, QueueError> {
     let parsed: Result<Vec<ServerAddr>, _> =
         url.split(',').map(|url| url.trim().parse::<ServerAddr>()).collect();
@@ -204,6 +212,25 @@ fn servers(url: &str) -> Result<Vec<ServerAddr>, QueueError> {
         true => Ok(parsed),
         false => Err(invalid(url, &"it begins with nats:// or tls:// and names a host")),
     }
+}
+
+/// Takes the user and the password, or the token, out of the addresses: the library does not read them there, but logs them.
+fn login(servers: Vec<ServerAddr>) -> (ConnectOptions, Vec<ServerAddr>) {
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let named = servers.iter().find_map(|server| Some((server.username()?, server.password())));
+    let login = match named {
+        Some((user, Some(password))) => {
+            ConnectOptions::with_user_and_password(decoded(user), decoded(password))
+        }
+        Some((token, None)) => ConnectOptions::with_token(decoded(token)),
+        None => ConnectOptions::new(),
+    };
+    let bare = servers.into_iter().filter_map(|server| {
+        let mut url = server.into_inner();
+        url.set_username("").and_then(|()| url.set_password(None)).ok()?;
+        ServerAddr::from_url(url).ok()
+    });
+    (login, bare.collect())
 }
 
 /// Without what stands before an `@`: passwords do not belong in logs.
@@ -215,6 +242,13 @@ fn invalid(url: &str, reason: &impl ToString) -> QueueError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_login_is_taken_out_of_the_address() {
+        let (_, bare) = login(servers("nats://me:a%40secret@a:4223,tls://b").unwrap());
+        let bare: Vec<String> = bare.into_iter().map(|server| server.into_inner().to_string()).collect();
+        assert_eq!(bare, ["nats://a:4223", "tls://b"]);
+    }
 
     #[test]
     fn addresses_are_read_and_passwords_kept_to_ourselves() {
