@@ -6,6 +6,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -297,4 +298,142 @@ fn annotated_from_the_terminal_they_are_told_apart_and_leave_nothing() {
     let left: Vec<_> = left.filter(|name| name != ".ses").collect();
     assert!(left.is_empty(), "left in the scratch folder: {left:?}");
     bait.is_untouched();
+}
+
+/// Asks the service, and reads the whole answer.
+fn ask(service: &Service, method: &str, path: &str, headers: &str, body: &[u8]) -> Reply {
+    let mut stream = TcpStream::connect(service.address).unwrap();
+    let (host, length) = (service.address, body.len());
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    // One that is refused early may not be read to its end.
+    let _ = stream.write_all(body);
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").expect("a whole head");
+    let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Reply { status, head: head.to_lowercase(), body: answer.split_off(end + 4) }
+}
+
+/// The id of the job that was made, or the code of the refusal.
+type Sent = Result<String, String>;
+
+fn post_video(service: &Service, name: &str, bytes: &[u8]) -> Sent {
+    let (content_type, body) = form(name, bytes);
+    let headers = format!("Content-Type: {content_type}\r\n");
+    let reply = ask(service, "POST", "/api/videos?every=4", &headers, &body);
+    match code_of(name, &reply).as_str() {
+        "ok" => Ok(reply.json()["id"].as_str().unwrap().to_owned()),
+        code => Err(code.to_owned()),
+    }
+}
+
+fn header<'r>(reply: &'r Reply, name: &str) -> Option<&'r str> {
+    reply.head.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")))
+}
+
+/// Sends a file by tus in three pieces.
+fn upload_video(service: &Service, name: &str, bytes: &[u8]) -> Sent {
+    const TUS: &str = "Tus-Resumable: 1.0.0\r\n";
+    let length = bytes.len();
+    let created = ask(
+        service,
+        "POST",
+        "/api/uploads",
+        &format!("{TUS}Upload-Length: {length}\r\nUpload-Metadata: every NA==\r\n"),
+        b"",
+    );
+    let code = code_of(name, &created);
+    if code != "ok" {
+        return Err(code);
+    }
+    let location = header(&created, "location").unwrap().to_owned();
+    let step = length.div_ceil(3);
+    for (index, piece) in bytes.chunks(step).enumerate() {
+        let headers = format!(
+            "{TUS}Upload-Offset: {}\r\nContent-Type: application/offset+octet-stream\r\n",
+            index * step
+        );
+        let reply = ask(service, "PATCH", &location, &headers, piece);
+        let code = code_of(name, &reply);
+        if code != "ok" {
+            // What nobody finishes would stay until it expires.
+            ask(service, "DELETE", &location, TUS, b"");
+            return Err(code);
+        }
+        if let Some(job) = header(&reply, "vigie-job") {
+            return Ok(job.to_owned());
+        }
+    }
+    panic!("{name}: all of it was sent, and no job is there");
+}
+
+/// Waits until a job has ended: its code, or `ok`.
+fn outcome(service: &Service, name: &str, id: &str) -> String {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let job = service.get_json(&format!("/api/videos/{id}"));
+        match job["state"].as_str().unwrap() {
+            "done" => return "ok".into(),
+            "failed" => {
+                let error = &job["error"];
+                assert!(
+                    error["message"].as_str().is_some_and(|message| message.len() > 10),
+                    "{name}: {error}"
+                );
+                return error["code"].as_str().unwrap().to_owned();
+            }
+            state => assert!(Instant::now() < deadline, "{name} is still {state}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The files below a folder.
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
+
+fn videos_get_codes_and_harm_nothing(send: fn(&Service, &str, &[u8]) -> Sent) {
+    let folder = tempfile::tempdir().unwrap();
+    let (inputs, store) = (folder.path().join("in"), folder.path().join("store"));
+    std::fs::create_dir(&inputs).unwrap();
+    let bait = Bait::set(&inputs);
+    let corpus = Corpus::make(&inputs, &bait);
+    let service = Service::start(&["--store", store.to_str().unwrap()]);
+    let mut memory = Memory::of(service.child.id());
+    let mut answers = Answers::default();
+    for file in &corpus.files {
+        let code = match send(&service, &file.name, &corpus.bytes(file)) {
+            Err(code) => code,
+            Ok(id) => {
+                let code = outcome(&service, &file.name, &id);
+                let deleted = ask(&service, "DELETE", &format!("/api/videos/{id}"), "", b"");
+                assert_eq!(deleted.status, 204, "{}", file.name);
+                code
+            }
+        };
+        answers.note(&file.name, &code, &file.video);
+        memory.look(&file.name);
+    }
+    assert!(service.is_ready());
+    eprintln!("the service took {} MiB at most, growing with {:?}", memory.peak_mib, memory.growth);
+    answers.are_as_expected();
+    let left = files_below(&store);
+    assert!(left.is_empty(), "left in the store: {left:?}");
+    bait.is_untouched();
+}
+
+#[test]
+fn posted_as_videos_they_get_codes_and_harm_nothing() {
+    videos_get_codes_and_harm_nothing(post_video);
+}
+
+#[test]
+fn uploaded_in_pieces_they_get_codes_and_harm_nothing() {
+    videos_get_codes_and_harm_nothing(upload_video);
 }

@@ -18,7 +18,7 @@ use super::colour::Converter;
 use super::encoder::Dictionary;
 use super::picture::Frame;
 use super::rotate::Turn;
-use super::{CodecError, FfmpegError, MAX_PIXELS, log};
+use super::{CodecError, FfmpegError, MAX_PIXELS, log, samples};
 use crate::container::{Container, START_BYTES};
 use crate::frame::{I420Buffer, Picture};
 
@@ -26,9 +26,13 @@ use crate::frame::{I420Buffer, Picture};
 pub(super) const CLOCK: ffi::AVRational = ffi::AVRational { num: 1, den: 90_000 };
 const MICROSECONDS: ffi::AVRational = ffi::AVRational { num: 1, den: 1_000_000 };
 
-/// Bytes of one piece of memory that FFmpeg may take: an index of five million frames, or a picture of
+/// Bytes of one piece of memory that FFmpeg may take: an index of three million frames, or a raw picture of
 /// [`MAX_PIXELS`] in its deepest format. Tables are as long as a file says, not as it is.
-const MAX_ALLOCATION: usize = 128 << 20;
+const MAX_ALLOCATION: usize = 80 << 20;
+/// Samples that fit into an index of that size.
+const MAX_INDEXED: u32 = (MAX_ALLOCATION / size_of::<ffi::AVIndexEntry>()) as u32;
+/// Streams of a file, each with tables of its own: films with many languages have some forty.
+const MAX_STREAMS: &CStr = c"64";
 
 /// A file that ends this much before its declared end was cut off.
 const SHORTFALL: Duration = Duration::from_millis(500);
@@ -197,9 +201,15 @@ impl VideoFile {
         limit_memory();
         let container = Container::of(&first_bytes(path)?)
             .ok_or_else(|| FileError::UnsupportedType { path: path.to_owned() })?;
+        let headers = |source| FileError::Headers { path: path.to_owned(), source };
+        if container == Container::Mov {
+            let io = |source| FileError::Io { path: path.to_owned(), source };
+            if !samples::are_possible(path, MAX_INDEXED).map_err(io)? {
+                return Err(headers(FfmpegError(ffi::AVERROR_INVALIDDATA)));
+            }
+        }
         let input = open_input(path, demuxer(container))?;
         let raw = input.0.as_ptr();
-        let headers = |source| FileError::Headers { path: path.to_owned(), source };
         // SAFETY: the context is open.
         FfmpegError::check(unsafe { ffi::avformat_find_stream_info(raw, ptr::null_mut()) })
             .map_err(headers)?;
@@ -476,6 +486,7 @@ fn open_input(path: &Path, name: &'static CStr) -> Result<Input, FileError> {
     let url = file_url(path)?;
     let mut options = Dictionary::default();
     options.set(c"protocol_whitelist", c"file");
+    options.set(c"max_streams", MAX_STREAMS);
     options.set(c"format_whitelist", if name == c"mov" { c"mov,mp4,m4a,3gp,3g2,mj2" } else { name });
     if name == c"matroska" {
         options.set(c"format_whitelist", c"matroska,webm");

@@ -13,6 +13,7 @@ mod log;
 mod mux;
 mod picture;
 mod rotate;
+mod samples;
 
 use ffmpeg_sys_next as ffi;
 

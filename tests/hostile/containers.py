@@ -53,28 +53,43 @@ def mp4s(good):
         "no_data.mp4": (build([entry for entry in parse(mp4) if entry[0] != b"mdat"]), ANY),
         "moov_twice.mp4": (mp4 + build([entry for entry in parse(mp4) if entry[0] == b"moov"]), ANY),
         "many_tracks.mp4": (many_tracks(mp4, 3000), ANY),
+        # Each index is one that a file might have; all of them together are not.
+        "samples_in_tracks.mp4": (many_tracks(long_tables(mp4, 4_000_000), 60), ANY),
+        "fragment_samples_in_tracks.mp4": (many_fragments(fragments, 1_000_000, 400), ANY),
     }
     for count in [5_000_000, 80_000_000, 0xffffffff]:
         # Samples that no file of this length can hold; of one size, so that no table betrays them.
-        tree = parse(mp4)
-        for entry in find(tree, b"stsz"):
-            entry[1] = struct.pack(">III", 0, 1, count)
-        for entry in find(tree, b"stsc"):
-            entry[1] = struct.pack(">IIIII", 0, 1, 1, count, 1)
-        for entry in find(tree, b"stts"):
-            entry[1] = struct.pack(">IIII", 0, 1, count, 1)
-        made[f"samples_{count}.mp4"] = (build(tree), ANY)
-        tree = parse(fragments)
-        for entry in find(tree, b"trun"):
-            set_u32(entry, 0, 0)
-            set_u32(entry, 4, count)
-            entry[1] = entry[1][:8]
-        made[f"fragment_samples_{count}.mp4"] = (build(tree), ANY)
+        made[f"samples_{count}.mp4"] = (long_tables(mp4, count), ANY)
+        made[f"fragment_samples_{count}.mp4"] = (many_fragments(fragments, count, 1), ANY)
     for kind in [b"stts", b"ctts", b"stsc", b"stsz", b"stco", b"stss"]:
         at = 8 if kind == b"stsz" else 4
         for count in [0x0fffffff, 0xffffffff]:
             made[f"{kind.decode()}_{count}.mp4"] = (changed(mp4, kind, at, count), ANY)
     return made
+
+
+def long_tables(data, count):
+    """An MP4 whose tracks have `count` samples of a byte each."""
+    tree = parse(data)
+    for entry in find(tree, b"stsz"):
+        entry[1] = struct.pack(">III", 0, 1, count)
+    for entry in find(tree, b"stsc"):
+        entry[1] = struct.pack(">IIIII", 0, 1, 1, count, 1)
+    for entry in find(tree, b"stts"):
+        entry[1] = struct.pack(">IIII", 0, 1, count, 1)
+    return build(tree)
+
+
+def many_fragments(data, count, times):
+    """A fragmented MP4 whose fragments come `times` over, each with `count` samples of the usual size."""
+    tree = parse(data)
+    for entry in find(tree, b"trun"):
+        set_u32(entry, 0, 0)
+        set_u32(entry, 4, count)
+        entry[1] = entry[1][:8]
+    start = [entry for entry in tree if entry[0] in (b"ftyp", b"moov")]
+    fragments = [entry for entry in tree if entry[0] in (b"moof", b"mdat")][:2]
+    return build(start + (fragments * times if times > 1 else tree[len(start):]))
 
 
 def with_size(data, side):
