@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use vigie::cli::{Cli, Command};
+use vigie::commands::annotate::Interrupted;
 use vigie::{commands, telemetry};
 
 fn main() -> ExitCode {
@@ -21,7 +22,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("vigie: {error:#}");
-            ExitCode::FAILURE
+            // As shells write it for a program that Ctrl-C has ended.
+            if error.is::<Interrupted>() { ExitCode::from(130) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -77,6 +77,7 @@ const PURE: &[&str] = &[
     "container.rs",
     "inference/batcher.rs",
     "live/governor.rs",
+    "live/headroom.rs",
     "live/settings.rs",
     "models/heads/",
     "pipeline/track/",

@@ -85,7 +85,7 @@ pub struct WorkerStatus {
     pub name: String,
     pub sessions: usize,
     pub max_sessions: usize,
-    /// Share of its capacity in use, 0 to 1.
+    /// Share of its capacity in use, as counted and measured; it takes sessions below 1.
     pub load_ratio: f64,
     /// It takes no more sessions and is about to end.
     pub draining: bool,
@@ -94,7 +94,7 @@ pub struct WorkerStatus {
 }
 
 /// What a worker is to do with a picture, as a query.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PredictOptions {
     pub faces: bool,
     /// Needs `faces`.
@@ -103,6 +103,9 @@ pub struct PredictOptions {
     /// 0 to 1; without one, each model's own.
     #[serde(default)]
     pub threshold: Option<f32>,
+    /// `name` or `name@version`, comma-separated: the models that must be the ones in use, or no answer.
+    #[serde(default)]
+    pub model: Option<String>,
     pub answer: PredictAnswer,
 }
 
@@ -118,16 +121,18 @@ pub enum PredictAnswer {
 }
 
 impl PredictOptions {
-    /// The query of a request to the worker, without its question mark.
+    /// The query of a request to the worker, without its question mark. The models' names must be such as
+    /// need no escaping there.
     pub fn to_query(&self) -> String {
-        let Self { faces, gender, objects, threshold, answer } = self;
+        let Self { faces, gender, objects, threshold, model, answer } = self;
         let answer = match answer {
             PredictAnswer::Json => "json",
             PredictAnswer::Jpeg => "jpeg",
             PredictAnswer::Png => "png",
         };
         let threshold = threshold.map(|score| format!("&threshold={score}")).unwrap_or_default();
-        format!("faces={faces}&gender={gender}&objects={objects}&answer={answer}{threshold}")
+        let model = model.as_ref().map(|model| format!("&model={model}")).unwrap_or_default();
+        format!("faces={faces}&gender={gender}&objects={objects}&answer={answer}{threshold}{model}")
     }
 }
 
@@ -135,6 +140,7 @@ impl PredictOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PictureRefusal {
+    InvalidOption,
     Empty,
     UnsupportedType,
     TooLarge,
@@ -148,6 +154,7 @@ impl PictureRefusal {
     /// As it is written in JSON.
     pub fn code(self) -> &'static str {
         match self {
+            Self::InvalidOption => "invalid_option",
             Self::Empty => "empty",
             Self::UnsupportedType => "unsupported_type",
             Self::TooLarge => "too_large",
@@ -161,6 +168,7 @@ impl PictureRefusal {
     /// The HTTP status that goes with it (RFC 9110 §15).
     pub fn status(self) -> u16 {
         match self {
+            Self::InvalidOption => 400,
             Self::Empty | Self::Truncated | Self::Corrupt => 422,
             Self::UnsupportedType => 415,
             Self::TooLarge => 413,
@@ -211,7 +219,7 @@ mod tests {
     #[test]
     fn codes_are_written_as_they_are_read() {
         use PictureRefusal::*;
-        for refusal in [Empty, UnsupportedType, TooLarge, Truncated, Corrupt, Busy, Internal] {
+        for refusal in [InvalidOption, Empty, UnsupportedType, TooLarge, Truncated, Corrupt, Busy, Internal] {
             assert_eq!(serde_json::to_value(refusal).expect("JSON"), refusal.code());
         }
     }

@@ -69,7 +69,9 @@ impl VideoJobs {
 
     fn open(args: &StoreArgs, queue: Queue, metrics: &Arc<Metrics>) -> anyhow::Result<Self> {
         let place = &args.store;
-        let blobs = Blobs::open(place).with_context(|| format!("opening the store {place} (--store)"))?;
+        let blobs = Blobs::open(place).with_context(|| {
+            format!("opening the store {place} (--store; --video-jobs 0 does without videos)")
+        })?;
         let expiry = Duration::from_secs_f64(args.video_expiry_hours * 3600.0);
         let jobs = Arc::new(Jobs::new(blobs, queue, expiry, Arc::clone(metrics)));
         let tended = Arc::clone(&jobs);

@@ -17,7 +17,8 @@ use crate::live::session::Resources;
 use crate::live::worker::Worker;
 use crate::telemetry::metrics::Metrics;
 
-/// Serves until it is told to stop (SIGINT or SIGTERM), then sends the sessions home.
+/// Serves until it is told to stop (SIGINT or SIGTERM), then has the sessions
+/// move to other workers; told again, it ends at once.
 pub fn run(args: &WorkerProcessArgs) -> anyhow::Result<()> {
     let token = service::cluster_token(&args.cluster)?;
     let name = match &args.name {
@@ -51,15 +52,26 @@ async fn serve(
         models: recognition.models(),
         metrics,
     };
-    let worker = Worker::new(name, args.worker.max_sessions, token.session_key(), resources);
+    let admission = service::admission(&args.worker, recognition);
+    let worker = Worker::new(name, admission, token.session_key(), resources);
     let stop = Stop::default();
     // The one line on standard output, for people and for scripts.
     println!("vigie worker {name} is ready: http://{}", listener.local_addr()?);
     let stopping = async {
-        service::wait_for_signal().await?;
-        tracing::info!("stopping: sending the sessions home");
-        let limit = Duration::from_secs(args.worker.drain_seconds);
-        tokio::join!(worker.drain(limit), videos::leave(video_jobs, limit));
+        tokio::select! {
+            signalled = service::wait_for_signal() => signalled?,
+            () = worker.watch() => {}
+        }
+        tracing::info!("draining: having the sessions move to other workers");
+        let limit = Duration::from_secs(args.drain_seconds);
+        let draining = async {
+            tokio::select! {
+                _ = worker.drain(limit) => Ok(service::FAREWELL_LIMIT),
+                again = service::wait_for_signal() => again.map(|()| service::HASTY_FAREWELL_LIMIT),
+            }
+        };
+        let (farewell, ()) = tokio::join!(draining, videos::leave(video_jobs, service::FAREWELL_LIMIT));
+        worker.close(farewell?).await;
         stop.tell();
         anyhow::Ok(())
     };

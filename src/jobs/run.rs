@@ -16,7 +16,7 @@ const SILENCE_S: i64 = 20;
 
 /// What is to be done with a delivery.
 pub enum Begin {
-    Run(Run),
+    Run(Box<Run>),
     /// Somebody else is at it, as it seems: look again later.
     Elsewhere,
     /// Tried enough: why, for the log.
@@ -72,7 +72,7 @@ impl Jobs {
         let version = self.put(&mut job, &version).await?;
         let run = Run { job, version };
         Ok(match self.verdict(run.job.id).await? {
-            Verdict::GoOn => Begin::Run(run),
+            Verdict::GoOn => Begin::Run(Box::new(run)),
             verdict => {
                 self.leave(run, verdict).await?;
                 Begin::Over

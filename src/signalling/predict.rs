@@ -27,6 +27,8 @@ const MAX_FORM_BYTES: usize = MAX_BYTES + (64 << 10);
 const UPLOAD_LIMIT: Duration = Duration::from_secs(60);
 /// How long a refused body is read.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+/// Bytes: no longer list of models is handed on.
+const MAX_MODEL_BYTES: usize = 256;
 /// Seconds after which a refused client may try again.
 const RETRY_AFTER_S: u32 = 1;
 
@@ -55,6 +57,8 @@ pub struct PredictQuery {
     tasks: Option<String>,
     /// 0 to 1.
     threshold: Option<f32>,
+    /// Comma-separated: `name` or `name@version` of models that must be the ones in use.
+    model: Option<String>,
     /// 1 for the annotated picture, 0 for the report whatever is accepted.
     annotate: Option<u8>,
 }
@@ -126,9 +130,20 @@ fn read_options(query: &PredictQuery, headers: &HeaderMap) -> Result<PredictOpti
         (Some(1), answer) => answer,
         (Some(other), _) => return Err(invalid(format!("annotate is {other}, not 0 or 1"))),
     };
+    let is_model = |c: char| c.is_ascii_alphanumeric() || "._-@,".contains(c);
+    if query.model.as_ref().is_some_and(|model| model.len() > MAX_MODEL_BYTES || !model.chars().all(is_model))
+    {
+        return Err(invalid("model is not a list of name or name@version".into()));
+    }
     let all = query.tasks.is_none();
-    let mut options =
-        PredictOptions { faces: all, gender: all, objects: all, threshold: query.threshold, answer };
+    let mut options = PredictOptions {
+        faces: all,
+        gender: all,
+        objects: all,
+        threshold: query.threshold,
+        model: query.model.clone(),
+        answer,
+    };
     for task in query.tasks.iter().flat_map(|tasks| tasks.split(',')) {
         match task.trim() {
             "faces" => options.faces = true,
@@ -254,7 +269,7 @@ mod tests {
     #[test]
     fn options_are_read_or_refused() {
         let read = |tasks: Option<&str>, threshold, annotate, accept: &'static str| {
-            let query = PredictQuery { tasks: tasks.map(Into::into), threshold, annotate };
+            let query = PredictQuery { tasks: tasks.map(Into::into), threshold, model: None, annotate };
             let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]);
             read_options(&query, &headers).map(|options| options.to_query()).ok()
         };
@@ -285,6 +300,25 @@ mod tests {
             (None, None, Some(2), "", None),
         ] {
             assert_eq!(read(tasks, threshold, annotate, accept), expected, "{tasks:?} {annotate:?} {accept}");
+        }
+    }
+
+    #[test]
+    fn models_are_named_in_plain_characters() {
+        for (model, is_read) in [
+            ("blazeface", true),
+            ("blazeface@2,centernet@1", true),
+            ("", true),
+            ("blazeface&answer=png", false),
+            ("blaze face", false),
+            (&"x".repeat(257), false),
+        ] {
+            let query = PredictQuery { model: Some(model.into()), ..PredictQuery::default() };
+            let read = read_options(&query, &HeaderMap::new());
+            assert_eq!(
+                read.is_ok_and(|options| options.to_query().ends_with(&format!("&model={model}"))),
+                is_read
+            );
         }
     }
 

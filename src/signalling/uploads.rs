@@ -9,6 +9,7 @@ use futures_util::{Stream, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::jobs::intake::IntakeError;
+use crate::jobs::queue::QueueError;
 use crate::jobs::record::InvalidOptions;
 use crate::jobs::service::{Jobs, JobsError};
 use crate::jobs::tus::{Turns, TusError};
@@ -49,8 +50,9 @@ impl Videos {
         Self { jobs, max_upload_bytes, uploads, streams, turns: Arc::default(), is_closing }
     }
 
-    /// Room for one more upload, until dropped.
+    /// Room for one more upload, until dropped; none while it could not be queued in the end.
     pub fn enter(&self) -> Result<OwnedSemaphorePermit, UploadError> {
+        self.jobs.queue().ready().map_err(JobsError::from)?;
         Arc::clone(&self.uploads).try_acquire_owned().map_err(|_| UploadError::TooMany)
     }
 }
@@ -136,7 +138,8 @@ impl UploadError {
             Self::Jobs(error) | Self::Tus(TusError::Jobs(error)) => match error {
                 JobsError::Unknown => "not_found",
                 JobsError::Full => "store_full",
-                JobsError::Queue(_) => "busy",
+                JobsError::Queue(QueueError::Full { .. }) => "busy",
+                JobsError::Queue(_) => "queue_unavailable",
                 JobsError::Store(_) => "store_unavailable",
                 JobsError::Record { .. } => "internal",
             },

@@ -24,6 +24,8 @@ impl Service {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["serve", "--listen", "127.0.0.1:0", "--media", "127.0.0.1:0", "--log", "error"]);
         command.args(["--video-jobs", "0"]);
+        // Overload is what is measured.
+        command.args(["--admit", "count"]);
         command.arg("--models").arg(&inference.models);
         command.args(["--device", &inference.device, "--slowdown", &slowdown.to_string()]);
         command.args(["--object-size", &inference.object_size.to_string()]);

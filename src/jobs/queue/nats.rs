@@ -4,6 +4,7 @@
 //! whoever comes first; a stream that is there already (with replicas, say) is used as it is.
 
 mod keeper;
+mod pull;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,6 @@ use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::message::{AckKind, Acker};
 use async_nats::jetstream::{Context, Message};
 use bytes::Bytes;
-use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
@@ -26,8 +26,6 @@ const STREAM: &str = "VIGIE_JOBS";
 const SUBJECT: &str = "vigie.jobs";
 const CONSUMER: &str = "workers";
 
-/// The server is asked anew so often, and forgets whoever has gone without a word after it.
-const PULL: Duration = Duration::from_secs(5);
 /// How long the server may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
 /// How often something is said until the server confirms it.
@@ -90,7 +88,7 @@ impl NatsQueue {
         loop {
             let consumer = self.0.keeper.consumer().await;
             let pulled = tokio::select! {
-                pulled = pull(&consumer) => pulled,
+                pulled = pull::pull(self, &consumer) => pulled,
                 // A lost connection takes the server's memory of the question with it.
                 () = self.0.keeper.lost() => continue,
             };
@@ -143,12 +141,6 @@ impl NatsQueue {
             receipt: super::Receipt::Nats(receipt),
         })
     }
-}
-
-/// The next message, if one comes while the server listens to this question.
-async fn pull(consumer: &PullConsumer) -> Result<Option<Message>, async_nats::Error> {
-    let mut batch = timeout(ANSWER, consumer.batch().max_messages(1).expires(PULL).messages()).await??;
-    batch.next().await.transpose()
 }
 
 fn says_full(error: &async_nats::jetstream::context::PublishError) -> bool {
