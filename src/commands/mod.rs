@@ -2,6 +2,8 @@
 
 pub mod annotate;
 pub mod bench;
+pub mod doctor;
+pub mod load;
 pub mod models;
 pub mod recognition;
 pub mod serve;

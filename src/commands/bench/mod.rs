@@ -2,9 +2,9 @@
 
 mod bare;
 mod live;
-mod machine;
+pub(crate) mod machine;
 mod service;
-mod summary;
+pub(crate) mod summary;
 
 use std::path::PathBuf;
 
