@@ -320,7 +320,10 @@ impl Publisher {
         match received {
             Received::Text(text) => self.handle_signalling(&text),
             // Media does not pass through the front, which may be restarted meanwhile.
-            Received::Closed if self.connected && let Some(resume) = &self.resume => {
+            Received::Closed
+                if self.connected
+                    && let Some(resume) = &self.resume =>
+            {
                 let is_first_try = !std::mem::replace(&mut self.is_reopening, true);
                 self.signalling =
                     Signalling::reopen(self.config.server.clone(), resume.clone(), is_first_try);

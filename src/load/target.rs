@@ -112,7 +112,8 @@ impl Target {
         let _ = stream.set_nodelay(true);
         let Some(tls) = &self.tls else { return Ok(Connection::Plain(stream)) };
         let failed = |source| TargetError::Tls { host: self.host.clone(), source };
-        let name = ServerName::try_from(self.host.clone()).map_err(|error| failed(std::io::Error::other(error)))?;
+        let name =
+            ServerName::try_from(self.host.clone()).map_err(|error| failed(std::io::Error::other(error)))?;
         let handshake = TlsConnector::from(Arc::clone(tls)).connect(name, stream);
         let stream = timeout(CONNECT_LIMIT, handshake).await.map_err(|_| TargetError::Silent(address))?;
         Ok(Connection::Tls(Box::new(stream.map_err(failed)?)))
@@ -159,8 +160,7 @@ impl Target {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request =
-            request.body(Full::new(body)).map_err(|error| TargetError::Answer(Box::new(error)))?;
+        let request = request.body(Full::new(body)).map_err(|error| TargetError::Answer(Box::new(error)))?;
         let (head, body) = sender.send_request(request).await?.into_parts();
         let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(TargetError::Answer)?;
         Ok(Response::from_parts(head, body.to_bytes()))
@@ -208,7 +208,11 @@ impl AsyncRead for Connection {
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),

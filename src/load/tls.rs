@@ -49,8 +49,7 @@ fn roots(trust: Trust<'_>) -> Result<RootCertStore, TlsError> {
     // A machine may have no store, or some in it that are not understood.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Trust::File(path) = trust {
-        let unreadable =
-            |reason: String| TlsError::Unreadable { path: path.display().to_string(), reason };
+        let unreadable = |reason: String| TlsError::Unreadable { path: path.display().to_string(), reason };
         let found = CertificateDer::pem_file_iter(path).map_err(|error| unreadable(error.to_string()))?;
         let found = found.collect::<Result<Vec<_>, _>>().map_err(|error| unreadable(error.to_string()))?;
         if found.is_empty() {

@@ -392,7 +392,9 @@ mod tests {
             let url: TurnUrl = text.parse().expect(text);
             assert_eq!((url.host.as_str(), url.port, url.transport), (*host, *port, *transport), "{text}");
         }
-        for text in ["", "turn:", "stun:t.example", "turn:t:x", "turns:t?transport=udp", "turn:t?transport=sctp"] {
+        for text in
+            ["", "turn:", "stun:t.example", "turn:t:x", "turns:t?transport=udp", "turn:t?transport=sctp"]
+        {
             assert!(text.parse::<TurnUrl>().is_err(), "{text}");
         }
     }

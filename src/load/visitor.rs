@@ -67,9 +67,9 @@ impl Visitor {
     async fn run(&mut self) {
         let mut current = self.join().await;
         while let Some(mut publisher) = current.take() {
-            self.visits.first_result.get_or_insert_with(|| {
-                self.visits.began.map(|began| began.elapsed()).unwrap_or_default()
-            });
+            self.visits
+                .first_result
+                .get_or_insert_with(|| self.visits.began.map(|began| began.elapsed()).unwrap_or_default());
             self.tally.live.fetch_add(1, Ordering::Relaxed);
             let stopped = publisher.run(Until::End).await;
             if let Ok(Stop::Migrate) = stopped {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 230.0;
-const LEFT: f64 = 52.0;
+const LEFT: f64 = 62.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 30.0;
@@ -79,7 +79,11 @@ impl Frame {
                 WIDTH - RIGHT,
                 LEFT - 8.0,
                 y + 4.0,
-                number(tick)
+                if (tick - self.y_max).abs() < 1e-9 && !axes.y.is_empty() {
+                    format!("{} {}", number(tick), escape(axes.y))
+                } else {
+                    number(tick)
+                }
             );
         }
         if x_ticks {
@@ -102,9 +106,6 @@ impl Frame {
             HEIGHT - 2.0,
             escape(axes.x)
         );
-        if !axes.y.is_empty() {
-            let _ = write!(svg, r#"<text class="unit" x="4" y="{}">{}</text>"#, TOP + 4.0, escape(axes.y));
-        }
         svg + "</g>"
     }
 }
@@ -124,7 +125,10 @@ pub fn lines(label: &str, axes: &Axes<'_>, series: &[Series<'_>]) -> String {
         }
         if let (0, Some(first), Some(last)) = (index, points.first(), points.last()) {
             let (base, from, to) = (frame.y(0.0), frame.x(first.0), frame.x(last.0));
-            let _ = write!(svg, r#"<path class="area {class}" d="{path}L{to:.1} {base:.1}L{from:.1} {base:.1}Z"/>"#);
+            let _ = write!(
+                svg,
+                r#"<path class="area {class}" d="{path}L{to:.1} {base:.1}L{from:.1} {base:.1}Z"/>"#
+            );
         }
         let _ = write!(svg, r#"<path class="line {class}" d="{path}"/>"#);
     }

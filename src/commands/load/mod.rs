@@ -169,7 +169,9 @@ async fn load(args: &LoadArgs) -> anyhow::Result<Summary> {
     let target = args.access.target(&args.url).await?;
     let (clip, rate) = clip(args)?;
     let picture = match &args.picture {
-        Some(path) => Bytes::from(std::fs::read(path).with_context(|| format!("reading {}", path.display()))?),
+        Some(path) => {
+            Bytes::from(std::fs::read(path).with_context(|| format!("reading {}", path.display()))?)
+        }
         None => Bytes::from_static(BUILT_IN_PICTURE),
     };
     let ramp = Duration::from_secs_f64(args.sessions.saturating_sub(1) as f64 / args.ramp);

@@ -75,7 +75,7 @@ fn head(summary: &Summary) -> String {
 fn tile(html: &mut String, name: &str, value: &str, unit: &str, more: &str) {
     let _ = write!(
         html,
-        "<div class=\"tile\"><dt>{name}</dt><dd>{value} <small>{unit}</small></dd><p>{}</p></div>\n",
+        "<div class=\"tile\"><dt>{name}</dt><dd>{value} <small>{unit}</small></dd><dd class=\"more\">{}</dd></div>",
         escape(more)
     );
 }
@@ -102,7 +102,13 @@ fn tiles(summary: &Summary) -> String {
         let first = &joining.first_result_ms;
         let tail = |p: &Percentiles| format!("p95 {:.0}, p99 {:.0} ms", p.p95, p.p99);
         tile(&mut html, "First result", &format!("{:.0}", first.p50), "ms, p50", &tail(first));
-        tile(&mut html, "Frame to report", &format!("{:.0}", video.report_ms.p50), "ms, p50", &tail(&video.report_ms));
+        tile(
+            &mut html,
+            "Frame to report",
+            &format!("{:.0}", video.report_ms.p50),
+            "ms, p50",
+            &tail(&video.report_ms),
+        );
         tile(
             &mut html,
             "Recognised a session",
@@ -164,10 +170,19 @@ fn of_seconds(summary: &Summary, value: impl Fn(&super::summary::Second) -> f64)
 
 fn live(summary: &Summary) -> String {
     let series = [
-        Series { name: "sessions with results", class: "brass", points: of_seconds(summary, |s| s.live as f64) },
+        Series {
+            name: "sessions with results",
+            class: "brass",
+            points: of_seconds(summary, |s| s.live as f64),
+        },
         Series { name: "first results", class: "sea", points: of_seconds(summary, |s| s.joins as f64) },
     ];
-    over_time("Sessions", "Sessions that had a result in each second, and those that had their first.", "", &series)
+    over_time(
+        "Sessions",
+        "Sessions that had a result in each second, and those that had their first.",
+        "",
+        &series,
+    )
 }
 
 fn latency(summary: &Summary) -> String {
@@ -185,7 +200,8 @@ fn first_results(summary: &Summary) -> String {
     let count = summary.visitors.len().max(1) as f64;
     let share = |rank: usize| (rank + 1) as f64 / count * 100.0;
     let start = times.first().map(|first| (*first, 0.0));
-    let points = start.into_iter().chain(times.iter().enumerate().map(|(rank, ms)| (*ms, share(rank)))).collect();
+    let points =
+        start.into_iter().chain(times.iter().enumerate().map(|(rank, ms)| (*ms, share(rank)))).collect();
     let axes = Axes { x: "ms", y: "%", y_max: Some(100.0) };
     let series = [Series { name: "", class: "sea", points }];
     let text = "Per cent of the sessions that had a first result this long after they began to join.";
@@ -201,18 +217,18 @@ fn recognised(summary: &Summary) -> String {
 }
 
 fn pictures(summary: &Summary) -> String {
-    let series = [
-        Series { name: "answered in the second", class: "brass", points: of_seconds(summary, |s| s.predicted as f64) },
-        Series { name: "latency, p50 in ms", class: "sea", points: of_seconds(summary, |s| s.predict_p50_ms) },
-    ];
-    over_time("Pictures posted", "Answers to /predict, and how long they took.", "", &series)
+    let mut latency = of_seconds(summary, |s| s.predict_p50_ms);
+    // A second without an answer has no latency.
+    latency.retain(|(_, ms)| *ms > 0.0);
+    let series = [Series { name: "p50 of the answers in the second", class: "sea", points: latency }];
+    over_time("Pictures posted", "Milliseconds from posting a picture to its answer.", "ms", &series)
 }
 
 fn row(html: &mut String, name: &str, p: &Percentiles) {
     if p.count > 0 {
         let _ = write!(
             html,
-            "<tr><th>{name}</th><td>{:.1}</td><td>{:.1}</td><td>{:.1}</td><td>{:.1}</td><td>{}</td></tr>\n",
+            "<tr><th>{name}</th><td>{:.1}</td><td>{:.1}</td><td>{:.1}</td><td>{:.1}</td><td>{}</td></tr>",
             p.p50, p.p95, p.p99, p.max, p.count
         );
     }
@@ -244,7 +260,8 @@ fn table(summary: &Summary) -> String {
 fn reasons(summary: &Summary) -> String {
     let sessions = &summary.sessions;
     let refused = summary.predict.as_ref().map(|predict| predict.refused.clone()).unwrap_or_default();
-    let kinds = [("tries failed", &sessions.failed_tries), ("lost", &sessions.lost), ("pictures refused", &refused)];
+    let kinds =
+        [("tries failed", &sessions.failed_tries), ("lost", &sessions.lost), ("pictures refused", &refused)];
     let item = |what: &str, counts: &BTreeMap<String, u32>| -> String {
         let line = |(code, count): (&String, &u32)| {
             let reason = sessions.reasons.get(code).map(|reason| format!(": {reason}")).unwrap_or_default();

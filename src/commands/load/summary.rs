@@ -211,7 +211,10 @@ impl Summary {
         }
         if let Some(predict) = &self.predict {
             println!("\npictures");
-            println!("  answered                 {:>7}, {:.1} a second", predict.answered, predict.per_second);
+            println!(
+                "  answered                 {:>7}, {:.1} a second",
+                predict.answered, predict.per_second
+            );
             println!("  latency                  {}", predict.latency_ms);
             print_counts("refused", &predict.refused, &BTreeMap::new());
         }
@@ -253,7 +256,8 @@ fn joining(began: Instant, visits: &[Visits], outcomes: &[&Outcome]) -> Joining 
     let first_results: Vec<Duration> = visits.iter().filter_map(|visits| visits.first_result).collect();
     let last = visits.iter().filter_map(|visits| Some(visits.began? + visits.first_result?)).max();
     let span = last.map_or(0.0, |last| last.duration_since(began).as_secs_f64());
-    let of = |step: fn(&Outcome) -> Option<Duration>| Percentiles::of(outcomes.iter().filter_map(|o| step(o)));
+    let of =
+        |step: fn(&Outcome) -> Option<Duration>| Percentiles::of(outcomes.iter().filter_map(|o| step(o)));
     Joining {
         joins_per_second: if span > 0.0 { first_results.len() as f64 / span } else { 0.0 },
         first_result_ms: Percentiles::of(first_results),
@@ -287,7 +291,9 @@ fn video(outcomes: &[&Outcome], visitors: &[Visitor]) -> Video {
         annotated_fps: Spread::of(outcomes.iter().map(|o| rate(o.annotated.iter().map(|(at, _)| *at)))),
         report_ms: Percentiles::of(reports().map(|report| report.latency)),
         server_ms: Percentiles::of_ms(reports().map(|report| f64::from(report.timings.total))),
-        annotated_ms: Percentiles::of(outcomes.iter().flat_map(|o| &o.annotated).map(|(_, latency)| *latency)),
+        annotated_ms: Percentiles::of(
+            outcomes.iter().flat_map(|o| &o.annotated).map(|(_, latency)| *latency),
+        ),
         silence_ms: Percentiles::of_ms(joined().map(|visitor| visitor.longest_silence_ms)),
         packets_sent: outcomes.iter().map(|outcome| outcome.network.packets_sent).sum(),
         packets_lost: outcomes.iter().map(|outcome| outcome.network.packets_lost).sum(),
