@@ -56,7 +56,7 @@ fn sessions_and_pictures_come_back_as_figures() {
     assert_eq!(figures["seconds"].as_array().unwrap().len(), 9);
 
     let page = std::fs::read_to_string(html).unwrap();
-    assert_eq!(page.matches("<svg").count(), 6);
+    assert_eq!(page.matches("<svg").count(), 5);
     assert!(!page.contains("<script") && !page.contains("NaN") && page.contains("of 3 never joined"));
 }
 
