@@ -8,7 +8,7 @@ use super::explain;
 use super::finding::Findings;
 use crate::cli::InferenceArgs;
 use crate::codec::{Decoder, Encoder, EncoderConfig, Speed};
-use crate::commands::recognition::load_runtime;
+use crate::commands::recognition::{find_library, load_runtime};
 use crate::frame::Codec;
 use crate::inference::ort::{Device, OrtEngine, Runtime};
 use crate::models::manifest::Task;
@@ -25,7 +25,9 @@ pub fn check(args: &InferenceArgs, findings: &mut Findings) {
     let models = models(args, findings);
     match load_runtime(args) {
         Ok(runtime) => {
-            findings.ok("onnxruntime", runtime.build_info());
+            let library = find_library(args).and_then(|path| Ok(path.canonicalize()?));
+            let library = library.map(|path| path.display().to_string()).unwrap_or_default();
+            findings.ok("onnxruntime", format!("{library} ({})", runtime.build_info()));
             gpu(&runtime, models.as_deref(), findings);
         }
         Err(error) => findings.fail(

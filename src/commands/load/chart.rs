@@ -35,7 +35,7 @@ fn step(max: f64) -> f64 {
 
 fn number(value: f64) -> String {
     if value.abs() >= 10_000.0 {
-        format!("{:.0}k", value / 1000.0)
+        number(value / 1000.0) + "k"
     } else if (value - value.round()).abs() < 1e-9 {
         format!("{value:.0}")
     } else {

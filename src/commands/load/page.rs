@@ -185,10 +185,15 @@ fn live(summary: &Summary) -> String {
     )
 }
 
+/// A second without an answer has no latency.
+fn of_answers(summary: &Summary, value: impl Fn(&super::summary::Second) -> f64) -> Vec<(f64, f64)> {
+    of_seconds(summary, value).into_iter().filter(|(_, ms)| *ms > 0.0).collect()
+}
+
 fn latency(summary: &Summary) -> String {
     let series = [
-        Series { name: "p50", class: "brass", points: of_seconds(summary, |s| s.report_p50_ms) },
-        Series { name: "p95", class: "bad", points: of_seconds(summary, |s| s.report_p95_ms) },
+        Series { name: "p50", class: "brass", points: of_answers(summary, |s| s.report_p50_ms) },
+        Series { name: "p95", class: "bad", points: of_answers(summary, |s| s.report_p95_ms) },
     ];
     let text = "Milliseconds from sending a frame to reading what was recognised on it.";
     over_time("Frame to report", text, "ms", &series)
@@ -217,9 +222,7 @@ fn recognised(summary: &Summary) -> String {
 }
 
 fn pictures(summary: &Summary) -> String {
-    let mut latency = of_seconds(summary, |s| s.predict_p50_ms);
-    // A second without an answer has no latency.
-    latency.retain(|(_, ms)| *ms > 0.0);
+    let latency = of_answers(summary, |s| s.predict_p50_ms);
     let series = [Series { name: "p50 of the answers in the second", class: "sea", points: latency }];
     over_time("Pictures posted", "Milliseconds from posting a picture to its answer.", "ms", &series)
 }
