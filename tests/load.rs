@@ -6,6 +6,7 @@ mod common;
 
 use std::process::{Command, Output};
 
+use common::cluster::{Process, eventually};
 use common::process::{Service, vigie};
 use serde_json::Value;
 
@@ -75,4 +76,47 @@ fn what_cannot_work_is_said_and_fails() {
         let text = String::from_utf8_lossy(&run.stderr);
         assert!(!run.status.success() && text.contains(said), "{url} {arguments:?}: {text}");
     }
+}
+
+#[tokio::test]
+async fn sessions_of_a_killed_worker_are_counted_and_come_back() {
+    const TOKEN: &str = "the-cluster-of-this-test";
+    let worker = || {
+        let mut command = vigie();
+        command.args(["worker", "--control=127.0.0.1:0", "--media=127.0.0.1:0", "--lanes=1"]);
+        Process::start(command.env("VIGIE_CLUSTER_TOKEN", TOKEN))
+    };
+    let (mut first, second) = (worker(), worker());
+    let mut command = vigie();
+    let workers = format!("{},{}", first.address, second.address);
+    command.args(["signal", "--listen=127.0.0.1:0", "--workers", &workers]);
+    let front = Process::start(command.env("VIGIE_CLUSTER_TOKEN", TOKEN));
+    eventually("the front is ready", || front.is_ready()).await;
+
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("load.json");
+    let mut visitors = vigie();
+    visitors.args(["load", &format!("http://{}", front.address), "--sessions=4", "--ramp=4", "--seconds=25"]);
+    visitors.args(["--size=320x240", "--max-rate=2", "--tasks=faces", "--json"]).arg(&json);
+    let mut visitors = visitors.spawn().unwrap();
+    let active = |worker: &Process| worker.metric("vigie_sessions_active");
+    eventually("four sessions", || active(&first) + active(&second) == 4.0).await;
+    // Enough that each of its sessions has had some.
+    let reports = |worker: &Process| {
+        let metrics = worker.get("/metrics");
+        let line = metrics.lines().find_map(|line| line.strip_prefix("vigie_frames_total{stage=\"total\"} "));
+        line.map_or(0.0, |count| count.parse::<f64>().unwrap())
+    };
+    eventually("reports", || reports(&first) >= 12.0).await;
+    let moved = active(&first);
+    assert!(moved > 0.0, "sessions spread");
+    first.kill();
+    assert!(visitors.wait().unwrap().success());
+
+    let figures: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    let lost = figures["sessions"]["lost"].as_object().unwrap();
+    assert_eq!(lost.values().filter_map(Value::as_f64).sum::<f64>(), moved, "{}", figures["sessions"]);
+    let held =
+        figures["visitors"].as_array().unwrap().iter().map(|visitor| visitor["sessions"].as_u64().unwrap());
+    assert_eq!(held.sum::<u64>(), 4 + moved as u64, "each found another worker: {}", figures["sessions"]);
 }
