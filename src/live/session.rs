@@ -6,8 +6,8 @@
 //! connection has failed and nobody comes back.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -64,8 +64,23 @@ pub fn signalling() -> (Attachment, Signalling) {
 pub enum Command {
     /// A page has come back with a new socket; the old one is let go.
     Attach(Attachment),
+    /// Have the page open a session elsewhere, then close this one.
+    Migrate,
     /// End now, with this reason for the page.
     Close(&'static str),
+}
+
+/// What a session asks of its worker, as the worker sees it: nothing before its video has come.
+#[derive(Clone, Default)]
+pub struct Demand(Arc<OnceLock<watch::Receiver<Settings>>>);
+
+impl Demand {
+    /// Frames a second that its page wants recognised at the most.
+    pub fn rate(&self) -> f32 {
+        let Some(settings) = self.0.get() else { return 0.0 };
+        let settings = settings.borrow();
+        if settings.tasks.faces || settings.tasks.objects { settings.max_rate } else { 0.0 }
+    }
 }
 
 /// What a session needs of its worker.
@@ -98,8 +113,9 @@ pub async fn run(
     resources: Resources,
     attachment: Attachment,
     mut commands: mpsc::Receiver<Command>,
+    demand: Demand,
 ) -> End {
-    let mut session = Session::new(resources, attachment);
+    let mut session = Session::new(resources, attachment, demand);
     let mut deadline = Some(Instant::now() + SETUP_LIMIT);
     let end = loop {
         let expired = async {
@@ -110,7 +126,11 @@ pub async fn run(
         };
         tokio::select! {
             command = commands.recv() => match command {
-                Some(Command::Attach(attachment)) => session.attachment = Some(attachment),
+                Some(Command::Attach(attachment)) => session.attach(attachment),
+                Some(Command::Migrate) => {
+                    session.is_leaving = true;
+                    session.tell(ServerMessage::Migrate);
+                }
                 Some(Command::Close(reason)) => break End::Closed(reason),
                 None => break End::Closed("the worker is stopping"),
             },
@@ -180,6 +200,9 @@ async fn next_event(events: &mut Option<mpsc::Receiver<PeerEvent>>) -> Option<Pe
 struct Session {
     resources: Resources,
     attachment: Option<Attachment>,
+    /// Its page has been told to open a session elsewhere.
+    is_leaving: bool,
+    demand: Demand,
     state: State,
     peer: Option<Peer>,
     events: Option<mpsc::Receiver<PeerEvent>>,
@@ -195,12 +218,14 @@ struct Session {
 }
 
 impl Session {
-    fn new(resources: Resources, attachment: Attachment) -> Self {
+    fn new(resources: Resources, attachment: Attachment, demand: Demand) -> Self {
         let (reports, report_receiver) = mpsc::channel(REPORT_CAPACITY);
         let (notices, notice_receiver) = mpsc::channel(NOTICE_CAPACITY);
         Self {
             resources,
             attachment: Some(attachment),
+            is_leaving: false,
+            demand,
             state: State::New,
             peer: None,
             events: None,
@@ -211,6 +236,14 @@ impl Session {
             reports: (reports, Some(report_receiver)),
             notices: (notices, Some(notice_receiver)),
             fault: Arc::new(Notify::new()),
+        }
+    }
+
+    fn attach(&mut self, attachment: Attachment) {
+        self.attachment = Some(attachment);
+        if self.is_leaving {
+            // The page may have been between two sockets when it was told.
+            self.tell(ServerMessage::Migrate);
         }
     }
 
@@ -301,6 +334,8 @@ impl Session {
         let (frame_sender, frames) = std::sync::mpsc::sync_channel(ingest::FRAME_CAPACITY);
         let key_wanted = Arc::new(Notify::new());
         let (tracks_sender, tracks) = watch::channel(Tracks::default());
+        // A session has one track: this is the first and only time.
+        let _ = self.demand.0.set(self.settings.subscribe());
 
         let outgoing = self.peer.as_ref().and_then(Peer::outgoing);
         let annotated = outgoing.map(|outgoing| {

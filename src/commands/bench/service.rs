@@ -23,7 +23,8 @@ impl Service {
     pub async fn start(inference: &InferenceArgs, slowdown: f32) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["serve", "--listen", "127.0.0.1:0", "--media", "127.0.0.1:0", "--log", "error"]);
-        command.args(["--slowdown", &slowdown.to_string()]);
+        // Overload is what is measured.
+        command.args(["--admit", "count", "--slowdown", &slowdown.to_string()]);
         add_inference(&mut command, inference);
         Self::run(command).await
     }
