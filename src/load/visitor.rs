@@ -108,14 +108,13 @@ impl Visitor {
                 return None;
             }
             let config = PublisherConfig { duration: left, ..self.config.clone() };
-            let error = match timeout(FIRST_REPORT_LIMIT, join_once(config)).await {
-                Ok(Ok(Some(publisher))) => {
+            let error = match join_once(config).await {
+                Ok(Some(publisher)) => {
                     self.tally.joined.fetch_add(1, Ordering::Relaxed);
                     return Some(publisher);
                 }
-                Ok(Ok(None)) => return None,
-                Ok(Err(error)) => error,
-                Err(_) => VisitError::NoReport,
+                Ok(None) => return None,
+                Err(error) => error,
             };
             self.tally.failed.fetch_add(1, Ordering::Relaxed);
             note(&mut self.visits.failed, &mut self.visits.reasons, &error);
@@ -129,20 +128,19 @@ impl Visitor {
 /// One try; `None` when the time was over before the first report.
 async fn join_once(config: PublisherConfig) -> Result<Option<Box<Publisher>>, VisitError> {
     let mut publisher = Box::new(Publisher::open(config).await?);
-    match publisher.run(Until::FirstReport).await {
-        Ok(Stop::There) => Ok(Some(publisher)),
-        Ok(Stop::TimeUp) => {
-            publisher.leave().await;
-            Ok(None)
-        }
-        Ok(Stop::Migrate) => {
-            publisher.leave().await;
+    let stopped = timeout(FIRST_REPORT_LIMIT, publisher.run(Until::FirstReport)).await;
+    if let Ok(Ok(Stop::There)) = stopped {
+        return Ok(Some(publisher));
+    }
+    // Without goodbye the service would keep its place until it misses the media.
+    publisher.leave().await;
+    match stopped {
+        Ok(Ok(Stop::Migrate)) => {
             Err(VisitError::Ended { reason: "the service asked to move before the first report".into() })
         }
-        Err(error) => {
-            publisher.leave().await;
-            Err(error)
-        }
+        Ok(Ok(Stop::There | Stop::TimeUp)) => Ok(None),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(VisitError::NoReport),
     }
 }
 
