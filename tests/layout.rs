@@ -49,7 +49,7 @@ const NAMED_IN: &[(&str, &[&str])] = &[
     ("webrtc::", &["live/peer/"]),
     ("rtc::", &["live/peer/"]),
     ("str0m::", &["load/"]),
-    ("axum", &["signalling/", "live/control.rs", "files/control.rs", "commands/"]),
+    ("axum", &["signalling/", "live/control.rs", "live/whip.rs", "files/control.rs", "commands/"]),
 ];
 
 /// Modules that do no I/O, spawn nothing and are given the time.
@@ -57,6 +57,7 @@ const PURE: &[&str] = &[
     "cluster/placement.rs",
     "inference/batcher.rs",
     "live/governor.rs",
+    "live/sdp.rs",
     "live/settings.rs",
     "models/heads/",
     "pipeline/track/",

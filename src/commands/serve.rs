@@ -10,9 +10,9 @@ use crate::cli::ServeArgs;
 use crate::cluster::fleet::Fleet;
 use crate::cluster::token::ClusterToken;
 use crate::files;
-use crate::live::control;
 use crate::live::session::Resources;
 use crate::live::worker::Worker;
+use crate::live::{control, whip};
 use crate::shutdown::Inside;
 use crate::signalling::router::{Front, router};
 use crate::telemetry::metrics::Metrics;
@@ -34,6 +34,7 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         inference: recognition.handle(),
         models: recognition.models(),
         metrics: Arc::clone(&metrics),
+        max_viewers: args.worker.max_viewers,
     };
     let worker = Worker::new("w1", args.worker.max_sessions, token.session_key(), resources);
     let fleet = Fleet::new(vec![internal.local_addr()?.to_string()], token.clone());
@@ -58,6 +59,7 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
     let stop = Stop::default();
     let address = public.local_addr()?;
     let control = control::router(Arc::clone(&worker), token.clone())
+        .merge(whip::router(Arc::clone(&worker), token.clone()))
         .merge(files::control::router(Arc::new(desk), token));
     let serving =
         async { tokio::try_join!(stop.serve(public, router(front)), stop.serve(internal, control),) };

@@ -11,9 +11,9 @@ use crate::cli::WorkerProcessArgs;
 use crate::cluster::token::ClusterToken;
 use crate::files;
 use crate::ids::is_worker_name;
-use crate::live::control;
 use crate::live::session::Resources;
 use crate::live::worker::Worker;
+use crate::live::{control, whip};
 use crate::telemetry::metrics::Metrics;
 
 /// Serves until it is told to stop (SIGINT or SIGTERM), then sends the sessions home.
@@ -45,6 +45,7 @@ async fn serve(
         inference: recognition.handle(),
         models: recognition.models(),
         metrics,
+        max_viewers: args.worker.max_viewers,
     };
     let worker = Worker::new(name, args.worker.max_sessions, token.session_key(), resources);
     let stop = Stop::default();
@@ -58,6 +59,7 @@ async fn serve(
         anyhow::Ok(())
     };
     let control = control::router(Arc::clone(&worker), token.clone())
+        .merge(whip::router(Arc::clone(&worker), token.clone()))
         .merge(files::control::router(Arc::new(desk), token));
     tokio::try_join!(stop.serve(listener, control), stopping).map(drop)
 }

@@ -2,14 +2,21 @@
 //!
 //! [`control`] lets fronts in, [`worker`] keeps the table, [`session`] owns one session's
 //! [`peer`] connection and its threads: [`ingest`] (a task) → [`media`] (a thread) →
-//! [`recognition`] (a thread). [`settings`] and [`governor`] are the pure decisions among them.
+//! [`recognition`] (a thread). [`settings`] and [`governor`] are the pure decisions among them. What is
+//! annotated goes to the [`audience`]: the session's page, and any [`viewer`]. [`whip`] lets fronts bring
+//! publishers and viewers that have no socket, whose [`ice`] sessions change by single requests.
 
+mod audience;
 pub mod control;
 mod governor;
+mod ice;
 mod ingest;
 mod media;
 pub mod peer;
 mod recognition;
+mod sdp;
 pub mod session;
 pub mod settings;
+mod viewer;
+pub mod whip;
 pub mod worker;

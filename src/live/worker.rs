@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::session::{self, Attachment, Command, Resources};
+use super::audience::Audience;
+use super::session::{self, Attachment, Command, Opening, Resources};
+use super::settings::Settings;
+use super::viewer::Viewers;
 use crate::cluster::protocol::{ServerMessage, WorkerStatus};
 use crate::ids::{ResumeToken, SessionId, SessionKey};
 use crate::models::manifest::Task;
@@ -42,6 +45,7 @@ pub struct Worker {
     sessions: Inside,
     /// The signalling sockets that are open.
     pub sockets: Inside,
+    pub(super) viewers: Arc<Viewers>,
 }
 
 #[derive(Default)]
@@ -50,8 +54,10 @@ struct Table {
     draining: bool,
 }
 
-struct Entry {
-    commands: mpsc::Sender<Command>,
+#[derive(Clone)]
+pub(super) struct Entry {
+    pub commands: mpsc::Sender<Command>,
+    pub audience: Arc<Audience>,
 }
 
 impl Worker {
@@ -59,7 +65,8 @@ impl Worker {
     pub fn new(name: &str, max_sessions: usize, key: SessionKey, resources: Resources) -> Arc<Self> {
         let table = Mutex::new(Table::default());
         let (sessions, sockets) = (Inside::default(), Inside::default());
-        Arc::new(Self { name: name.into(), max_sessions, key, resources, table, sessions, sockets })
+        let viewers = Arc::default();
+        Arc::new(Self { name: name.into(), max_sessions, key, resources, table, sessions, sockets, viewers })
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -83,38 +90,55 @@ impl Worker {
 
     /// Starts a session whose page is at the other end of `attachment`.
     pub fn open(self: &Arc<Self>, attachment: Attachment) -> Result<SessionId, AdmissionError> {
+        self.start(Some(attachment), Settings::default()).map(|(id, _)| id)
+    }
+
+    /// Starts a session, for a page or, without an attachment, for a publisher.
+    pub(super) fn start(
+        self: &Arc<Self>,
+        attachment: Option<Attachment>,
+        settings: Settings,
+    ) -> Result<(SessionId, Entry), AdmissionError> {
         let id = self.key.new_session(&self.name);
-        let token = self.key.resume_token(id.clone());
         let (commands, receiver) = mpsc::channel(4);
+        let entry = Entry { commands, audience: Audience::new(self.resources.max_viewers) };
         {
             let mut table = self.table();
             self.check(&table)?;
-            table.sessions.insert(id.clone(), Entry { commands });
+            table.sessions.insert(id.clone(), entry.clone());
             self.note_active(&table);
         }
         self.resources.metrics.sessions_total.inc();
         tracing::info!(session = %id, "session opened");
-        self.welcome(&attachment, &token);
+        if let Some(attachment) = &attachment {
+            self.welcome(attachment, &self.key.resume_token(id.clone()));
+        }
 
         let (worker, session) = (Arc::clone(self), id.clone());
+        let opening = Opening { id: id.clone(), attachment, settings, audience: Arc::clone(&entry.audience) };
         let running = self.sessions.enter();
         tokio::spawn(async move {
             let _running = running;
             // However the session ends, a fault of ours included, its place becomes free.
             let place = Place { worker: &worker, id: &session };
-            session::run(session.clone(), worker.resources.clone(), attachment, receiver).await;
+            session::run(worker.resources.clone(), opening, receiver).await;
             drop(place);
         });
-        Ok(id)
+        Ok((id, entry))
+    }
+
+    /// The live session of this id.
+    pub(super) fn find(&self, id: &SessionId) -> Result<Entry, AdmissionError> {
+        self.table().sessions.get(id).cloned().ok_or(AdmissionError::UnknownSession)
+    }
+
+    pub(super) fn resources(&self) -> &Resources {
+        &self.resources
     }
 
     /// Gives a live session a new signalling socket; that the token is genuine was found when it was read.
     pub async fn resume(&self, token: &ResumeToken, attachment: Attachment) -> Result<(), AdmissionError> {
-        let commands = {
-            let table = self.table();
-            let entry = table.sessions.get(&token.session);
-            entry.map(|entry| entry.commands.clone()).ok_or(AdmissionError::UnknownSession)?
-        };
+        let commands = self.find(&token.session)?.commands;
         self.welcome(&attachment, token);
         let sent = commands.send(Command::Attach(attachment)).await;
         sent.map_err(|_| AdmissionError::UnknownSession)
@@ -133,6 +157,8 @@ impl Worker {
         if !self.sessions.emptied(limit).await {
             tracing::warn!("sessions are left at the end of the drain");
         }
+        // Viewers end with what they watch.
+        self.viewers.inside.emptied(FAREWELL).await;
         // What the sessions said last is still on its way.
         self.sockets.emptied(FAREWELL).await;
     }
@@ -180,6 +206,7 @@ impl Worker {
         let welcome = ServerMessage::Welcome {
             session: token.session.to_string(),
             resume: token.to_string(),
+            watch: self.key.watch_token(token.session.clone()).to_string(),
             tasks: TASKS.iter().map(|(name, _)| (name.to_string(), models.contains_key(*name))).collect(),
             models,
         };

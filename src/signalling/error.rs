@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use crate::cluster::protocol::{PictureFault, PictureRefusal};
+use crate::cluster::whip::{WhipFault, WhipRefusal};
 
 /// What went wrong, as a client is told: status, stable code, message.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +23,22 @@ pub enum ApiError {
     BodyUnreadable { reason: String },
     #[error("the picture was not sent in time")]
     UploadTimedOut,
+    #[error("the request's body was not sent in time")]
+    BodyTimedOut,
+    #[error("the request's body has more than {max_bytes} bytes")]
+    BodyTooLarge { max_bytes: usize },
+    #[error("the request's body must be {expected}")]
+    UnsupportedMediaType { expected: &'static str },
+    #[error("{method} is not served here")]
+    MethodNotAllowed { method: String },
+    #[error("If-Match must name the ICE session, or be * for a new one")]
+    PreconditionRequired,
+    #[error("there is no such session here")]
+    UnknownSession,
+    #[error("every place is taken")]
+    Full { retry_after_s: u32 },
+    #[error("{}", _0.message)]
+    WhipRefused(WhipFault),
     #[error("the picture has more than {max_bytes} bytes")]
     PictureTooLarge { max_bytes: usize },
     #[error("{}", _0.message)]
@@ -35,21 +52,27 @@ pub enum ApiError {
 impl ApiError {
     fn status(&self) -> StatusCode {
         match self {
-            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::UnknownSession => StatusCode::NOT_FOUND,
             Self::OriginRefused { .. } => StatusCode::FORBIDDEN,
             Self::InvalidResumeToken | Self::InvalidOption { .. } | Self::BodyUnreadable { .. } => {
                 StatusCode::BAD_REQUEST
             }
-            Self::UploadTimedOut => StatusCode::REQUEST_TIMEOUT,
-            Self::PictureTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UploadTimedOut | Self::BodyTimedOut => StatusCode::REQUEST_TIMEOUT,
+            Self::PictureTooLarge { .. } | Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::PreconditionRequired => StatusCode::PRECONDITION_REQUIRED,
+            Self::WhipRefused(fault) => {
+                StatusCode::from_u16(fault.code.status()).expect("the protocol's statuses are HTTP's")
+            }
             Self::PictureRefused(fault) => {
                 StatusCode::from_u16(fault.code.status()).expect("the protocol's statuses are HTTP's")
             }
-            Self::Busy { .. } | Self::NoWorker { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy { .. } | Self::Full { .. } | Self::NoWorker { .. } => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
-    fn code(&self) -> &'static str {
+    pub(super) fn code(&self) -> &'static str {
         match self {
             Self::NotFound => "not_found",
             Self::OriginRefused { .. } => "origin_refused",
@@ -59,6 +82,14 @@ impl ApiError {
             Self::UploadTimedOut => "upload_timed_out",
             Self::PictureTooLarge { .. } => PictureRefusal::TooLarge.code(),
             Self::PictureRefused(fault) => fault.code.code(),
+            Self::BodyTimedOut => "body_timed_out",
+            Self::BodyTooLarge { .. } => "body_too_large",
+            Self::UnsupportedMediaType { .. } => "unsupported_media_type",
+            Self::MethodNotAllowed { .. } => "method_not_allowed",
+            Self::PreconditionRequired => "precondition_required",
+            Self::UnknownSession => "unknown_session",
+            Self::WhipRefused(fault) => fault.code.code(),
+            Self::Full { .. } => WhipRefusal::Busy.code(),
             Self::Busy { .. } => PictureRefusal::Busy.code(),
             Self::NoWorker { .. } => "no_worker",
         }
@@ -66,7 +97,10 @@ impl ApiError {
 
     fn retry_after_s(&self) -> Option<u32> {
         match self {
-            Self::Busy { retry_after_s } | Self::NoWorker { retry_after_s } => Some(*retry_after_s),
+            Self::Busy { retry_after_s }
+            | Self::Full { retry_after_s }
+            | Self::NoWorker { retry_after_s } => Some(*retry_after_s),
+            Self::WhipRefused(fault) => fault.code.passes().then_some(3),
             _ => None,
         }
     }

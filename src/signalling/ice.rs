@@ -91,6 +91,28 @@ impl IceConfig {
     }
 }
 
+impl IceConfig {
+    /// The servers for one client as `Link` headers (RFC 9725 §4.6).
+    pub fn links(&self) -> Vec<String> {
+        let servers = self.servers(&new_holder(), SystemTime::now()).ice_servers;
+        let link = |url: &String, credential: &Option<Credential>| match credential {
+            None => format!("<{url}>; rel=\"ice-server\""),
+            Some(Credential { username, credential }) => format!(
+                "<{url}>; rel=\"ice-server\"; username=\"{username}\"; credential=\"{credential}\"; \
+                 credential-type=\"password\""
+            ),
+        };
+        let links =
+            servers.iter().flat_map(|server| server.urls.iter().map(|url| link(url, &server.credential)));
+        links.collect()
+    }
+}
+
+/// Each client gets a name of its own, so that the TURN server's quotas are for a client.
+fn new_holder() -> String {
+    format!("{:016x}", rand::random::<u64>())
+}
+
 #[derive(Debug, Serialize)]
 pub struct IceServers {
     ice_servers: Vec<IceServer>,
@@ -99,9 +121,7 @@ pub struct IceServers {
 
 /// `GET /api/ice-servers`
 pub async fn list(State(front): State<Front>) -> ([(HeaderName, HeaderValue); 1], Json<IceServers>) {
-    // Each page gets a name of its own, so that the TURN server's quotas are for a page.
-    let holder = format!("{:016x}", rand::random::<u64>());
-    let servers = front.ice.servers(&holder, SystemTime::now());
+    let servers = front.ice.servers(&new_holder(), SystemTime::now());
     ([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(servers))
 }
 
@@ -142,5 +162,13 @@ mod tests {
                 "ttl_seconds": 600
             })
         );
+        let links = config.links();
+        assert_eq!(links[0], "<stun:s.example:3478>; rel=\"ice-server\"");
+        let start = "<turn:t.example:3478?transport=udp>; rel=\"ice-server\"; username=\"";
+        assert!(links[1].starts_with(start), "{}", links[1]);
+        assert!(
+            links[2].contains("\"; credential=\"") && links[2].ends_with("; credential-type=\"password\"")
+        );
+        assert_eq!(links.len(), 3);
     }
 }

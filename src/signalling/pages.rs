@@ -10,10 +10,11 @@ use super::error::ApiError;
 #[folder = "static/"]
 struct Static;
 
-/// A file of `static/`; `/` is `index.html`.
+/// A file of `static/`; `/` is `index.html`, `/watch` is `watch.html`.
 pub async fn serve(uri: Uri, headers: HeaderMap) -> Response {
     let path = match uri.path().trim_start_matches('/') {
         "" => "index.html",
+        "watch" => "watch.html",
         path => path,
     };
     let Some(file) = Static::get(path) else { return ApiError::NotFound.into_response() };

@@ -102,7 +102,7 @@ fn admit<'f>(
 }
 
 /// Reads a refused body to its end, or to where no honest picture goes on.
-async fn drain(body: Body) {
+pub(super) async fn drain(body: Body) {
     let mut left = 2 * MAX_FORM_BYTES;
     let mut stream = body.into_data_stream();
     while let Some(Ok(piece)) = stream.next().await {
@@ -126,22 +126,36 @@ fn read_options(query: &PredictQuery, headers: &HeaderMap) -> Result<PredictOpti
         (Some(1), answer) => answer,
         (Some(other), _) => return Err(invalid(format!("annotate is {other}, not 0 or 1"))),
     };
-    let all = query.tasks.is_none();
-    let mut options =
-        PredictOptions { faces: all, gender: all, objects: all, threshold: query.threshold, answer };
-    for task in query.tasks.iter().flat_map(|tasks| tasks.split(',')) {
+    let all = Tasks { faces: true, gender: true, objects: true };
+    let Tasks { faces, gender, objects } = query.tasks.as_deref().map_or(Ok(all), read_tasks)?;
+    Ok(PredictOptions { faces, gender, objects, threshold: query.threshold, answer })
+}
+
+/// The tasks that a client names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tasks {
+    pub faces: bool,
+    pub gender: bool,
+    pub objects: bool,
+}
+
+/// Reads a comma-separated list of tasks.
+pub(super) fn read_tasks(text: &str) -> Result<Tasks, ApiError> {
+    let mut tasks = Tasks::default();
+    for task in text.split(',') {
         match task.trim() {
-            "faces" => options.faces = true,
+            "faces" => tasks.faces = true,
             // A gender is a face's.
-            "gender" => (options.faces, options.gender) = (true, true),
-            "objects" => options.objects = true,
+            "gender" => (tasks.faces, tasks.gender) = (true, true),
+            "objects" => tasks.objects = true,
             other => {
                 let other: String = other.chars().take(40).collect();
-                return Err(invalid(format!("{other:?} is no task: there are faces, gender and objects")));
+                let reason = format!("{other:?} is no task: there are faces, gender and objects");
+                return Err(ApiError::InvalidOption { reason });
             }
         }
     }
-    Ok(options)
+    Ok(tasks)
 }
 
 /// The first of what a client accepts that can be answered; a report where it does not say.

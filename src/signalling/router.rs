@@ -11,7 +11,7 @@ use axum::routing::{get, post};
 
 use super::ice::IceConfig;
 use super::predict::{self, Uploads};
-use super::{health, ice, pages, sessions};
+use super::{health, ice, pages, sessions, whep, whip};
 use crate::cluster::fleet::Fleet;
 use crate::ids::SessionKey;
 use crate::shutdown::Inside;
@@ -49,6 +49,8 @@ pub fn router(front: Front) -> Router {
         .route("/api/ice-servers", get(ice::list))
         .route("/api/session", get(sessions::open))
         .route("/predict", post(predict::predict).layer(predict::body_limit()))
+        .merge(whip::router(&front))
+        .merge(whep::router(&front))
         .fallback(get(pages::serve))
         .layer(middleware::from_fn(harden))
         .layer(middleware::from_fn_with_state(front.clone(), count))

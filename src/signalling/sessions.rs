@@ -46,16 +46,21 @@ pub async fn open(
 /// Browsers let any page open a WebSocket or send a form anywhere: only the page's own host, and those
 /// allowed, may.
 pub(super) fn check_origin(front: &Front, headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    if allows_origin(front, headers) {
+        return Ok(());
+    }
+    front.metrics.refused("origin");
+    let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()).unwrap_or_default();
+    Err(ApiError::OriginRefused { origin: origin.chars().take(100).collect() })
+}
+
+pub(super) fn allows_origin(front: &Front, headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else { return true };
     let origin = origin.to_str().unwrap_or_default();
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let authority = origin.parse::<Uri>().ok().and_then(|uri| uri.authority().map(ToString::to_string));
     let own = authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host));
-    if own || front.allowed_origins.iter().any(|allowed| allowed == origin) {
-        return Ok(());
-    }
-    front.metrics.refused("origin");
-    Err(ApiError::OriginRefused { origin: origin.chars().take(100).collect() })
+    own || front.allowed_origins.iter().any(|allowed| allowed == origin)
 }
 
 async fn serve(front: Front, resume: Option<ResumeToken>, mut page: WebSocket) {
