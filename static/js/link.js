@@ -17,6 +17,7 @@ import { fetchIceServers, openSignalling } from './api.js';
  * @typedef {object} Welcome
  * @property {string} session
  * @property {string} [resume]
+ * @property {string} [watch] shows the annotated picture to whoever has it
  * @property {Record<string, string>} [models] task to `name@version`
  * @property {Record<string, boolean>} [tasks]
  */
