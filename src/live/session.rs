@@ -34,7 +34,7 @@ use crate::telemetry::metrics::Metrics;
 /// A page that does not connect within this time is not coming.
 pub(super) const SETUP_LIMIT: Duration = Duration::from_secs(30);
 /// How long a session whose connection failed waits for an ICE restart or a new socket.
-pub(super) const RETURN_LIMIT: Duration = Duration::from_secs(15);
+const RETURN_LIMIT: Duration = Duration::from_secs(15);
 /// Messages that may wait for the page's signalling socket.
 const SIGNALLING_CAPACITY: usize = 64;
 const NOTICE_CAPACITY: usize = 16;
@@ -143,11 +143,14 @@ pub async fn run(resources: Resources, opening: Opening, mut commands: mpsc::Rec
                     session.state = State::Connected;
                     deadline = None;
                 }
-                Some(PeerEvent::Disconnected) => session.state = State::Failing,
+                Some(PeerEvent::Disconnected) => {
+                    if session.was_closed().await { break End::HungUp }
+                    session.state = State::Failing;
+                }
                 Some(PeerEvent::Failed) => {
                     session.state = State::Failing;
                     session.resources.metrics.ice_failures_total.inc();
-                    if session.attachment.is_none() && session.ice.is_none() {
+                    if session.attachment.is_none() {
                         break End::Lost;
                     }
                     deadline = Some(Instant::now() + RETURN_LIMIT);
@@ -289,6 +292,13 @@ impl Session {
         };
         self.tell(ServerMessage::Answer { sdp: answer });
         Ok(())
+    }
+
+    async fn was_closed(&self) -> bool {
+        match &self.peer {
+            Some(peer) => peer.was_closed().await,
+            None => false,
+        }
     }
 
     /// Answers a publisher's offer; nothing is sent back to it.

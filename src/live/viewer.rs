@@ -13,7 +13,7 @@ use super::audience::{AnnotatedStream, Audience, WatchError, send_reports};
 use super::ice::{IceSession, refuse_offer, refuse_peer};
 use super::peer::{Channel, Peer, PeerConfig, PeerEvent, offered_codecs};
 use super::sdp::{self, Flow};
-use super::session::{RETURN_LIMIT, Resources, SETUP_LIMIT, wait_until};
+use super::session::{Resources, SETUP_LIMIT, wait_until};
 use crate::cluster::whip::{Answer, IceChange, IceRestarted, WhipFault, WhipRefusal};
 use crate::ids::SessionId;
 use crate::shutdown::Inside;
@@ -138,13 +138,14 @@ impl Viewer {
                         deadline = None;
                         self.watch();
                     }
+                    Some(PeerEvent::Disconnected) => if self.peer.was_closed().await { break },
                     Some(PeerEvent::Failed) => {
                         self.resources.metrics.ice_failures_total.inc();
-                        deadline = Some(Instant::now() + RETURN_LIMIT);
+                        break;
                     }
                     Some(PeerEvent::Channel(channel)) => self.adopt(channel),
                     Some(PeerEvent::Track(track)) => drop(self.tasks.spawn(track.discard())),
-                    Some(PeerEvent::Candidate(_) | PeerEvent::Disconnected) => {}
+                    Some(PeerEvent::Candidate(_)) => {}
                     Some(PeerEvent::Closed) | None => break,
                 },
                 // Never told, only dropped, with the session.

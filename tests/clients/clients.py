@@ -104,11 +104,15 @@ class Client:
         self.address = address
         self.peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
 
-    async def offer(self, path):
-        await self.peer.setLocalDescription(await self.peer.createOffer())
-        self.created = await ask(
-            self.address, "POST", path, self.peer.localDescription.sdp, {"Content-Type": "application/sdp"}
-        )
+    async def offer(self, path, patient=False):
+        if self.peer.localDescription is None:
+            await self.peer.setLocalDescription(await self.peer.createOffer())
+        headers = {"Content-Type": "application/sdp"}
+        self.created = await ask(self.address, "POST", path, self.peer.localDescription.sdp, headers)
+        if patient and self.created.status == 409:
+            assert int(self.created.headers["Retry-After"]) > 0 and self.created.code == "not_live"
+            await asyncio.sleep(0.2)
+            return await self.offer(path, patient)
         assert self.created.status == 201, (self.created.status, self.created.body)
         self.resource = urllib.parse.urljoin(path, self.created.headers["Location"])
         answer = RTCSessionDescription(self.created.body.decode(), "answer")
@@ -145,9 +149,14 @@ class Viewer(Client):
                 self.frames.append(await track.recv())
                 del self.frames[:-5]
         except Exception:  # aiortc's way to say that the track has ended
-            self.ended = True
+            return
 
     async def watch(self, path):
-        self.ended = False
         await self.offer(path)
+        return self
+
+    async def watch_when_live(self, path):
+        """Before the publisher's video has come there is nothing to watch."""
+        await self.offer(path, patient=True)
+        await eventually("reports come", lambda: len(self.reports) > 0)
         return self

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use rtc::interceptor::{NackGeneratorBuilder, NackResponderBuilder, Slot};
 use rtc::media_stream::MediaStreamTrack;
 use rtc::peer_connection::sdp::RTCSessionDescription;
+use rtc::peer_connection::transport::RTCDtlsTransportState;
 use rtc::rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
 use rtc::rtp_transceiver::rtp_sender::{
     RTCRtpCodec, RTCRtpCodingParameters, RTCRtpEncodingParameters, RtpCodecKind,
@@ -210,6 +211,17 @@ impl Peer {
             ..Default::default()
         };
         self.connection.add_ice_candidate(candidate).await.map_err(PeerError::Candidate)
+    }
+
+    /// Whether the other side has closed the connection, and not only fallen silent (RFC 8827 §6.5: DTLS's
+    /// `close_notify`, of which the library makes no event).
+    pub async fn was_closed(&self) -> bool {
+        for receiver in self.connection.get_receivers().await {
+            if let Ok(Some(transport)) = receiver.transport().await {
+                return transport.state().await.is_ok_and(|state| state == RTCDtlsTransportState::Closed);
+            }
+        }
+        false
     }
 
     /// The annotated track, if the browser can receive one of the configured codecs.
