@@ -59,6 +59,10 @@ async fn publish(
 
 fn read_wishes(query: Result<Query<PublishQuery>, QueryRejection>) -> Result<Wishes, ApiError> {
     let Query(query) = query.map_err(|error| ApiError::InvalidOption { reason: error.body_text() })?;
+    // The worker knows the ranges, but is told in JSON, which has no such numbers.
+    if [query.threshold, query.max_rate].into_iter().flatten().any(|number| !number.is_finite()) {
+        return Err(ApiError::InvalidOption { reason: "threshold and max_rate are numbers".into() });
+    }
     let tasks = query.tasks.as_deref().map(read_tasks).transpose()?;
     let tasks = tasks.map(|Tasks { faces, gender, objects }| WishedTasks { faces, gender, objects });
     Ok(Wishes { tasks, threshold: query.threshold, max_rate: query.max_rate })

@@ -3,7 +3,7 @@
 import asyncio
 import unittest
 
-from clients import Publisher, Viewer, ask, eventually, front, worker
+from clients import Portrait, Publisher, Viewer, ask, eventually, front, worker
 
 TOTAL = 'vigie_frames_total{stage="total"}'
 ENCODED = 'vigie_frames_total{stage="encode"}'
@@ -26,6 +26,9 @@ def chroma(frame):
 
 
 class Aiortc(unittest.IsolatedAsyncioTestCase):
+    async def asyncSetUp(self):
+        asyncio.get_running_loop().set_debug(False)
+
     async def test_vp8_and_h264_are_recognised_and_watched(self):
         with worker() as w, front(w) as f:
             for codec in ("video/VP8", "video/H264"):
@@ -49,6 +52,7 @@ class Aiortc(unittest.IsolatedAsyncioTestCase):
         frame = first.frames[-1]
         self.assertEqual((frame.width, frame.height), (512, 512))
         self.assertGreater(drawn_share(frame, face), 0.8)
+        self.assertLess(drawn_share(await Portrait().recv(), face), 0.2)
 
         self.assertEqual((await second.hang_up()).status, 200)
         self.assertEqual((await first.hang_up()).status, 200)
