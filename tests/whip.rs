@@ -249,7 +249,8 @@ async fn what_cannot_be_served_is_refused_and_counted() {
     let watched = Peer::viewer().await.offer();
     let cut = offer.split("a=fingerprint").next().unwrap();
     let mute = offer.replace("a=sendonly", "a=inactive");
-    let table: &[(&str, (&str, &str), &str, (u16, &str))] = &[
+    type Case<'a> = (&'a str, (&'a str, &'a str), &'a str, (u16, &'a str));
+    let table: &[Case] = &[
         ("/whip", ("Content-Type", "application/json"), &offer, (415, "unsupported_media_type")),
         ("/whip", ("Accept", "*/*"), &offer, (415, "unsupported_media_type")),
         ("/whip", SDP, &long, (413, "body_too_large")),

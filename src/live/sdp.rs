@@ -45,14 +45,11 @@ impl Fragment {
             }
             match line.strip_prefix("a=") {
                 Some("end-of-candidates") => is_last = true,
-                Some(candidate) if candidate.starts_with("candidate:") => {
-                    if candidates.len() < MAX_CANDIDATES {
-                        candidates.push(candidate.to_owned());
-                    }
-                }
+                Some(line) if line.starts_with("candidate:") => candidates.push(line.to_owned()),
                 _ => {}
             }
         }
+        candidates.truncate(MAX_CANDIDATES);
         let credentials = match (attribute(text, "ice-ufrag"), attribute(text, "ice-pwd")) {
             (None, None) => None,
             (Some(ufrag), Some(password))
