@@ -80,6 +80,9 @@ pub struct WorkerProcessArgs {
     pub cluster: ClusterArgs,
     #[command(flatten)]
     pub worker: WorkerArgs,
+    /// Seconds that pages have to move to other workers in after a request to stop.
+    #[arg(long, env = "VIGIE_DRAIN_SECONDS", default_value_t = 30)]
+    pub drain_seconds: u64,
     #[command(flatten)]
     pub inference: InferenceArgs,
 }
@@ -157,9 +160,26 @@ pub struct WorkerArgs {
     /// Codec of the annotated track: the first that the browser takes.
     #[arg(long, env = "VIGIE_ANNOTATED_CODECS", value_enum, value_delimiter = ',', default_values = ["h264", "vp8"])]
     pub annotated_codecs: Vec<AnnotatedCodec>,
-    /// Seconds that sessions have to end in after a request to stop.
-    #[arg(long, env = "VIGIE_DRAIN_SECONDS", default_value_t = 5)]
-    pub drain_seconds: u64,
+    /// What decides, below that number, whether a session is taken.
+    #[arg(long, env = "VIGIE_ADMIT", value_enum, default_value_t)]
+    pub admit: Admit,
+    /// Recognised frames a second that every session is to keep when many share the worker.
+    #[arg(long, env = "VIGIE_MIN_RATE", default_value_t = 0.25, value_parser = parse_rate)]
+    pub min_rate: f32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Admit {
+    /// What is measured: sessions are refused while media falls behind, or recognition below its least rate.
+    #[default]
+    Headroom,
+    /// The number of sessions alone.
+    Count,
+}
+
+fn parse_rate(text: &str) -> Result<f32, &'static str> {
+    let rate = text.parse().ok().filter(|rate| (0.0..=120.0).contains(rate));
+    rate.ok_or("expected a number from 0 to 120")
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -5,6 +5,7 @@
 //! tracks, draws and reports, [`inference`] runs the models, and results go back to the browser.
 //! [`signalling`] never sees a pixel; [`cluster`] is how it reaches the worker that does.
 
+pub mod blobs;
 pub mod cli;
 pub mod cluster;
 pub mod codec;
@@ -14,6 +15,7 @@ pub mod frame;
 pub mod ids;
 pub mod imgproc;
 pub mod inference;
+pub mod jobs;
 pub mod live;
 pub mod load;
 pub mod mailbox;

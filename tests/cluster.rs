@@ -8,6 +8,7 @@ mod process;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,10 +27,14 @@ fn token() -> String {
 }
 
 fn worker(name: &str, max_sessions: &str) -> Process {
+    worker_with(name, max_sessions, &[])
+}
+
+fn worker_with(name: &str, max_sessions: &str, arguments: &[&str]) -> Process {
     let mut command = vigie();
     command.args(["worker", "--control", "127.0.0.1:0", "--media", "127.0.0.1:0", "--lanes", "1"]);
-    command.args(["--name", name, "--max-sessions", max_sessions]).env("VIGIE_CLUSTER_TOKEN", token());
-    Process::start(&mut command)
+    command.args(["--name", name, "--max-sessions", max_sessions]).args(arguments);
+    Process::start(command.env("VIGIE_CLUSTER_TOKEN", token()))
 }
 
 fn front_on(listen: SocketAddr, workers: &[&Process]) -> Process {
@@ -109,6 +114,7 @@ async fn a_killed_worker_is_passed_over_at_once() {
     };
     doomed.kill();
     let killed = Instant::now();
+    assert_eq!(next_message(&mut orphan).await["code"], "worker_lost");
     assert_eq!(next_message(&mut orphan).await, Value::Null, "the page's socket is closed");
     assert!(killed.elapsed() < Duration::from_secs(1), "after {:?}", killed.elapsed());
     for _ in 0..4 {
@@ -116,11 +122,135 @@ async fn a_killed_worker_is_passed_over_at_once() {
         assert_eq!(worker_of(&welcome), "other");
     }
     assert!(front.is_ready());
-    assert!(front.get("/metrics").contains("vigie_workers{state=\"unreachable\"} 1"));
+    let unreachable = "vigie_workers{state=\"unreachable\"} 1";
+    eventually("the front counts it", || front.get("/metrics").contains(unreachable)).await;
 
     // The session went with its worker: nothing else answers to its token.
     let mut back = front.socket(&format!("?resume={}", welcome["resume"].as_str().unwrap())).await.unwrap();
     assert_eq!(next_message(&mut back).await["code"], "unknown_session");
+}
+
+/// Opens a session on the named worker, however often that takes.
+async fn join_on(front: &Process, name: &str) -> (Socket, Value) {
+    let mut held = Vec::new();
+    for _ in 0..40 {
+        let joined = join(front).await;
+        if worker_of(&joined.1) == name {
+            return joined;
+        }
+        held.push(joined);
+    }
+    panic!("{name} is never chosen");
+}
+
+/// Sends SIGTERM.
+fn terminate(process: &Process) {
+    let sent = Command::new("kill").args(["-TERM", &process.child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+/// Waits for the process to end by itself; whether it was content.
+async fn ended(process: &mut Process) -> bool {
+    let mut status = None;
+    eventually("the process ends", || {
+        status = process.child.try_wait().unwrap();
+        status.is_some()
+    })
+    .await;
+    status.unwrap().success()
+}
+
+#[tokio::test]
+async fn a_worker_that_is_told_to_stop_has_its_sessions_moved_first() {
+    let (mut leaving, other) =
+        (worker_with("leaving", "60", &["--drain-seconds", "600"]), worker("other", "60"));
+    let front = front(&[&leaving, &other]);
+    let (mut moved, welcome) = join_on(&front, "leaving").await;
+    let (mut detached, _) = join_on(&front, "leaving").await;
+    terminate(&leaving);
+    assert_eq!(next_message(&mut moved).await["type"], "migrate");
+    assert_eq!(next_message(&mut detached).await["type"], "migrate");
+    // The front has heard it as well: nothing is placed there from this moment on.
+    for _ in 0..6 {
+        let (_socket, welcome) = join(&front).await;
+        assert_eq!(worker_of(&welcome), "other");
+    }
+    assert!(leaving.get("/readyz").contains("shutting down"));
+    assert!(leaving.get("/livez").starts_with("HTTP/1.1 200"));
+    eventually("the front counts it", || front.get("/metrics").contains("{state=\"draining\"} 1")).await;
+
+    // A page that was between two sockets hears it on the next.
+    let resume = format!("?resume={}", welcome["resume"].as_str().unwrap());
+    let mut back = front.socket(&resume).await.unwrap();
+    assert_eq!(next_message(&mut back).await["type"], "welcome");
+    assert_eq!(next_message(&mut back).await["type"], "migrate");
+
+    back.send(Message::text(r#"{"type":"bye"}"#)).await.unwrap();
+    eventually("one has gone", || leaving.metric("vigie_sessions_active") < 2.0).await;
+    assert!(leaving.child.try_wait().unwrap().is_none(), "it waits for the other");
+    detached.send(Message::text(r#"{"type":"bye"}"#)).await.unwrap();
+    assert!(ended(&mut leaving).await);
+}
+
+#[tokio::test]
+async fn sessions_that_cannot_move_are_told_goodbye_at_the_deadline() {
+    let mut only = worker_with("only", "4", &["--drain-seconds", "1"]);
+    let front = front(&[&only]);
+    let (mut staying, _) = join(&front).await;
+    terminate(&only);
+    assert_eq!(next_message(&mut staying).await["type"], "migrate");
+    let (_, refused) = join(&front).await;
+    assert_eq!(refused["code"], "busy", "{refused}");
+    assert_eq!(next_message(&mut staying).await["type"], "bye");
+    assert!(ended(&mut only).await);
+}
+
+#[tokio::test]
+async fn a_second_request_to_stop_ends_a_worker_at_once() {
+    let mut hurried = worker_with("hurried", "4", &["--drain-seconds", "600"]);
+    let front = front(&[&hurried]);
+    let (mut staying, _) = join(&front).await;
+    terminate(&hurried);
+    assert_eq!(next_message(&mut staying).await["type"], "migrate");
+    terminate(&hurried);
+    assert_eq!(next_message(&mut staying).await["type"], "bye");
+    assert!(ended(&mut hurried).await);
+}
+
+#[tokio::test]
+async fn a_worker_that_cannot_keep_the_least_rate_takes_nobody_until_it_can() {
+    let short = worker_with("short", "40", &["--slowdown", "10", "--min-rate", "15"]);
+    let other = worker("other", "40");
+    let (only_short, both) = (front(&[&short]), front(&[&short, &other]));
+    let session = tokio::spawn(publish(publisher(only_short.address, Duration::from_secs(600))));
+    eventually("the worker is full", || short.metric("vigie_worker_load_ratio") >= 1.0).await;
+    assert!(short.get("/readyz").contains("no headroom"));
+    for _ in 0..6 {
+        let (_socket, welcome) = join(&both).await;
+        assert_eq!(worker_of(&welcome), "other");
+    }
+    let (_, refused) = join(&only_short).await;
+    assert_eq!((refused["code"].as_str(), refused["retry_after_s"].as_u64()), (Some("busy"), Some(3)));
+
+    session.abort();
+    drop(session);
+    eventually("the worker has headroom again", || short.is_ready()).await;
+    let (_socket, welcome) = join(&only_short).await;
+    assert_eq!(worker_of(&welcome), "short");
+}
+
+#[tokio::test]
+async fn by_count_a_slow_worker_takes_sessions_all_the_same() {
+    let slow = worker_with("slow", "4", &["--slowdown", "10", "--min-rate", "15", "--admit", "count"]);
+    let front = front(&[&slow]);
+    let session = tokio::spawn(publish(publisher(front.address, Duration::from_secs(600))));
+    eventually("reports flow", || slow.get("/metrics").contains("vigie_frames_total{stage=\"total\"}")).await;
+    // Longer than measuring would take to close it.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(slow.metric("vigie_worker_load_ratio"), 0.25);
+    let (_socket, welcome) = join(&front).await;
+    assert_eq!(worker_of(&welcome), "slow");
+    session.abort();
 }
 
 #[tokio::test]
@@ -215,7 +345,7 @@ async fn strangers_to_the_cluster_get_nothing_of_a_worker() {
         assert!(answer.starts_with("HTTP/1.1 401"), "{header}: {answer}");
     }
     let own = worker.get_with("/control/v1/status", &format!("Authorization: Bearer {}\r\n", token()));
-    assert!(own.contains(r#""name":"w1","sessions":0,"max_sessions":4,"load_ratio":0.0"#), "{own}");
+    assert!(own.contains(r#""name":"w1","sessions":0,"max_sessions":4,"load_ratio":0."#), "{own}");
 
     let mut command = vigie();
     command.args(["signal", "--listen", "127.0.0.1:0", "--workers", &worker.address.to_string()]);

@@ -27,6 +27,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("files", &["cluster", "codec", "frame", "imgproc", "inference", "models", "pipeline", "telemetry"]),
+    ("jobs", &["blobs", "ids", "telemetry"]),
+    ("blobs", &[]),
     ("cluster", &["ids"]),
     ("pipeline", &["frame", "imgproc", "inference", "models"]),
     ("models", &["frame", "inference"]),
@@ -49,6 +51,8 @@ const NAMED_IN: &[(&str, &[&str])] = &[
     ("webrtc::", &["live/peer/"]),
     ("rtc::", &["live/peer/"]),
     ("str0m::", &["load/"]),
+    ("async_nats::", &["jobs/queue/nats"]),
+    ("object_store::", &["blobs/"]),
     ("axum", &["signalling/", "live/control.rs", "live/whip.rs", "files/control.rs", "commands/"]),
 ];
 
@@ -57,6 +61,7 @@ const PURE: &[&str] = &[
     "cluster/placement.rs",
     "inference/batcher.rs",
     "live/governor.rs",
+    "live/headroom.rs",
     "live/sdp.rs",
     "live/settings.rs",
     "models/heads/",

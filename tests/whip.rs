@@ -209,6 +209,17 @@ async fn viewers_are_let_in_up_to_a_number_and_leave_nothing() {
 }
 
 #[tokio::test]
+async fn a_worker_that_is_to_stop_does_not_wait_for_publishers() {
+    // They cannot be told to move; closed, they come back by themselves, to another worker.
+    let mut worker = worker(&["--drain-seconds", "600"]);
+    let front = front(&worker, &[]);
+    let (_publisher, _) = publish(&front, "").await;
+    let told = std::process::Command::new("kill").arg(worker.child.id().to_string()).status().unwrap();
+    assert!(told.success());
+    eventually("the worker ends", || worker.child.try_wait().unwrap().is_some()).await;
+}
+
+#[tokio::test]
 async fn settings_come_with_the_offer() {
     let worker = worker(&[]);
     let front = front(&worker, &[]);

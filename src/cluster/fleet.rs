@@ -83,7 +83,10 @@ impl Member {
         let capacity = status.max_sessions.max(1);
         Load {
             ratio: status.load_ratio + self.placed as f64 / capacity as f64,
-            admits: !status.draining && !self.refused && status.sessions + self.placed < status.max_sessions,
+            admits: !status.draining
+                && !self.refused
+                && status.load_ratio < 1.0
+                && status.sessions + self.placed < status.max_sessions,
         }
     }
 }
@@ -284,6 +287,13 @@ impl Fleet {
         }
     }
 
+    /// Places nothing on a worker until it has answered again: it is leaving, or has gone.
+    pub fn avoid(&self, address: SocketAddr) {
+        if let Some(member) = self.members().get_mut(&address) {
+            member.refused = true;
+        }
+    }
+
     /// The workers to ask for something that is no session, such as a picture: those that answer and stay, each
     /// drawn by placement from the rest. Whether they have room for it, they say themselves.
     pub fn in_turn(&self) -> Vec<Remote> {
@@ -403,6 +413,18 @@ mod tests {
         assert_eq!(fleet.admits(), Err("every place is taken"));
         fleet.note_answer(address, 0, Ok(status(0, false)));
         assert_eq!(fleet.place(), Some(address));
+    }
+
+    #[test]
+    fn a_worker_without_headroom_or_about_to_leave_is_passed_over() {
+        let fleet = fleet_of(&[Some(status(1, false)), Some(status(1, false))]);
+        let [first, second] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        fleet.note_answer(first, 0, Ok(WorkerStatus { load_ratio: 1.0, ..status(1, false) }));
+        assert_eq!([fleet.place(), fleet.place()], [Some(second); 2]);
+        fleet.avoid(second);
+        assert_eq!(fleet.place(), None);
+        fleet.note_answer(second, 2, Ok(status(3, false)));
+        assert_eq!(fleet.place(), Some(second));
     }
 
     #[tokio::test]

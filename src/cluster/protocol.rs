@@ -88,7 +88,7 @@ pub struct WorkerStatus {
     pub name: String,
     pub sessions: usize,
     pub max_sessions: usize,
-    /// Share of its capacity in use, 0 to 1.
+    /// Share of its capacity in use, as counted and measured; it takes sessions below 1.
     pub load_ratio: f64,
     /// It takes no more sessions and is about to end.
     pub draining: bool,

@@ -88,6 +88,14 @@ pub struct Remote {
 /// The signalling of one session, between front and worker.
 pub type SessionSocket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
+/// The worker at the other end, while there is one.
+pub fn peer_address(socket: &SessionSocket) -> Option<SocketAddr> {
+    match socket.get_ref() {
+        MaybeTlsStream::Plain(stream) => stream.peer_addr().ok(),
+        _ => None,
+    }
+}
+
 impl Remote {
     /// Opens a session, or with `resume` attaches to one that lives there.
     pub async fn open_session(&self, resume: Option<&ResumeToken>) -> Result<SessionSocket, RemoteError> {

@@ -36,7 +36,8 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         metrics: Arc::clone(&metrics),
         max_viewers: args.worker.max_viewers,
     };
-    let worker = Worker::new("w1", args.worker.max_sessions, token.session_key(), resources);
+    let admission = service::admission(&args.worker, recognition);
+    let worker = Worker::new("w1", admission, token.session_key(), resources);
     let fleet = Fleet::new(vec![internal.local_addr()?.to_string()], token.clone());
     let readiness = {
         let worker = Arc::clone(&worker);
@@ -70,9 +71,14 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         tokio::select! {
             signalled = service::wait_for_signal() => signalled?,
             () = fleet.watch() => {}
+            () = worker.watch() => {}
         }
+        // There is no other worker to move to.
         tracing::info!("stopping: sending the sessions home");
-        worker.drain(Duration::from_secs(args.worker.drain_seconds)).await;
+        tokio::select! {
+            () = worker.close(service::FAREWELL_LIMIT) => {}
+            again = service::wait_for_signal() => again?,
+        }
         sockets.emptied(Duration::from_secs(1)).await;
         stop.tell();
         anyhow::Ok(())

@@ -11,12 +11,19 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::cli::{AnnotatedCodec, ClusterArgs, FrontArgs, WorkerArgs};
+use super::recognition::{Recognition, cores};
+use crate::cli::{Admit, AnnotatedCodec, ClusterArgs, FrontArgs, WorkerArgs};
 use crate::cluster::token::ClusterToken;
 use crate::frame::Codec;
+use crate::live::headroom::Capacity;
 use crate::live::peer::PeerConfig;
+use crate::live::worker::{Admission, Measured};
 use crate::signalling::ice::{IceConfig, TurnConfig};
 
+/// What sessions have to end in once they have been told goodbye.
+pub const FAREWELL_LIMIT: Duration = Duration::from_secs(5);
+/// The same when the end was asked for twice.
+pub const HASTY_FAREWELL_LIMIT: Duration = Duration::from_millis(500);
 /// What open connections have to finish in once the end has come.
 const CLOSING_LIMIT: Duration = Duration::from_secs(2);
 
@@ -54,6 +61,14 @@ pub fn peer_config(args: &WorkerArgs) -> PeerConfig {
         addresses: args.media.iter().map(ToString::to_string).collect(),
         annotated_codecs: codecs.collect(),
     }
+}
+
+pub fn admission(args: &WorkerArgs, recognition: &Recognition) -> Admission {
+    // Of the processors those that a container's quota leaves.
+    let capacity = Capacity { cores: cores() as f64, lanes: recognition.lanes() as f64 };
+    let measured = Measured { capacity, min_rate: args.min_rate };
+    let measured = (args.admit == Admit::Headroom).then_some(measured);
+    Admission { max_sessions: args.max_sessions, measured }
 }
 
 /// Listens on `address`; `flag` is what chooses another.

@@ -16,7 +16,8 @@ use crate::live::worker::Worker;
 use crate::live::{control, whip};
 use crate::telemetry::metrics::Metrics;
 
-/// Serves until it is told to stop (SIGINT or SIGTERM), then sends the sessions home.
+/// Serves until it is told to stop (SIGINT or SIGTERM), then has the sessions
+/// move to other workers; told again, it ends at once.
 pub fn run(args: &WorkerProcessArgs) -> anyhow::Result<()> {
     let token = service::cluster_token(&args.cluster)?;
     let name = match &args.name {
@@ -47,14 +48,25 @@ async fn serve(
         metrics,
         max_viewers: args.worker.max_viewers,
     };
-    let worker = Worker::new(name, args.worker.max_sessions, token.session_key(), resources);
+    let admission = service::admission(&args.worker, recognition);
+    let worker = Worker::new(name, admission, token.session_key(), resources);
     let stop = Stop::default();
     // The one line on standard output, for people and for scripts.
     println!("vigie worker {name} is ready: http://{}", listener.local_addr()?);
     let stopping = async {
-        service::wait_for_signal().await?;
-        tracing::info!("stopping: sending the sessions home");
-        worker.drain(Duration::from_secs(args.worker.drain_seconds)).await;
+        tokio::select! {
+            signalled = service::wait_for_signal() => signalled?,
+            () = worker.watch() => {}
+        }
+        tracing::info!("draining: having the sessions move to other workers");
+        let farewell = tokio::select! {
+            _ = worker.drain(Duration::from_secs(args.drain_seconds)) => service::FAREWELL_LIMIT,
+            again = service::wait_for_signal() => {
+                again?;
+                service::HASTY_FAREWELL_LIMIT
+            }
+        };
+        worker.close(farewell).await;
         stop.tell();
         anyhow::Ok(())
     };

@@ -13,7 +13,7 @@ use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
 
 use super::session::{self, Signalling};
-use super::worker::{AdmissionError, Worker};
+use super::worker::{Place, Worker};
 use crate::cluster::protocol::{ClientMessage, MAX_MESSAGE_BYTES, ServerMessage};
 use crate::cluster::remote::{SESSION_PATH, STATUS_PATH, is_authorised};
 use crate::cluster::token::ClusterToken;
@@ -83,36 +83,42 @@ async fn open_session(
         Ok(resume) => resume,
         Err(_) => return StatusCode::NOT_FOUND.into_response(),
     };
-    if resume.is_none()
-        && let Err(refusal) = control.worker.admits()
-    {
-        return (
-            StatusCode::SERVICE_UNAVAILABLE,
-            [(header::RETRY_AFTER, RETRY_AFTER_S)],
-            refusal.to_string(),
-        )
-            .into_response();
-    }
+    let visitor = match resume {
+        Some(token) => Visitor::Returning(token),
+        // The place is kept from here on: a front that has been let in need not look for another worker.
+        None => match control.worker.admit() {
+            Ok(place) => Visitor::New(place),
+            Err(refusal) => {
+                let retry = [(header::RETRY_AFTER, RETRY_AFTER_S)];
+                return (StatusCode::SERVICE_UNAVAILABLE, retry, refusal.to_string()).into_response();
+            }
+        },
+    };
     let limited = upgrade.max_message_size(MAX_MESSAGE_BYTES).max_frame_size(MAX_MESSAGE_BYTES);
-    limited.on_upgrade(move |socket| serve(control.worker, resume, socket))
+    limited.on_upgrade(move |socket| serve(control.worker, visitor, socket))
 }
 
-async fn serve(worker: Arc<Worker>, resume: Option<ResumeToken>, mut socket: WebSocket) {
+/// Who is at the other end of a new socket.
+enum Visitor {
+    New(Place),
+    /// The page of a session that may live here.
+    Returning(ResumeToken),
+}
+
+async fn serve(worker: Arc<Worker>, visitor: Visitor, mut socket: WebSocket) {
     let _open = worker.sockets.enter();
     let (attachment, signalling) = session::signalling();
-    let admitted = match &resume {
-        None => worker.open(attachment).map(drop),
-        Some(token) => worker.resume(token, attachment).await,
+    let admitted = match visitor {
+        Visitor::New(place) => {
+            place.open(attachment);
+            Ok(())
+        }
+        Visitor::Returning(token) => worker.resume(&token, attachment).await,
     };
     match admitted {
         Ok(()) => pump(socket, signalling).await,
         Err(refusal) => {
-            let code = match &refusal {
-                AdmissionError::Full { .. } => "busy",
-                AdmissionError::Draining => "draining",
-                AdmissionError::UnknownSession => "unknown_session",
-            };
-            let message = ServerMessage::error(code, refusal.to_string()).to_json();
+            let message = ServerMessage::error("unknown_session", refusal.to_string()).to_json();
             let _ = socket.send(Message::Text(message.into())).await;
         }
     }

@@ -7,8 +7,8 @@
 //! connection has failed and nobody comes back.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -66,6 +66,8 @@ pub enum Command {
     /// A publisher's offer, the first thing that a session without a socket is told.
     Publish(String, oneshot::Sender<Result<Answer, WhipFault>>),
     ChangeIce(IceChange, oneshot::Sender<Result<Option<IceRestarted>, WhipFault>>),
+    /// Have the page open a session elsewhere, then close this one.
+    Migrate,
     /// End now, with this reason for the page.
     Close(&'static str),
 }
@@ -77,6 +79,20 @@ pub struct Opening {
     pub attachment: Option<Attachment>,
     pub settings: Settings,
     pub audience: Arc<Audience>,
+    pub demand: Demand,
+}
+
+/// What a session asks of its worker, as the worker sees it: nothing before its video has come.
+#[derive(Clone, Default)]
+pub struct Demand(Arc<OnceLock<watch::Receiver<Settings>>>);
+
+impl Demand {
+    /// Frames a second that its page wants recognised at the most.
+    pub fn rate(&self) -> f32 {
+        let Some(settings) = self.0.get() else { return 0.0 };
+        let settings = settings.borrow();
+        if settings.tasks.faces || settings.tasks.objects { settings.max_rate } else { 0.0 }
+    }
 }
 
 /// What a session needs of its worker.
@@ -113,7 +129,7 @@ pub async fn run(resources: Resources, opening: Opening, mut commands: mpsc::Rec
     let end = loop {
         tokio::select! {
             command = commands.recv() => match command {
-                Some(Command::Attach(attachment)) => session.attachment = Some(attachment),
+                Some(Command::Attach(attachment)) => session.attach(attachment),
                 Some(Command::Publish(offer, reply)) => {
                     let answer = session.publish(&offer).await;
                     let is_refused = answer.is_err();
@@ -121,6 +137,14 @@ pub async fn run(resources: Resources, opening: Opening, mut commands: mpsc::Rec
                 }
                 Some(Command::ChangeIce(change, reply)) => {
                     let _ = reply.send(session.change_ice(&change).await);
+                }
+                // A publisher cannot be told; it comes back by itself when its connection is closed.
+                Some(Command::Migrate) if session.ice.is_some() => {
+                    break End::Closed("the server is shutting down");
+                }
+                Some(Command::Migrate) => {
+                    session.is_leaving = true;
+                    session.tell(ServerMessage::Migrate);
                 }
                 Some(Command::Close(reason)) => break End::Closed(reason),
                 None => break End::Closed("the worker is stopping"),
@@ -202,6 +226,9 @@ async fn next_event(events: &mut Option<mpsc::Receiver<PeerEvent>>) -> Option<Pe
 struct Session {
     resources: Resources,
     attachment: Option<Attachment>,
+    /// Its page has been told to open a session elsewhere.
+    is_leaving: bool,
+    demand: Demand,
     state: State,
     peer: Option<Peer>,
     /// A publisher's.
@@ -224,6 +251,8 @@ impl Session {
         Self {
             resources,
             attachment: opening.attachment,
+            is_leaving: false,
+            demand: opening.demand,
             state: State::New,
             peer: None,
             ice: None,
@@ -236,6 +265,14 @@ impl Session {
             has_results: false,
             notices: (notices, Some(notice_receiver)),
             fault: Arc::new(Notify::new()),
+        }
+    }
+
+    fn attach(&mut self, attachment: Attachment) {
+        self.attachment = Some(attachment);
+        if self.is_leaving {
+            // The page may have been between two sockets when it was told.
+            self.tell(ServerMessage::Migrate);
         }
     }
 
@@ -358,6 +395,8 @@ impl Session {
         let (frame_sender, frames) = std::sync::mpsc::sync_channel(ingest::FRAME_CAPACITY);
         let key_wanted = Arc::new(Notify::new());
         let (tracks_sender, tracks) = watch::channel(Tracks::default());
+        // A session has one track: this is the first and only time.
+        let _ = self.demand.0.set(self.settings.subscribe());
 
         let outgoing = self.peer.as_ref().and_then(Peer::outgoing);
         self.audience.go_live(outgoing.as_ref().map(|outgoing| outgoing.codec));

@@ -69,7 +69,7 @@ impl IntoResponse for WhipFault {
 impl From<AdmissionError> for WhipFault {
     fn from(error: AdmissionError) -> Self {
         let code = match error {
-            AdmissionError::Full { .. } => WhipRefusal::Busy,
+            AdmissionError::Full { .. } | AdmissionError::NoHeadroom => WhipRefusal::Busy,
             AdmissionError::Draining => WhipRefusal::Draining,
             AdmissionError::UnknownSession => WhipRefusal::UnknownSession,
         };
@@ -88,8 +88,8 @@ async fn publish(
     sdp::check_offer(&publish.sdp, Flow::Send).map_err(|error| refuse_offer(&error))?;
     let settings = Settings::default().patched(&SettingsPatch::from(&publish.wishes));
     let settings = settings.map_err(|error| WhipFault::new(WhipRefusal::InvalidOption, error))?;
-    let (id, entry) = worker.start(None, settings)?;
-    let answer = ask(&entry.commands, |reply| Command::Publish(publish.sdp, reply)).await?;
+    let (id, commands) = worker.admit()?.publish(settings);
+    let answer = ask(&commands, |reply| Command::Publish(publish.sdp, reply)).await?;
     let key = worker.session_key();
     let (resume, watch) = (key.resume_token(id.clone()), key.watch_token(id));
     Ok(Json(Published { resume: resume.to_string(), watch: watch.to_string(), answer }))

@@ -1,19 +1,21 @@
-//! The worker's table of sessions: who may come in, who is here, and how all are sent home.
+//! The worker's table of sessions: who may come in, who is here, and how all are sent away.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
 use super::audience::Audience;
-use super::session::{self, Attachment, Command, Opening, Resources};
+use super::headroom::{Capacity, Headroom, Sample};
+use super::session::{self, Attachment, Command, Demand, Opening, Resources};
 use super::settings::Settings;
+use super::usage::Usage;
 use super::viewer::Viewers;
 use crate::cluster::protocol::{ServerMessage, WorkerStatus};
 use crate::ids::{ResumeToken, SessionId, SessionKey};
 use crate::models::manifest::Task;
-use crate::shutdown::Inside;
+use crate::shutdown::{Inside, Presence};
 use crate::telemetry::metrics::Metrics;
 
 /// Why a session was not opened.
@@ -21,14 +23,35 @@ use crate::telemetry::metrics::Metrics;
 pub enum AdmissionError {
     #[error("the worker has its {limit} sessions")]
     Full { limit: usize },
+    #[error("the worker has no headroom for another session")]
+    NoHeadroom,
     #[error("the worker is shutting down")]
     Draining,
     #[error("the worker does not know this session")]
     UnknownSession,
 }
 
+/// How much a worker takes on.
+#[derive(Clone, Copy, Debug)]
+pub struct Admission {
+    pub max_sessions: usize,
+    /// With it, sessions are also refused for what is measured.
+    pub measured: Option<Measured>,
+}
+
+/// Admission by headroom.
+#[derive(Clone, Copy, Debug)]
+pub struct Measured {
+    pub capacity: Capacity,
+    /// Recognised frames a second that each session is to keep; fewer where its page asks for fewer.
+    pub min_rate: f32,
+}
+
 /// How long a socket may take to send its last message.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How often the worker looks at what its sessions use.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The tasks, as pages call them.
 const TASKS: [(&str, Task); 3] =
@@ -37,7 +60,8 @@ const TASKS: [(&str, Task); 3] =
 /// One media worker.
 pub struct Worker {
     name: String,
-    max_sessions: usize,
+    admission: Admission,
+    started: Instant,
     key: SessionKey,
     resources: Resources,
     /// Held for table look-ups only, never across a wait.
@@ -48,29 +72,57 @@ pub struct Worker {
     pub(super) viewers: Arc<Viewers>,
 }
 
-#[derive(Default)]
 struct Table {
     sessions: HashMap<SessionId, Entry>,
     draining: bool,
+    headroom: Option<Headroom>,
 }
 
 #[derive(Clone)]
 pub(super) struct Entry {
     pub commands: mpsc::Sender<Command>,
     pub audience: Arc<Audience>,
+    admitted: Instant,
+    demand: Demand,
 }
 
 impl Worker {
     /// A worker without sessions; `key` signs their ids, which also carry its `name`.
-    pub fn new(name: &str, max_sessions: usize, key: SessionKey, resources: Resources) -> Arc<Self> {
-        let table = Mutex::new(Table::default());
+    pub fn new(name: &str, admission: Admission, key: SessionKey, resources: Resources) -> Arc<Self> {
+        let headroom = admission.measured.map(|measured| Headroom::new(measured.capacity));
+        let table = Mutex::new(Table { sessions: HashMap::new(), draining: false, headroom });
         let (sessions, sockets) = (Inside::default(), Inside::default());
-        let viewers = Arc::default();
-        Arc::new(Self { name: name.into(), max_sessions, key, resources, table, sessions, sockets, viewers })
+        let (name, started, viewers) = (name.into(), Instant::now(), Arc::default());
+        Arc::new(Self { name, admission, started, key, resources, table, sessions, sockets, viewers })
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().expect("no code panics while it holds the table")
+    }
+
+    /// Measures what the sessions use, for as long as it is polled.
+    pub async fn watch(&self) {
+        let Some(measured) = self.admission.measured else { return std::future::pending().await };
+        let mut usage = Usage::new(Arc::clone(&self.resources.metrics));
+        loop {
+            let reading = tokio::task::spawn_blocking(move || {
+                let sample = usage.read();
+                (usage, sample)
+            });
+            let Ok((read, sample)) = reading.await else { return std::future::pending().await };
+            usage = read;
+            self.note_sample(sample, measured.min_rate);
+            tokio::time::sleep(MEASURE_INTERVAL).await;
+        }
+    }
+
+    fn note_sample(&self, sample: Sample, min_rate: f32) {
+        let mut table = self.table();
+        let owed = table.sessions.values().map(|entry| f64::from(entry.demand.rate().min(min_rate))).sum();
+        if let Some(headroom) = &mut table.headroom {
+            headroom.observe(self.started.elapsed(), sample, owed);
+        }
+        self.note_load(&table);
     }
 
     /// Whether a new session would be taken.
@@ -79,52 +131,35 @@ impl Worker {
     }
 
     fn check(&self, table: &Table) -> Result<(), AdmissionError> {
+        let limit = self.admission.max_sessions;
         if table.draining {
-            return Err(AdmissionError::Draining);
+            Err(AdmissionError::Draining)
+        } else if table.sessions.len() >= limit {
+            Err(AdmissionError::Full { limit })
+        } else if self.load_ratio(table) >= 1.0 {
+            Err(AdmissionError::NoHeadroom)
+        } else {
+            Ok(())
         }
-        if table.sessions.len() >= self.max_sessions {
-            return Err(AdmissionError::Full { limit: self.max_sessions });
-        }
-        Ok(())
+    }
+
+    /// Keeps a place for a session; it becomes free again when what is returned is dropped.
+    pub fn admit(self: &Arc<Self>) -> Result<Place, AdmissionError> {
+        let id = self.key.new_session(&self.name);
+        let (commands, receiver) = mpsc::channel(4);
+        let audience = Audience::new(self.resources.max_viewers);
+        let entry = Entry { commands, audience, admitted: Instant::now(), demand: Demand::default() };
+        let mut table = self.table();
+        self.check(&table)?;
+        table.sessions.insert(id.clone(), entry.clone());
+        self.note_load(&table);
+        let running = self.sessions.enter();
+        Ok(Place { worker: Arc::clone(self), id, commands: Some(receiver), entry, _running: running })
     }
 
     /// Starts a session whose page is at the other end of `attachment`.
     pub fn open(self: &Arc<Self>, attachment: Attachment) -> Result<SessionId, AdmissionError> {
-        self.start(Some(attachment), Settings::default()).map(|(id, _)| id)
-    }
-
-    /// Starts a session, for a page or, without an attachment, for a publisher.
-    pub(super) fn start(
-        self: &Arc<Self>,
-        attachment: Option<Attachment>,
-        settings: Settings,
-    ) -> Result<(SessionId, Entry), AdmissionError> {
-        let id = self.key.new_session(&self.name);
-        let (commands, receiver) = mpsc::channel(4);
-        let entry = Entry { commands, audience: Audience::new(self.resources.max_viewers) };
-        {
-            let mut table = self.table();
-            self.check(&table)?;
-            table.sessions.insert(id.clone(), entry.clone());
-            self.note_active(&table);
-        }
-        self.resources.metrics.sessions_total.inc();
-        tracing::info!(session = %id, "session opened");
-        if let Some(attachment) = &attachment {
-            self.welcome(attachment, &self.key.resume_token(id.clone()));
-        }
-
-        let (worker, session) = (Arc::clone(self), id.clone());
-        let opening = Opening { id: id.clone(), attachment, settings, audience: Arc::clone(&entry.audience) };
-        let running = self.sessions.enter();
-        tokio::spawn(async move {
-            let _running = running;
-            // However the session ends, a fault of ours included, its place becomes free.
-            let place = Place { worker: &worker, id: &session };
-            session::run(worker.resources.clone(), opening, receiver).await;
-            drop(place);
-        });
-        Ok((id, entry))
+        Ok(self.admit()?.open(attachment))
     }
 
     /// The live session of this id.
@@ -144,18 +179,18 @@ impl Worker {
         sent.map_err(|_| AdmissionError::UnknownSession)
     }
 
-    /// Takes no more sessions, closes those there are, and waits for them until `limit`.
-    pub async fn drain(&self, limit: Duration) {
-        let commands: Vec<_> = {
-            let mut table = self.table();
-            table.draining = true;
-            table.sessions.values().map(|entry| entry.commands.clone()).collect()
-        };
-        for command in commands {
-            let _ = command.send(Command::Close("the server is shutting down")).await;
-        }
+    /// Takes no more sessions and has the pages of those there are move to other workers; whether all have
+    /// gone within `limit`.
+    pub async fn drain(&self, limit: Duration) -> bool {
+        self.tell_all(|| Command::Migrate).await;
+        self.sessions.emptied(limit).await
+    }
+
+    /// Takes no more sessions, says goodbye to those there are, and waits for them until `limit`.
+    pub async fn close(&self, limit: Duration) {
+        self.tell_all(|| Command::Close("the server is shutting down")).await;
         if !self.sessions.emptied(limit).await {
-            tracing::warn!("sessions are left at the end of the drain");
+            tracing::warn!("sessions are left at the end");
         }
         // Viewers end with what they watch.
         self.viewers.inside.emptied(FAREWELL).await;
@@ -163,17 +198,29 @@ impl Worker {
         self.sockets.emptied(FAREWELL).await;
     }
 
+    async fn tell_all(&self, command: impl Fn() -> Command) {
+        let sessions: Vec<_> = {
+            let mut table = self.table();
+            table.draining = true;
+            table.sessions.values().map(|entry| entry.commands.clone()).collect()
+        };
+        for session in sessions {
+            // One that reads no commands cannot hold the others up for long.
+            let _ = session.send_timeout(command(), FAREWELL).await;
+        }
+    }
+
     /// What fronts are told.
     pub fn status(&self) -> WorkerStatus {
-        let (sessions, draining) = {
+        let (sessions, draining, load_ratio) = {
             let table = self.table();
-            (table.sessions.len(), table.draining)
+            (table.sessions.len(), table.draining, self.load_ratio(&table))
         };
         WorkerStatus {
             name: self.name.clone(),
             sessions,
-            max_sessions: self.max_sessions,
-            load_ratio: self.load_ratio(sessions),
+            max_sessions: self.admission.max_sessions,
+            load_ratio,
             draining,
             models: self.models(),
         }
@@ -197,8 +244,13 @@ impl Worker {
         titled.collect()
     }
 
-    fn load_ratio(&self, sessions: usize) -> f64 {
-        sessions as f64 / self.max_sessions.max(1) as f64
+    /// The larger of what is counted and what is measured, to three places.
+    fn load_ratio(&self, table: &Table) -> f64 {
+        let counted = table.sessions.len() as f64 / self.admission.max_sessions.max(1) as f64;
+        let now = Instant::now();
+        let ages = table.sessions.values().map(|entry| now.saturating_duration_since(entry.admitted));
+        let measured = table.headroom.as_ref().map_or(0.0, |headroom| headroom.ratio(ages));
+        (counted.max(measured) * 1000.0).round() / 1000.0
     }
 
     fn welcome(&self, attachment: &Attachment, token: &ResumeToken) {
@@ -213,23 +265,58 @@ impl Worker {
         let _ = attachment.outgoing.try_send(welcome);
     }
 
-    fn note_active(&self, table: &Table) {
-        let count = table.sessions.len();
-        self.resources.metrics.sessions_active.set(count as i64);
-        self.resources.metrics.worker_load_ratio.set(self.load_ratio(count));
+    fn note_load(&self, table: &Table) {
+        self.resources.metrics.sessions_active.set(table.sessions.len() as i64);
+        self.resources.metrics.worker_load_ratio.set(self.load_ratio(table));
     }
 }
 
-/// A session's entry in the table, removed when dropped.
-struct Place<'a> {
-    worker: &'a Worker,
-    id: &'a SessionId,
+/// A session's place in the table, which becomes free when this is dropped.
+pub struct Place {
+    worker: Arc<Worker>,
+    id: SessionId,
+    /// What the worker tells it, from the moment on that it has the place.
+    commands: Option<mpsc::Receiver<Command>>,
+    entry: Entry,
+    _running: Presence,
 }
 
-impl Drop for Place<'_> {
+impl Place {
+    /// Starts the session whose page is at the other end of `attachment`.
+    pub fn open(self, attachment: Attachment) -> SessionId {
+        self.worker.welcome(&attachment, &self.worker.key.resume_token(self.id.clone()));
+        self.start(Some(attachment), Settings::default()).0
+    }
+
+    /// Starts the session of a publisher, which is told what to do by commands.
+    pub fn publish(self, settings: Settings) -> (SessionId, mpsc::Sender<Command>) {
+        self.start(None, settings)
+    }
+
+    fn start(
+        mut self,
+        attachment: Option<Attachment>,
+        settings: Settings,
+    ) -> (SessionId, mpsc::Sender<Command>) {
+        let (id, sender) = (self.id.clone(), self.entry.commands.clone());
+        let Some(commands) = self.commands.take() else { return (id, sender) };
+        self.worker.resources.metrics.sessions_total.inc();
+        tracing::info!(session = %id, "session opened");
+        let (audience, demand) = (Arc::clone(&self.entry.audience), self.entry.demand.clone());
+        let opening = Opening { id: id.clone(), attachment, settings, audience, demand };
+        tokio::spawn(async move {
+            // However the session ends, a fault of ours included, its place becomes free.
+            let place = self;
+            session::run(place.worker.resources.clone(), opening, commands).await;
+        });
+        (id, sender)
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
         let mut table = self.worker.table();
-        table.sessions.remove(self.id);
-        self.worker.note_active(&table);
+        table.sessions.remove(&self.id);
+        self.worker.note_load(&table);
     }
 }

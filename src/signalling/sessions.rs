@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::Message as WorkerMessage;
 use super::error::ApiError;
 use super::router::Front;
 use crate::cluster::protocol::{ClientMessage, MAX_MESSAGE_BYTES, ServerMessage};
-use crate::cluster::remote::{RemoteError, SessionSocket};
+use crate::cluster::remote::{RemoteError, SessionSocket, peer_address};
 use crate::ids::ResumeToken;
 
 /// A page that answers no ping within two of these has gone.
@@ -70,7 +70,7 @@ async fn serve(front: Front, resume: Option<ResumeToken>, mut page: WebSocket) {
         Some(token) => front.workers.resume(token).await,
     };
     match reached {
-        Ok(worker) => pump(page, worker).await,
+        Ok(worker) => pump(&front, page, worker).await,
         Err(error) => {
             let message = refusal(&error);
             if let ServerMessage::Error { code, .. } = &message {
@@ -104,7 +104,9 @@ fn refusal(error: &RemoteError) -> ServerMessage {
 }
 
 /// Carries messages both ways until either side has gone. Only messages that can be read pass.
-async fn pump(page: WebSocket, worker: SessionSocket) {
+async fn pump(front: &Front, page: WebSocket, worker: SessionSocket) {
+    let address = peer_address(&worker);
+    let avoid_worker = || address.into_iter().for_each(|address| front.workers.avoid(address));
     let (mut to_page, mut from_page) = page.split();
     let (mut to_worker, mut from_worker) = worker.split();
     let mut ping = tokio::time::interval(PING_INTERVAL);
@@ -117,7 +119,8 @@ async fn pump(page: WebSocket, worker: SessionSocket) {
                 let fault = match received {
                     Some(Ok(Message::Text(text))) => match serde_json::from_str::<ClientMessage>(&text) {
                         Ok(_) => {
-                            if to_worker.send(WorkerMessage::text(text.as_str())).await.is_err() { break }
+                            // That a worker is lost is heard below.
+                            let _ = to_worker.send(WorkerMessage::text(text.as_str())).await;
                             continue;
                         }
                         Err(error) => error.to_string(),
@@ -137,9 +140,21 @@ async fn pump(page: WebSocket, worker: SessionSocket) {
             }
             received = from_worker.next() => match received {
                 Some(Ok(WorkerMessage::Text(text))) => {
+                    if matches!(serde_json::from_str(&text), Ok(ServerMessage::Migrate)) {
+                        // The page opens its next session at once: not there again.
+                        avoid_worker();
+                    }
                     if to_page.send(Message::Text(text.as_str().into())).await.is_err() { break }
                 }
-                Some(Ok(WorkerMessage::Close(_)) | Err(_)) | None => break,
+                Some(Ok(WorkerMessage::Close(_))) | None => break,
+                // A worker that ends a session says so: this one was killed, or cannot be reached any more.
+                Some(Err(error)) => {
+                    tracing::info!(%error, "a worker was lost under a session");
+                    avoid_worker();
+                    let lost = ServerMessage::error("worker_lost", "the worker of this session is gone").to_json();
+                    let _ = to_page.send(Message::Text(lost.into())).await;
+                    break;
+                }
                 Some(Ok(_)) => {}
             },
             _ = ping.tick() => {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Opts, Registry, TextEncoder, core::Collector, proto::Metric,
 };
 
 /// Seconds: from a tenth of a millisecond to the second after which nobody calls it live.
@@ -105,7 +105,7 @@ impl Metrics {
             viewers_active: new.gauge("vigie_viewers_active", "Viewers of this worker's sessions, by WHEP."),
             worker_load_ratio: new.float_gauge(
                 "vigie_worker_load_ratio",
-                "Share of this worker's capacity in use, 0 to 1; it admits sessions below 1.",
+                "Share of this worker's capacity in use, as counted and measured; it admits sessions below 1.",
             ),
             workers: new.gauges(
                 "vigie_workers",
@@ -202,6 +202,24 @@ impl Metrics {
         self.frames_dropped_total.with_label_values(&[stage.name()]).inc();
     }
 
+    /// How many frames went through `stage`, and the seconds that they took together.
+    pub fn stage_totals(&self, stage: Stage) -> (u64, f64) {
+        let families = self.stage_seconds.collect();
+        let is_wanted =
+            |metric: &&Metric| metric.get_label().iter().any(|label| label.value() == stage.name());
+        let found = families.iter().flat_map(|family| family.get_metric()).find(is_wanted);
+        found
+            .map(|metric| metric.get_histogram())
+            .map_or((0, 0.0), |times| (times.get_sample_count(), times.get_sample_sum()))
+    }
+
+    /// Seconds for which engines ran, of every model together.
+    pub fn inference_busy_seconds(&self) -> f64 {
+        let families = self.inference_seconds.collect();
+        let models = families.iter().flat_map(|family| family.get_metric());
+        models.map(|model| model.get_histogram().get_sample_sum()).sum()
+    }
+
     pub fn refused(&self, reason: &str) {
         self.refusals_total.with_label_values(&[reason]).inc();
     }
@@ -270,6 +288,8 @@ mod tests {
         metrics.frame_dropped(Stage::Queue);
         let text = metrics.render();
         assert!(text.contains("vigie_frames_total{stage=\"decode\"} 1"), "{text}");
+        assert_eq!(metrics.stage_totals(Stage::Decode), (1, 0.002));
+        assert_eq!(metrics.stage_totals(Stage::Total), (0, 0.0));
         assert!(text.contains("vigie_frames_dropped_total{stage=\"queue\"} 1"), "{text}");
         assert!(text.contains("vigie_stage_seconds_bucket{stage=\"decode\",le=\"0.0025\"} 1"), "{text}");
     }

@@ -35,3 +35,13 @@ export function openSignalling(resume) {
   if (resume) url.searchParams.set('resume', resume);
   return new WebSocket(url);
 }
+
+/** Whether the server answers anything at all. */
+export async function isReachable() {
+  try {
+    await fetch(new URL('livez', document.baseURI), { cache: 'no-store', signal: AbortSignal.timeout(ICE_SERVERS_TIMEOUT_MS) });
+    return true;
+  } catch {
+    return false;
+  }
+}

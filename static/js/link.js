@@ -1,8 +1,9 @@
-// One signalling socket and one peer connection: from the offer until either is gone.
-// It restarts ICE and reopens the socket under live media by itself; it does not retry beyond
-// that: `session.js` does, with a new link.
+// One session on one worker: a peer connection, and the signalling socket that it is arranged over.
+// When the socket breaks off it is opened again, when media does ICE is restarted, and when both do
+// one comes after the other. What does not come back in time is lost: `session.js` then makes a new
+// link.
 
-import { fetchIceServers, openSignalling } from './api.js';
+import { fetchIceServers, isReachable, openSignalling } from './api.js';
 
 /**
  * Settings of the `control` channel; the client may send any subset.
@@ -36,26 +37,33 @@ import { fetchIceServers, openSignalling } from './api.js';
  * @typedef {object} LinkEvents
  * @property {(welcome: Welcome) => void} welcome
  * @property {() => void} connected media flows (again)
- * @property {() => void} interrupted media stopped; ICE is being restarted
+ * @property {() => void} interrupted media stopped; a new path is being looked for
  * @property {(stream: MediaStream) => void} annotated the server's video
  * @property {(report: any) => void} report
  * @property {() => void} controllable the control channel is open
  * @property {(message: any) => void} control a message of the control channel
- * @property {() => void} migrate the server asks for a new link before this one goes
+ * @property {() => void} migrate this link's worker is leaving, or has gone: a new link is needed
  * @property {(code: string, detail: string) => void} warning
  * @property {(loss: Loss) => void} lost
  */
 
 /** A connection that recovers by itself does so within this time. */
 const DISCONNECTED_GRACE_MS = 2000;
-/** An ICE restart that has not helped by then will not. */
-const RESTART_LIMIT_MS = 5000;
 /** From the offer to connected media, relays over TCP included. */
 const CONNECT_LIMIT_MS = 15000;
-/** With the socket gone, media that has been silent this long is gone too. */
-const SILENCE_LIMIT_MS = 2000;
-/** Between attempts to reopen the socket while media flows: nothing is urgent then. */
+/** A connection from which nothing has come for this long is gone; the browser's own verdict takes twice as long. */
+const SILENCE_LIMIT_MS = 4000;
+const WATCH_INTERVAL_MS = 500;
+/** A session whose media stopped is kept by the server for somewhat longer than this. */
+const RETURN_LIMIT_MS = 12000;
+/** A socket that brings no answer by then hangs: its network has gone without a word. */
+const ANSWER_LIMIT_MS = 3000;
+/** Between ICE restarts: one that began without a network does not see it come back. */
+const RESTART_PAUSE_MS = 4000;
+/** Between attempts to reopen the socket. */
 const REATTACH_PAUSE_MS = 1000;
+/** Refusals in a row, by a server that can be reached, after which the session is not there any more. */
+const REFUSALS = 2;
 /** When the server is not ready and does not say for how long. */
 const RETRY_AFTER_SECONDS = 3;
 
@@ -92,9 +100,14 @@ export class Link {
   /** @type {number | undefined} */ #watchdog;
   /** @type {number | undefined} */ #reattachment;
   /** @type {string | null} token that attaches a new socket to this session */ #resume = null;
+  /** @type {number | undefined} what an ICE restart waits for: its answer, then the time for the next */ #restart;
   #lastMediaSign = 0;
+  #received = 0;
+  #refusals = 0;
   #wasOpen = false;
   #wasConnected = false;
+  /** Media stopped, and a new path is being looked for. */
+  #isInterrupted = false;
   #isClosed = false;
 
   /**
@@ -122,6 +135,10 @@ export class Link {
     this.#offer();
   }
 
+  get #hasMedia() {
+    return this.#wasConnected && !this.#isInterrupted && performance.now() - this.#lastMediaSign < SILENCE_LIMIT_MS / 2;
+  }
+
   get canControl() {
     return this.#control.readyState === 'open';
   }
@@ -143,6 +160,7 @@ export class Link {
     clearTimeout(this.#deadline);
     clearInterval(this.#watchdog);
     clearTimeout(this.#reattachment);
+    clearTimeout(this.#restart);
     this.#results.close();
     this.#control.close();
     this.pc.close();
@@ -173,13 +191,13 @@ export class Link {
     };
 
     this.#results.onmessage = ({ data }) => {
-      this.#lastMediaSign = performance.now();
+      this.#noteMediaSign();
       const report = parse(data);
       if (report && Array.isArray(report.tracks)) this.#events.report(report);
     };
     this.#control.onopen = () => !this.#isClosed && this.#events.controllable();
     this.#control.onmessage = ({ data }) => {
-      this.#lastMediaSign = performance.now();
+      this.#noteMediaSign();
       const message = parse(data);
       if (message) this.#events.control(message);
     };
@@ -189,37 +207,66 @@ export class Link {
 
   /** @param {WebSocket} socket */
   #listenToSocket(socket) {
+    let wasOpen = false;
     socket.onopen = () => {
+      wasOpen = true;
       this.#wasOpen = true;
       for (const message of this.#outbox.splice(0)) socket.send(JSON.stringify(message));
     };
     socket.onmessage = ({ data }) => {
       const message = parse(data);
-      if (message && !this.#isClosed) this.#handleSignal(message);
+      if (message && !this.#isClosed && socket === this.#socket) this.#handleSignal(message);
     };
     socket.onclose = () => {
-      if (this.#isClosed) return;
+      if (this.#isClosed || socket !== this.#socket) return;
       if (!this.#wasOpen) this.#lose({ cause: 'unreachable' });
-      else if (this.pc.connectionState !== 'connected') this.#lose({ cause: 'lost' });
-      else this.#carryOnWithoutSocket();
+      else if (!this.#wasConnected || !this.#resume) this.#lose({ cause: 'lost' });
+      else this.#carryOnWithoutSocket(wasOpen);
     };
   }
 
   /**
-   * Media does not pass through the signalling server and may outlive it: the results tell, while
-   * the socket is reopened.
+   * Media does not pass through the signalling server and may outlive it: the socket is reopened meanwhile.
+   * @param {boolean} wasOpen whether the socket that is gone had been open
    */
-  #carryOnWithoutSocket() {
-    this.#reattachment = setTimeout(() => {
-      if (!this.#resume) return;
-      this.#socket = openSignalling(this.#resume);
-      this.#listenToSocket(this.#socket);
-    }, REATTACH_PAUSE_MS);
-    if (this.#watchdog !== undefined) return;
+  async #carryOnWithoutSocket(wasOpen) {
+    if (wasOpen) this.#refusals = 0;
+    else if (await isReachable()) this.#refusals += 1;
+    if (this.#isClosed) return;
+    if (this.#refusals >= REFUSALS) this.#lose({ cause: 'lost' });
+    else this.#reattachment = setTimeout(() => this.#reattach(), REATTACH_PAUSE_MS);
+  }
+
+  #reattach() {
+    this.#socket = openSignalling(this.#resume);
+    this.#listenToSocket(this.#socket);
+  }
+
+  #watchMedia() {
+    this.#watchdog ??= setInterval(async () => {
+      // Results may be few, and the annotated video off: any packet is a sign.
+      const received = await countReceived(this.pc);
+      if (received > this.#received) this.#noteMediaSign();
+      this.#received = received;
+      if (!this.#isClosed && !this.#isInterrupted && performance.now() - this.#lastMediaSign > SILENCE_LIMIT_MS) this.#restartIce();
+    }, WATCH_INTERVAL_MS);
+  }
+
+  #noteMediaSign() {
     this.#lastMediaSign = performance.now();
-    this.#watchdog = setInterval(() => {
-      if (performance.now() - this.#lastMediaSign > SILENCE_LIMIT_MS) this.#lose({ cause: 'lost' });
-    }, SILENCE_LIMIT_MS / 4);
+    // Where the browser had not noticed that the path was gone it does not say that there is one either.
+    if (this.#isInterrupted && this.pc.connectionState === 'connected') this.#noteConnected();
+  }
+
+  #noteConnected() {
+    clearTimeout(this.#deadline);
+    clearTimeout(this.#restart);
+    this.#deadline = undefined;
+    this.#wasConnected = true;
+    this.#isInterrupted = false;
+    this.#lastMediaSign = performance.now();
+    this.#watchMedia();
+    this.#events.connected();
   }
 
   /** @param {any} message */
@@ -227,8 +274,8 @@ export class Link {
     switch (message.type) {
       case 'welcome':
         this.#resume = message.resume ?? null;
-        clearInterval(this.#watchdog);
-        this.#watchdog = undefined;
+        this.#refusals = 0;
+        if (this.#isInterrupted) this.#restartIce();
         this.#events.welcome(message);
         break;
       case 'answer':
@@ -251,12 +298,17 @@ export class Link {
 
   /** @param {{ code?: string, message?: string, retry_after_s?: number }} error */
   #handleError({ code = 'unknown', message = '', retry_after_s }) {
-    if (PASSING_CODES.has(code)) {
+    if (this.#hasMedia && (PASSING_CODES.has(code) || code === 'unknown_session')) {
+      // This front cannot reach the worker just now, but the worker is there: the next socket may do better.
+    } else if (PASSING_CODES.has(code)) {
       this.#lose({ cause: 'waiting', code, detail: message, retryAfterSeconds: retry_after_s ?? RETRY_AFTER_SECONDS });
     } else if (FINAL_CODES.has(code)) {
       this.#lose({ cause: 'refused', code, detail: message });
     } else if (code === 'unknown_session') {
       this.#lose({ cause: 'lost' });
+    } else if (code === 'worker_lost') {
+      // The front has seen its worker go. Media would show it only by its silence.
+      this.#events.migrate();
     } else if (!QUIET_CODES.has(code)) {
       this.#events.warning(code, message);
     }
@@ -264,6 +316,8 @@ export class Link {
 
   /** @param {string} sdp */
   async #handleAnswer(sdp) {
+    clearTimeout(this.#restart);
+    if (this.#isInterrupted) this.#restart = setTimeout(() => this.#restartIce(), RESTART_PAUSE_MS);
     try {
       await this.pc.setRemoteDescription({ type: 'answer', sdp });
     } catch (error) {
@@ -307,14 +361,10 @@ export class Link {
   #handleConnectionState() {
     switch (this.pc.connectionState) {
       case 'connected':
-        clearTimeout(this.#deadline);
-        this.#deadline = undefined;
-        this.#wasConnected = true;
-        this.#lastMediaSign = performance.now();
-        this.#events.connected();
+        this.#noteConnected();
         break;
       case 'disconnected':
-        this.#await(DISCONNECTED_GRACE_MS, () => this.#restartIce());
+        if (!this.#isInterrupted) this.#await(DISCONNECTED_GRACE_MS, () => this.#restartIce());
         break;
       case 'failed':
         if (this.#wasConnected) this.#restartIce();
@@ -329,17 +379,28 @@ export class Link {
     this.#deadline = setTimeout(then, ms);
   }
 
-  async #restartIce() {
-    if (this.#socket.readyState !== WebSocket.OPEN) {
-      this.#lose({ cause: 'lost' });
-      return;
-    }
+  /** From here on, media comes back within a limit or the link is lost. */
+  #interrupt() {
+    if (this.#isInterrupted) return;
+    this.#isInterrupted = true;
+    this.#await(RETURN_LIMIT_MS, () => this.#lose({ cause: 'lost' }));
     this.#events.interrupted();
-    this.#await(RESTART_LIMIT_MS, () => this.#lose({ cause: 'lost' }));
+  }
+
+  async #restartIce() {
+    this.#interrupt();
+    // Without a socket it waits for the welcome on the next.
+    if (this.#socket.readyState !== WebSocket.OPEN) return;
     const iceServers = await fetchIceServers();
-    if (this.#isClosed) return;
+    if (this.#isClosed || !this.#isInterrupted) return;
     // An empty answer may be the broken network's: the credentials there are may still serve.
     if (iceServers.length > 0) this.pc.setConfiguration({ ...this.#configuration, iceServers });
+    clearTimeout(this.#restart);
+    this.#restart = setTimeout(() => {
+      const hanging = this.#socket;
+      this.#reattach();
+      hanging.close();
+    }, ANSWER_LIMIT_MS);
     this.pc.restartIce();
     this.#offer();
   }
@@ -349,6 +410,18 @@ export class Link {
     if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(message));
     else if (!this.#wasOpen) this.#outbox.push(message);
   }
+}
+
+/**
+ * Counts what has come from the worker: bytes, and the answers to the browser's own checks of the path.
+ * @param {RTCPeerConnection} pc
+ */
+async function countReceived(pc) {
+  let sum = 0;
+  for (const report of (await pc.getStats()).values()) {
+    if (report.type === 'candidate-pair') sum += (report.bytesReceived ?? 0) + (report.responsesReceived ?? 0);
+  }
+  return sum;
 }
 
 /** A JSON object, or null for anything else. @param {unknown} data @returns {any} */

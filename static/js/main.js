@@ -69,7 +69,8 @@ function readSettings() {
     // Without one, each model uses its own.
     threshold: isThresholdChosen ? threshold.valueAsNumber : undefined,
     output: /** @type {Output} */ (outputs.find(({ checked }) => checked)?.value ?? 'overlay'),
-    max_rate: 30,
+    // `?rate=2`, for machines or networks that are to be spared.
+    max_rate: Number(new URLSearchParams(location.search).get('rate')) || 30,
   };
 }
 

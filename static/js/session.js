@@ -11,6 +11,10 @@ import { Link } from './link.js';
 
 /** Pauses between attempts; the last repeats. */
 const BACKOFF_MS = [500, 1000, 2000, 4000, 8000, 15000];
+/** Between attempts to move to another worker while this one still serves, if the server names no pause. */
+const MOVE_PAUSE_SECONDS = 2;
+/** A successor whose media flows takes over by then, results or not: with every task off there are none. */
+const RESULTS_LIMIT_MS = 3000;
 /** Spreads the return of many pages after a server restart. */
 const JITTER = 0.2;
 
@@ -30,9 +34,13 @@ export class Session extends EventTarget {
   /** @type {any} */ lastReport = null;
   /** @type {Settings} what the reader asked for, sent whole to each new link */ settings;
   /** @type {Link | null} */ #link = null;
-  /** @type {Link | null} the link that takes over from `#link` once media flows */ #successor = null;
+  /** @type {Link | null} the link that takes over from `#link` once it has results */ #successor = null;
+  /** @type {(() => void) | null} has the successor, whose media flows, take over */ #takeOver = null;
   /** @type {Source | null} */ #source = null;
   #isRelayOnly = false;
+  /** The worker of `#link` is leaving: only another one will do. */
+  #mustMove = false;
+  /** @type {number | undefined} */ #moveTimer;
   #attempts = 0;
   #lifetime = 0;
   /** @type {number | undefined} */ #timer;
@@ -62,6 +70,8 @@ export class Session extends EventTarget {
   stop() {
     this.#lifetime += 1;
     this.#unschedule();
+    this.#mustMove = false;
+    this.#takeOver = null;
     this.#successor?.close();
     this.#link?.close();
     this.#successor = null;
@@ -111,6 +121,7 @@ export class Session extends EventTarget {
       this.#end('no_relay', { cause: 'no_media_path' });
       return;
     }
+    this.#mustMove = false;
     this.#link = this.#makeLink(this.#source, iceServers);
   }
 
@@ -149,16 +160,27 @@ export class Session extends EventTarget {
           if (isCurrent()) present();
         },
         connected: () => {
-          if (link === this.#successor) this.#promote();
-          present();
-          this.#attempts = 0;
-          this.#become('live');
+          const serve = () => {
+            if (link === this.#successor) this.#promote();
+            if (!isCurrent()) return;
+            present();
+            this.#attempts = 0;
+            this.#become('live');
+          };
+          if (isCurrent()) {
+            serve();
+          } else {
+            // Until its first result the old link still has newer ones.
+            this.#takeOver = serve;
+            setTimeout(serve, RESULTS_LIMIT_MS);
+          }
         },
         interrupted: () => {
           this.#become('reconnecting');
           this.#tell('message', { key: 'network_changed' });
         },
         report: (report) => {
+          if (link === this.#successor) this.#takeOver?.();
           if (!isCurrent() || report.seq < newestSeq) return;
           newestSeq = report.seq;
           this.lastReport = report;
@@ -166,7 +188,11 @@ export class Session extends EventTarget {
         },
         controllable: () => link.sendSettings(this.settings),
         control: (message) => isCurrent() && this.#handleControl(message),
-        migrate: () => this.#migrate(),
+        migrate: () => {
+          if (!isCurrent()) return;
+          this.#mustMove = true;
+          this.#migrate();
+        },
         warning: (code, detail) => this.#tell('message', { key: 'server_refused', code, values: { detail: detail || code } }),
         lost: (loss) => this.#handleLoss(link, loss),
       },
@@ -177,6 +203,7 @@ export class Session extends EventTarget {
 
   /** Opens the successor; the old link serves until the new one has media. */
   async #migrate() {
+    clearTimeout(this.#moveTimer);
     if (this.#successor || !this.#source) return;
     const lifetime = this.#lifetime;
     const iceServers = await fetchIceServers();
@@ -197,6 +224,8 @@ export class Session extends EventTarget {
     const old = this.#link;
     this.#link = this.#successor;
     this.#successor = null;
+    this.#takeOver = null;
+    this.#mustMove = false;
     old?.close();
   }
 
@@ -216,19 +245,30 @@ export class Session extends EventTarget {
     if (link === this.#successor) {
       // The old link may still serve; if it does not, its own loss brings the session back.
       this.#successor = null;
+      this.#takeOver = null;
+      if (this.#mustMove) {
+        this.#moveTimer = setTimeout(() => this.#mustMove && this.#migrate(), (loss.retryAfterSeconds ?? MOVE_PAUSE_SECONDS) * 1000);
+      }
       return;
     }
     if (link !== this.#link) return;
+    if (this.#takeOver) {
+      this.#takeOver();
+      return;
+    }
     this.#link = null;
     if (this.#successor) {
       this.#link = this.#successor;
       this.#successor = null;
+      this.#mustMove = false;
       this.#become('reconnecting');
       return;
     }
     switch (loss.cause) {
       case 'bye':
-        this.#end(loss.detail ? 'session_ended' : 'session_ended_plain', loss);
+        // A worker that was leaving could not wait for the move: that is its end, not the session's.
+        if (this.#mustMove) this.#reconnect({ cause: 'lost' });
+        else this.#end(loss.detail ? 'session_ended' : 'session_ended_plain', loss);
         break;
       case 'refused':
         this.#end(loss.code === 'codec_unsupported' ? 'codec_unsupported' : 'server_refused', loss);

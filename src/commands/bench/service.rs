@@ -23,6 +23,8 @@ impl Service {
     pub async fn start(inference: &InferenceArgs, slowdown: f32) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["serve", "--listen", "127.0.0.1:0", "--media", "127.0.0.1:0", "--log", "error"]);
+        // Overload is what is measured.
+        command.args(["--admit", "count"]);
         command.arg("--models").arg(&inference.models);
         command.args(["--device", &inference.device, "--slowdown", &slowdown.to_string()]);
         command.args(["--object-size", &inference.object_size.to_string()]);
