@@ -15,7 +15,7 @@ use tokio::net::lookup_host;
 use tokio::time::timeout;
 
 use super::placement::{self, Load};
-use super::protocol::WorkerStatus;
+use super::protocol::{SessionTerms, WorkerStatus};
 use super::remote::{Remote, RemoteError, SessionSocket};
 use super::token::ClusterToken;
 use super::whip::{Publish, Published, WhipError};
@@ -207,12 +207,12 @@ impl Fleet {
         census
     }
 
-    /// Opens a session on the worker that placement chooses, or on the next when that one refuses.
+    /// Opens a session within `terms` on the worker that placement chooses, or on the next when that one refuses.
     ///
     /// # Errors
     /// When no worker takes it, even after a fresh look at all of them.
-    pub async fn open_session(&self) -> Result<SessionSocket, RemoteError> {
-        self.place_session(|worker| async move { worker.open_session(None).await }).await
+    pub async fn open_session(&self, terms: &SessionTerms) -> Result<SessionSocket, RemoteError> {
+        self.place_session(|worker| async move { worker.open_session(terms).await }).await
     }
 
     /// Opens a session for a publisher, likewise; a worker's refusal of the offer itself is final.
@@ -317,7 +317,7 @@ impl Fleet {
     /// # Errors
     /// [`RemoteError::UnknownSession`] when that worker is not there, or does not know the session.
     pub async fn resume(&self, token: &ResumeToken) -> Result<SessionSocket, RemoteError> {
-        self.home_of(&token.session).await?.open_session(Some(token)).await
+        self.home_of(&token.session).await?.resume_session(token).await
     }
 
     /// The worker that a session's id names.
@@ -433,6 +433,6 @@ mod tests {
         let fleet = Fleet::new(vec![closed.to_string()], ClusterToken::random());
         fleet.refresh().await;
         assert_eq!(fleet.census(), Census { unreachable: 1, ..Census::default() });
-        assert!(matches!(fleet.open_session().await, Err(RemoteError::NoWorker)));
+        assert!(matches!(fleet.open_session(&SessionTerms::default()).await, Err(RemoteError::NoWorker)));
     }
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::protocol::MAX_MESSAGE_BYTES;
+use super::protocol::{MAX_MESSAGE_BYTES, SessionTerms, TaskList};
 use super::remote::{Remote, RemoteError};
 use crate::ids::{ResumeToken, SessionId, WatchToken};
 
@@ -32,21 +32,16 @@ const LIMIT: Duration = Duration::from_secs(8);
 pub struct Publish {
     pub sdp: String,
     pub wishes: Wishes,
+    /// Within which its token lets it.
+    pub terms: SessionTerms,
 }
 
 /// The settings of a session whose owner has no channel to change them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Wishes {
-    pub tasks: Option<WishedTasks>,
+    pub tasks: Option<TaskList>,
     pub threshold: Option<f32>,
     pub max_rate: Option<f32>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WishedTasks {
-    pub faces: bool,
-    pub gender: bool,
-    pub objects: bool,
 }
 
 /// A session that was opened for a publisher.

@@ -22,7 +22,7 @@ use super::media::Media;
 use super::peer::{Channel, ChannelEvent, Peer, PeerConfig, PeerError, PeerEvent, RemoteTrack};
 use super::recognition::Recognition;
 use super::settings::{self, ControlReply, Settings};
-use crate::cluster::protocol::{ClientMessage, ServerMessage};
+use crate::cluster::protocol::{ClientMessage, ServerMessage, TaskList};
 use crate::cluster::whip::{Answer, IceChange, IceRestarted, WhipFault, WhipRefusal};
 use crate::ids::SessionId;
 use crate::inference::service::Handle as InferenceHandle;
@@ -77,6 +77,9 @@ pub struct Opening {
     pub id: SessionId,
     /// None for a publisher.
     pub attachment: Option<Attachment>,
+    /// The tasks that its token allows.
+    pub allowed: TaskList,
+    pub max_seconds: Option<u32>,
     pub settings: Settings,
     pub audience: Arc<Audience>,
     pub demand: Demand,
@@ -124,7 +127,14 @@ pub enum End {
 /// Runs a session to its end; everything that it holds is freed when this returns.
 pub async fn run(resources: Resources, opening: Opening, mut commands: mpsc::Receiver<Command>) -> End {
     let id = opening.id.clone();
+    let max_seconds = opening.max_seconds;
     let mut session = Session::new(resources, opening);
+    let mut time_up = std::pin::pin!(async {
+        match max_seconds {
+            Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds.into())).await,
+            None => std::future::pending().await,
+        }
+    });
     let mut deadline = Some(Instant::now() + SETUP_LIMIT);
     let end = loop {
         tokio::select! {
@@ -183,6 +193,7 @@ pub async fn run(resources: Resources, opening: Opening, mut commands: mpsc::Rec
                 Some(event) => session.handle_peer_event(event).await,
             },
             () = session.fault.notified() => break End::Fault,
+            () = &mut time_up => break End::Closed("its time is up"),
             () = wait_until(deadline) => break match session.state {
                 State::New => End::NeverConnected,
                 _ => End::Lost,
@@ -234,6 +245,8 @@ struct Session {
     /// A publisher's.
     ice: Option<IceSession>,
     events: Option<mpsc::Receiver<PeerEvent>>,
+    /// The tasks that its token allows.
+    allowed: TaskList,
     settings: watch::Sender<Settings>,
     pictures: Latest<crate::frame::Picture>,
     threads: Vec<JoinHandle<()>>,
@@ -257,6 +270,7 @@ impl Session {
             peer: None,
             ice: None,
             events: None,
+            allowed: opening.allowed,
             settings: watch::Sender::new(opening.settings),
             pictures: Latest::default(),
             threads: Vec::new(),
@@ -381,7 +395,8 @@ impl Session {
             }
             "control" => {
                 if let Some(notices) = self.notices.1.take() {
-                    self.tasks.push(tokio::spawn(serve_control(channel, self.settings.clone(), notices)));
+                    let control = serve_control(channel, self.allowed, self.settings.clone(), notices);
+                    self.tasks.push(tokio::spawn(control));
                 }
             }
             other => tracing::debug!(label = other, "a data channel that means nothing here"),
@@ -483,6 +498,7 @@ fn next_asker() -> u64 {
 
 async fn serve_control(
     channel: Channel,
+    allowed: TaskList,
     settings: watch::Sender<Settings>,
     mut notices: mpsc::Receiver<ControlReply>,
 ) {
@@ -494,7 +510,7 @@ async fn serve_control(
                 Some(ChannelEvent::Binary) => ControlReply::error("control_unreadable", "expected text"),
                 Some(ChannelEvent::Text(text)) => {
                     let mut next = settings.borrow().clone();
-                    let reply = settings::apply(&mut next, &text);
+                    let reply = settings::apply(&mut next, allowed, &text);
                     settings.send_if_modified(|current| {
                         let changed = *current != next;
                         *current = next;

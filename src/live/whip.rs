@@ -88,7 +88,7 @@ async fn publish(
     sdp::check_offer(&publish.sdp, Flow::Send).map_err(|error| refuse_offer(&error))?;
     let settings = Settings::default().patched(&SettingsPatch::from(&publish.wishes));
     let settings = settings.map_err(|error| WhipFault::new(WhipRefusal::InvalidOption, error))?;
-    let (id, commands) = worker.admit()?.publish(settings);
+    let (id, commands) = worker.admit(publish.terms)?.publish(settings);
     let answer = ask(&commands, |reply| Command::Publish(publish.sdp, reply)).await?;
     let key = worker.session_key();
     let (resume, watch) = (key.resume_token(id.clone()), key.watch_token(id));

@@ -12,7 +12,7 @@ use super::session::{self, Attachment, Command, Demand, Opening, Resources};
 use super::settings::Settings;
 use super::usage::Usage;
 use super::viewer::Viewers;
-use crate::cluster::protocol::{ServerMessage, WorkerStatus};
+use crate::cluster::protocol::{ServerMessage, SessionTerms, TaskList, WorkerStatus};
 use crate::ids::{ResumeToken, SessionId, SessionKey};
 use crate::models::manifest::Task;
 use crate::shutdown::{Inside, Presence};
@@ -82,6 +82,8 @@ struct Table {
 pub(super) struct Entry {
     pub commands: mpsc::Sender<Command>,
     pub audience: Arc<Audience>,
+    /// The tasks that its token allows.
+    allowed: TaskList,
     admitted: Instant,
     demand: Demand,
 }
@@ -143,23 +145,29 @@ impl Worker {
         }
     }
 
-    /// Keeps a place for a session; it becomes free again when what is returned is dropped.
-    pub fn admit(self: &Arc<Self>) -> Result<Place, AdmissionError> {
+    /// Keeps a place for a session within these terms; it becomes free again when what is returned is dropped.
+    pub fn admit(self: &Arc<Self>, terms: SessionTerms) -> Result<Place, AdmissionError> {
         let id = self.key.new_session(&self.name);
         let (commands, receiver) = mpsc::channel(4);
         let audience = Audience::new(self.resources.max_viewers);
-        let entry = Entry { commands, audience, admitted: Instant::now(), demand: Demand::default() };
         let mut table = self.table();
         self.check(&table)?;
+        let allowed = terms.tasks.unwrap_or(TaskList::ALL);
+        let (admitted, demand) = (Instant::now(), Demand::default());
+        let entry = Entry { commands, audience, allowed, admitted, demand };
         table.sessions.insert(id.clone(), entry.clone());
         self.note_load(&table);
         let running = self.sessions.enter();
-        Ok(Place { worker: Arc::clone(self), id, commands: Some(receiver), entry, _running: running })
+        Ok(Place { worker: Arc::clone(self), id, terms, commands: Some(receiver), entry, _running: running })
     }
 
     /// Starts a session whose page is at the other end of `attachment`.
-    pub fn open(self: &Arc<Self>, attachment: Attachment) -> Result<SessionId, AdmissionError> {
-        Ok(self.admit()?.open(attachment))
+    pub fn open(
+        self: &Arc<Self>,
+        terms: SessionTerms,
+        attachment: Attachment,
+    ) -> Result<SessionId, AdmissionError> {
+        Ok(self.admit(terms)?.open(attachment))
     }
 
     /// The live session of this id.
@@ -173,8 +181,8 @@ impl Worker {
 
     /// Gives a live session a new signalling socket; that the token is genuine was found when it was read.
     pub async fn resume(&self, token: &ResumeToken, attachment: Attachment) -> Result<(), AdmissionError> {
-        let commands = self.find(&token.session)?.commands;
-        self.welcome(&attachment, token);
+        let Entry { commands, allowed, .. } = self.find(&token.session)?;
+        self.welcome(&attachment, token, allowed);
         let sent = commands.send(Command::Attach(attachment)).await;
         sent.map_err(|_| AdmissionError::UnknownSession)
     }
@@ -253,13 +261,15 @@ impl Worker {
         (counted.max(measured) * 1000.0).round() / 1000.0
     }
 
-    fn welcome(&self, attachment: &Attachment, token: &ResumeToken) {
+    fn welcome(&self, attachment: &Attachment, token: &ResumeToken, allowed: TaskList) {
         let models = self.models();
+        let may = Vec::from(allowed);
+        let can = |name: &str| models.contains_key(name) && may.iter().any(|allowed| allowed == name);
         let welcome = ServerMessage::Welcome {
             session: token.session.to_string(),
             resume: token.to_string(),
             watch: self.key.watch_token(token.session.clone()).to_string(),
-            tasks: TASKS.iter().map(|(name, _)| (name.to_string(), models.contains_key(*name))).collect(),
+            tasks: TASKS.iter().map(|(name, _)| (name.to_string(), can(name))).collect(),
             models,
         };
         let _ = attachment.outgoing.try_send(welcome);
@@ -275,6 +285,7 @@ impl Worker {
 pub struct Place {
     worker: Arc<Worker>,
     id: SessionId,
+    terms: SessionTerms,
     /// What the worker tells it, from the moment on that it has the place.
     commands: Option<mpsc::Receiver<Command>>,
     entry: Entry,
@@ -284,12 +295,13 @@ pub struct Place {
 impl Place {
     /// Starts the session whose page is at the other end of `attachment`.
     pub fn open(self, attachment: Attachment) -> SessionId {
-        self.worker.welcome(&attachment, &self.worker.key.resume_token(self.id.clone()));
+        let token = self.worker.key.resume_token(self.id.clone());
+        self.worker.welcome(&attachment, &token, self.entry.allowed);
         self.start(Some(attachment), Settings::default()).0
     }
 
     /// Starts the session of a publisher, which is told what to do by commands.
-    pub fn publish(self, settings: Settings) -> (SessionId, mpsc::Sender<Command>) {
+    pub(super) fn publish(self, settings: Settings) -> (SessionId, mpsc::Sender<Command>) {
         self.start(None, settings)
     }
 
@@ -302,8 +314,17 @@ impl Place {
         let Some(commands) = self.commands.take() else { return (id, sender) };
         self.worker.resources.metrics.sessions_total.inc();
         tracing::info!(session = %id, "session opened");
-        let (audience, demand) = (Arc::clone(&self.entry.audience), self.entry.demand.clone());
-        let opening = Opening { id: id.clone(), attachment, settings, audience, demand };
+        let Entry { audience, allowed, demand, .. } = self.entry.clone();
+        let settings = settings.within(allowed);
+        let opening = Opening {
+            id: id.clone(),
+            attachment,
+            allowed,
+            max_seconds: self.terms.max_seconds,
+            settings,
+            audience,
+            demand,
+        };
         tokio::spawn(async move {
             // However the session ends, a fault of ours included, its place becomes free.
             let place = self;

@@ -1,19 +1,19 @@
-//! What WHIP and WHEP share at the front: who may ask, bodies, headers, and the requests that both have.
+//! What WHIP and WHEP share at the front: bodies, headers, and the requests that both have.
 //!
 //! Nothing is kept here: the path of a request names the worker, so any front serves any of them.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::body::to_bytes;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::error::ApiError;
-use super::predict::drain;
+use super::ice::Client;
+use super::limits;
 use super::router::Front;
-use super::sessions::{allows_origin, check_origin};
 use crate::cluster::protocol::MAX_MESSAGE_BYTES;
 use crate::cluster::remote::{Remote, RemoteError};
 use crate::cluster::whip::{Answer, IceChange, Party, WhipError, WhipFault, WhipRefusal};
@@ -24,24 +24,22 @@ const FRAGMENT: &str = "application/trickle-ice-sdpfrag";
 /// How long a client may take to send a body that fits into a few packets.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 /// Seconds after which a client may try again.
-const RETRY_AFTER_S: u32 = 3;
+pub(super) const RETRY_AFTER_S: u32 = 3;
 
 /// What clients of other origins may send and read.
 const METHODS: &str = "OPTIONS, POST, PATCH, DELETE";
 const REQUEST_HEADERS: &str = "authorization, content-type, if-match";
 const RESPONSE_HEADERS: &str = "location, link, etag, accept-patch, retry-after";
 
-/// Whether this client may do what it asks for.
-pub(super) fn authorise(front: &Front, headers: &HeaderMap) -> Result<(), ApiError> {
-    check_origin(front, headers)
-}
-
-/// Lets the scripts of allowed origins read the answers (Fetch standard, CORS).
+/// Lets the scripts of allowed origins read what WHIP and WHEP answer, refusals included (Fetch standard, CORS). Who may
+/// ask at all is checked elsewhere.
 pub(super) async fn cross_origin(State(front): State<Front>, request: Request, next: Next) -> Response {
-    let origin = request.headers().get(header::ORIGIN).cloned();
-    let is_allowed = allows_origin(&front, request.headers());
+    let path = request.uri().path();
+    let is_ours = path.starts_with("/whip") || path.starts_with("/whep/");
+    let origin = request.headers().get(header::ORIGIN).filter(|_| is_ours).cloned();
     let mut response = next.run(request).await;
-    if let Some(origin) = origin.filter(|_| is_allowed) {
+    let is_allowed = |origin: &HeaderValue| front.allowed_origins.iter().any(|allowed| origin == allowed);
+    if let Some(origin) = origin.filter(is_allowed) {
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.append(header::VARY, HeaderValue::from_static("origin"));
@@ -51,17 +49,15 @@ pub(super) async fn cross_origin(State(front): State<Front>, request: Request, n
 }
 
 /// `OPTIONS`: which methods there are (RFC 9725 §4.2), for CORS preflights as for others.
-pub(super) async fn options(State(front): State<Front>, headers: HeaderMap) -> Result<Response, ApiError> {
-    check_origin(&front, &headers)?;
-    let told = [
+pub(super) async fn options() -> impl IntoResponse {
+    [
         (HeaderName::from_static("accept-post"), SDP),
         (HeaderName::from_static("accept-patch"), FRAGMENT),
         (header::ALLOW, METHODS),
         (header::ACCESS_CONTROL_ALLOW_METHODS, METHODS),
         (header::ACCESS_CONTROL_ALLOW_HEADERS, REQUEST_HEADERS),
         (header::ACCESS_CONTROL_MAX_AGE, "600"),
-    ];
-    Ok((StatusCode::OK, told).into_response())
+    ]
 }
 
 /// `GET`: there is nothing to see, but something is there (RFC 9725 §4.1).
@@ -69,14 +65,9 @@ pub(super) async fn nothing_to_see() -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
-pub(super) async fn other_method(State(front): State<Front>, method: Method) -> ApiError {
-    front.metrics.refused("method_not_allowed");
-    ApiError::MethodNotAllowed { method: method.to_string().chars().take(20).collect() }
-}
-
 /// The offer in the body of a POST.
-pub(super) async fn read_offer(front: &Front, request: Request) -> Result<String, ApiError> {
-    counted(front, read_body(request, SDP).await)
+pub(super) async fn read_offer(request: Request) -> Result<String, ApiError> {
+    read_body(request, SDP).await
 }
 
 async fn read_body(request: Request, expected: &'static str) -> Result<String, ApiError> {
@@ -90,7 +81,7 @@ async fn read_body(request: Request, expected: &'static str) -> Result<String, A
         request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if declared.is_some_and(|bytes: usize| bytes > MAX_MESSAGE_BYTES) {
         // Read to its end, or the client would meet a closed connection before it meets the answer.
-        let _ = tokio::time::timeout(BODY_LIMIT, drain(request.into_body())).await;
+        limits::drain(request.into_body()).await;
         return Err(too_large);
     }
     let reading = tokio::time::timeout(BODY_LIMIT, to_bytes(request.into_body(), MAX_MESSAGE_BYTES)).await;
@@ -116,7 +107,12 @@ fn is_too_long(error: &axum::Error) -> bool {
 }
 
 /// The answer to an offer, with the servers that help the client to reach the worker.
-pub(super) fn created(front: &Front, location: &str, answer: Answer) -> Result<Response, ApiError> {
+pub(super) fn created(
+    front: &Front,
+    client: Client<'_>,
+    location: &str,
+    answer: Answer,
+) -> Result<Response, ApiError> {
     let mut response = (StatusCode::CREATED, answer.sdp).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(SDP));
@@ -124,10 +120,15 @@ pub(super) fn created(front: &Front, location: &str, answer: Answer) -> Result<R
     headers.insert("accept-patch", HeaderValue::from_static(FRAGMENT));
     headers.insert(header::LOCATION, text(location)?);
     headers.insert(header::ETAG, text(&format!("\"{}\"", answer.etag))?);
-    for link in front.ice.links() {
+    add_links(front, client, headers)?;
+    Ok(response)
+}
+
+pub(super) fn add_links(front: &Front, client: Client<'_>, headers: &mut HeaderMap) -> Result<(), ApiError> {
+    for link in front.ice.links(client, SystemTime::now()) {
         headers.append(header::LINK, text(&link)?);
     }
-    Ok(response)
+    Ok(())
 }
 
 /// What a worker or the configuration says, as a header.
@@ -142,11 +143,11 @@ pub(super) fn text(value: &str) -> Result<HeaderValue, ApiError> {
 pub(super) async fn change_ice(front: &Front, party: &Party, request: Request) -> Result<Response, ApiError> {
     let if_match = request.headers().get(header::IF_MATCH).map(|value| value.to_str().unwrap_or_default());
     let if_match = if_match.map(str::to_owned);
-    let fragment = counted(front, read_body(request, FRAGMENT).await)?;
-    let if_match = counted(front, if_match.ok_or(ApiError::PreconditionRequired))?;
+    let fragment = read_body(request, FRAGMENT).await?;
+    let if_match = if_match.ok_or(ApiError::PreconditionRequired)?;
     let change = IceChange { fragment, if_match };
     let worker = home_of(front, party.session()).await?;
-    let Some(restarted) = served(front, worker.change_ice(party, &change).await)? else {
+    let Some(restarted) = served(worker.change_ice(party, &change).await)? else {
         return Ok(StatusCode::NO_CONTENT.into_response());
     };
     let headers = [
@@ -160,22 +161,18 @@ pub(super) async fn change_ice(front: &Front, party: &Party, request: Request) -
 /// `DELETE` of a publisher's session or a viewer.
 pub(super) async fn hang_up(front: &Front, party: &Party) -> Result<StatusCode, ApiError> {
     let worker = home_of(front, party.session()).await?;
-    served(front, worker.hang_up(party).await)?;
+    served(worker.hang_up(party).await)?;
     Ok(StatusCode::OK)
 }
 
 pub(super) async fn home_of(front: &Front, session: &SessionId) -> Result<Remote, ApiError> {
     let home = front.workers.home_of(session).await;
-    served(front, home.map_err(WhipError::from))
-}
-
-pub(super) fn counted<T>(front: &Front, outcome: Result<T, ApiError>) -> Result<T, ApiError> {
-    outcome.inspect_err(|error| front.metrics.refused(error.code()))
+    served(home.map_err(WhipError::from))
 }
 
 /// A worker's word, or why there is none.
-pub(super) fn served<T>(front: &Front, outcome: Result<T, WhipError>) -> Result<T, ApiError> {
-    let refused = |error| match error {
+pub(super) fn served<T>(outcome: Result<T, WhipError>) -> Result<T, ApiError> {
+    outcome.map_err(|error| match error {
         WhipError::Refused(fault) => ApiError::WhipRefused(fault),
         WhipError::Remote(RemoteError::UnknownSession) => ApiError::UnknownSession,
         WhipError::Remote(RemoteError::Full { retry_after_s }) => ApiError::Full { retry_after_s },
@@ -183,6 +180,5 @@ pub(super) fn served<T>(front: &Front, outcome: Result<T, WhipError>) -> Result<
             tracing::warn!(error = &error as &dyn std::error::Error, "a worker was not reached");
             ApiError::NoWorker { retry_after_s: RETRY_AFTER_S }
         }
-    };
-    counted(front, outcome.map_err(refused))
+    })
 }

@@ -3,29 +3,32 @@
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
-use axum::http::{HeaderMap, StatusCode};
-use axum::middleware;
+use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::{get, post};
 use serde::Deserialize;
 
+use super::auth::Grant;
 use super::error::ApiError;
 use super::exchange::{
-    authorise, change_ice, counted, created, cross_origin, hang_up, nothing_to_see, options, other_method,
-    read_offer, served, text,
+    RETRY_AFTER_S, change_ice, created, hang_up, nothing_to_see, options, read_offer, served, text,
 };
-use super::predict::{Tasks, read_tasks};
+use super::ice::Client;
+use super::predict::read_tasks;
 use super::router::Front;
-use crate::cluster::whip::{Party, Publish, WishedTasks, Wishes};
+use crate::cluster::protocol::TaskList;
+use crate::cluster::whip::{Party, Publish, Wishes};
 
-pub(super) fn router(front: &Front) -> Router<Front> {
+/// What opens a session; wants a token as every session does.
+pub(super) fn endpoint() -> Router<Front> {
+    Router::new().route("/whip", post(publish))
+}
+
+/// What needs no token: whoever has a session's address is its owner.
+pub(super) fn sessions() -> Router<Front> {
     Router::new()
-        .route("/whip", post(publish).get(nothing_to_see).options(options).fallback(other_method))
-        .route(
-            "/whip/{token}",
-            get(nothing_to_see).patch(patch).delete(end).options(options).fallback(other_method),
-        )
-        .layer(middleware::from_fn_with_state(front.clone(), cross_origin))
+        .route("/whip", get(nothing_to_see).options(options))
+        .route("/whip/{token}", get(nothing_to_see).patch(patch).delete(end).options(options))
 }
 
 /// The settings of a publisher's session, which has no channel to change them.
@@ -43,15 +46,19 @@ pub struct PublishQuery {
 /// `POST /whip`
 async fn publish(
     State(front): State<Front>,
+    grant: Grant,
     query: Result<Query<PublishQuery>, QueryRejection>,
-    headers: HeaderMap,
     request: Request,
 ) -> Result<Response, ApiError> {
-    authorise(&front, &headers)?;
-    let wishes = counted(&front, read_wishes(query))?;
-    let sdp = read_offer(&front, request).await?;
-    let published = served(&front, front.workers.publish(&Publish { sdp, wishes }).await)?;
-    let mut response = created(&front, &format!("/whip/{}", published.resume), published.answer)?;
+    let wishes = read_wishes(query)?;
+    check_tasks(&grant, wishes.tasks)?;
+    let sdp = read_offer(request).await?;
+    let publish = Publish { sdp, wishes, terms: grant.terms };
+    let published = served(front.workers.publish(&publish).await)?;
+    let token = front.session_key.read_resume_token(&published.resume);
+    let session = token.map_err(|_| ApiError::NoWorker { retry_after_s: RETRY_AFTER_S })?.session;
+    let location = format!("/whip/{}", published.resume);
+    let mut response = created(&front, Client::Publisher(&session), &location, published.answer)?;
     // Where others can watch.
     response.headers_mut().insert("vigie-watch", text(&format!("/whep/{}", published.watch))?);
     Ok(response)
@@ -64,32 +71,39 @@ fn read_wishes(query: Result<Query<PublishQuery>, QueryRejection>) -> Result<Wis
         return Err(ApiError::InvalidOption { reason: "threshold and max_rate are numbers".into() });
     }
     let tasks = query.tasks.as_deref().map(read_tasks).transpose()?;
-    let tasks = tasks.map(|Tasks { faces, gender, objects }| WishedTasks { faces, gender, objects });
     Ok(Wishes { tasks, threshold: query.threshold, max_rate: query.max_rate })
+}
+
+/// What is named must be allowed; of the rest, what the token allows is done.
+fn check_tasks(grant: &Grant, named: Option<TaskList>) -> Result<(), ApiError> {
+    let (Some(allowed), Some(named)) = (grant.terms.tasks, named) else { return Ok(()) };
+    for (task, is_named, is_allowed) in [
+        ("faces", named.faces, allowed.faces),
+        ("gender", named.gender, allowed.gender),
+        ("objects", named.objects, allowed.objects),
+    ] {
+        if is_named && !is_allowed {
+            return Err(ApiError::TaskNotAllowed { task });
+        }
+    }
+    Ok(())
 }
 
 /// `PATCH /whip/{token}`: trickle ICE and ICE restarts.
 async fn patch(
     State(front): State<Front>,
     Path(token): Path<String>,
-    headers: HeaderMap,
     request: Request,
 ) -> Result<Response, ApiError> {
-    authorise(&front, &headers)?;
     change_ice(&front, &read_publisher(&front, &token)?, request).await
 }
 
 /// `DELETE /whip/{token}`
-async fn end(
-    State(front): State<Front>,
-    Path(token): Path<String>,
-    headers: HeaderMap,
-) -> Result<StatusCode, ApiError> {
-    authorise(&front, &headers)?;
+async fn end(State(front): State<Front>, Path(token): Path<String>) -> Result<StatusCode, ApiError> {
     hang_up(&front, &read_publisher(&front, &token)?).await
 }
 
 fn read_publisher(front: &Front, token: &str) -> Result<Party, ApiError> {
     let token = front.session_key.read_resume_token(token).map_err(|_| ApiError::UnknownSession);
-    counted(front, token).map(Party::Publisher)
+    token.map(Party::Publisher)
 }

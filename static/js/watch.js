@@ -1,10 +1,9 @@
 // The page that watches somebody else's session: /watch#<watch token>. The token stays in the
 // fragment, which browsers send nowhere.
 
-import { fetchIceServers } from './api.js';
 import { onLanguageChange, t } from './i18n.js';
 import { installPreferences } from './preferences.js';
-import { WhepPlayer, WhepRefusal } from './whep.js';
+import { iceServersOf, WhepPlayer, WhepRefusal } from './whep.js';
 
 /** @typedef {'connecting' | 'live' | 'reconnecting' | 'busy' | 'ended'} WatchState */
 
@@ -63,7 +62,8 @@ async function connect() {
   const attempt = ++attempts;
   const token = location.hash.slice(1);
   if (!token) return show('ended');
-  const iceServers = await fetchIceServers();
+  const endpoint = new URL(`whep/${encodeURIComponent(token)}`, document.baseURI);
+  const iceServers = await iceServersOf(endpoint);
   if (attempt !== attempts) return;
   const current = new WhepPlayer({
     iceServers,
@@ -76,7 +76,7 @@ async function connect() {
   });
   player = current;
   try {
-    await current.play(new URL(`whep/${encodeURIComponent(token)}`, document.baseURI));
+    await current.play(endpoint);
   } catch (error) {
     if (current === player) refuse(error);
   }

@@ -14,6 +14,27 @@ export class WhepRefusal extends Error {
   }
 }
 
+/**
+ * The servers that an endpoint names for those who may watch there, before there is an offer; none
+ * when it cannot say, since a direct path may still be there.
+ * @param {URL} endpoint
+ * @returns {Promise<RTCIceServer[]>}
+ */
+export async function iceServersOf(endpoint) {
+  try {
+    const response = await fetch(endpoint, { method: 'OPTIONS', cache: 'no-store' });
+    const links = (response.headers.get('link') ?? '').matchAll(/<([^>]+)>((?:; *[\w-]+="[^"]*")*)/g);
+    return [...links].flatMap(([, urls, text]) => {
+      const of = (/** @type {string} */ name) => new RegExp(`; *${name}="([^"]*)"`).exec(text)?.[1];
+      if (of('rel') !== 'ice-server') return [];
+      const username = of('username');
+      return [username ? { urls, username, credential: of('credential') } : { urls }];
+    });
+  } catch {
+    return [];
+  }
+}
+
 /** Receives one session's annotated video, until closed. */
 export class WhepPlayer {
   /** @type {RTCPeerConnection} */ pc;

@@ -1,6 +1,7 @@
-//! `vigie bench`: measures this machine against its own limits, with real WebRTC on loopback.
+//! `vigie bench`: measures this machine against its own limits, with real WebRTC, files and requests.
 
 mod bare;
+mod files;
 mod live;
 mod machine;
 mod service;
@@ -20,6 +21,8 @@ pub struct BenchArgs {
 enum BenchCommand {
     /// One live session against bare inference: rates, latency, overload, joining, memory.
     Live(LiveArgs),
+    /// Video files against FFmpeg and bare inference, their memory, and /predict.
+    Files(files::FilesArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -50,5 +53,6 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match args.command {
         BenchCommand::Live(args) => runtime.block_on(live::run(&args)),
+        BenchCommand::Files(args) => runtime.block_on(files::run(args)),
     }
 }
