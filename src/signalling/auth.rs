@@ -196,34 +196,32 @@ fn presented(headers: &HeaderMap) -> Option<&str> {
 
 /// Lets those in who may open sessions; what they may do stands in the request as its [`Grant`].
 pub async fn require_session(State(front): State<Front>, mut request: Request, next: Next) -> Response {
-    match admit(&front, &request).and_then(|grant| check_origin(&front, request.headers()).map(|()| grant)) {
+    match admit(&front, &request) {
         Ok(grant) => {
             request.extensions_mut().insert(grant);
             next.run(request).await
         }
-        Err(refusal) => refuse(request, refusal).await,
-    }
-}
-
-/// Lets only our own pages ask, and whoever is no page.
-pub async fn require_own_page(State(front): State<Front>, request: Request, next: Next) -> Response {
-    match check_origin(&front, request.headers()) {
-        Ok(()) => next.run(request).await,
         Err(refusal) => refuse(request, refusal).await,
     }
 }
 
 /// Lets admins in.
 pub async fn require_admin(State(front): State<Front>, mut request: Request, next: Next) -> Response {
-    let admitted = admit(&front, &request).and_then(|grant| {
-        check_origin(&front, request.headers())?;
-        if grant.is_admin { Ok(grant) } else { Err(ApiError::AdminOnly) }
-    });
+    let admitted = admit(&front, &request)
+        .and_then(|grant| if grant.is_admin { Ok(grant) } else { Err(ApiError::AdminOnly) });
     match admitted {
         Ok(grant) => {
             request.extensions_mut().insert(grant);
             next.run(request).await
         }
+        Err(refusal) => refuse(request, refusal).await,
+    }
+}
+
+/// Lets pages of this service in, and programs; strangers' pages are kept out.
+pub async fn require_own_page(State(front): State<Front>, request: Request, next: Next) -> Response {
+    match check_page(&front, request.headers()) {
+        Ok(()) => next.run(request).await,
         Err(refusal) => refuse(request, refusal).await,
     }
 }
@@ -235,10 +233,15 @@ async fn refuse(request: Request, refusal: ApiError) -> Response {
     refusal.into_response()
 }
 
-fn admit(front: &Front, request: &Request) -> Result<Grant, ApiError> {
+fn check_page(front: &Front, headers: &HeaderMap) -> Result<(), ApiError> {
     if let Door::Open { is_loopback: true } = front.door {
-        check_host(front, request.headers())?;
+        check_host(front, headers)?;
     }
+    check_origin(front, headers)
+}
+
+fn admit(front: &Front, request: &Request) -> Result<Grant, ApiError> {
+    check_page(front, request.headers())?;
     front.door.admit(request.headers()).map_err(|fault| {
         let address = ClientAddress::of(request.extensions());
         if fault == TokenFault::Missing {

@@ -73,10 +73,12 @@ const STRICT_TRANSPORT: &str = "max-age=63072000";
 pub fn router(front: Front) -> Router {
     let session = middleware::from_fn_with_state(front.clone(), auth::require_session);
     let admin = middleware::from_fn_with_state(front.clone(), auth::require_admin);
+    let own_page = middleware::from_fn_with_state(front.clone(), auth::require_own_page);
     let with_session = Router::new()
         .route("/api/ice-servers", get(ice::list))
         .route("/api/session", get(sessions::open))
         .route("/predict", post(predict::predict).layer(predict::body_limit()))
+        .merge(video_intake())
         .route_layer(session);
     let metrics = Router::new().route("/metrics", get(health::metrics));
     let for_admins = if front.has_open_metrics { metrics } else { metrics.route_layer(admin) };
@@ -85,8 +87,8 @@ pub fn router(front: Front) -> Router {
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
         .merge(with_session)
+        .merge(video_jobs().route_layer(own_page))
         .merge(for_admins)
-        .merge(video_routes(&front))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .fallback(pages::serve)
         .layer(middleware::from_fn_with_state(front.clone(), limits::limit))
@@ -95,27 +97,26 @@ pub fn router(front: Front) -> Router {
         .with_state(front)
 }
 
-/// Videos come in by streams that count their own bytes. Who knows a job's id may do with it what its maker may: players
-/// and event streams send no tokens.
-fn video_routes(front: &Front) -> Router<Front> {
-    let session = middleware::from_fn_with_state(front.clone(), auth::require_session);
-    let own_page = middleware::from_fn_with_state(front.clone(), auth::require_own_page);
+/// How videos come in: by streams that count their own bytes.
+fn video_intake() -> Router<Front> {
     let uploads = Router::new()
-        .route("/api/uploads", post(tus::create).route_layer(session.clone()).options(tus::options))
+        .route("/api/uploads", post(tus::create).options(tus::options))
         .route(
             "/api/uploads/{id}",
             head(tus::head).patch(tus::append).delete(tus::delete).options(tus::options),
         )
         .layer(middleware::from_fn(tus::speak));
+    Router::new().route("/api/videos", post(videos::create)).merge(uploads).layer(DefaultBodyLimit::disable())
+}
+
+/// Who knows a job's id, 128 random bits, may see and end it: players and event sources carry no token.
+fn video_jobs() -> Router<Front> {
     Router::new()
-        .route("/api/videos", post(videos::create).route_layer(session).get(videos::list))
+        .route("/api/videos", get(videos::list))
         .route("/api/videos/{id}", get(videos::read).delete(videos::delete))
         .route("/api/videos/{id}/events", get(videos::events))
         .route("/api/videos/{id}/cancel", post(videos::cancel))
         .route("/api/videos/{id}/{file}", get(results::read))
-        .merge(uploads)
-        .route_layer(own_page)
-        .layer(DefaultBodyLimit::disable())
 }
 
 /// The headers that keep a page to itself (OWASP ASVS 5.0, V3.4), and one body for all errors.
