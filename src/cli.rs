@@ -8,7 +8,9 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{annotate::AnnotateArgs, bench::BenchArgs, models::ModelsArgs};
+use crate::commands::{
+    annotate::AnnotateArgs, bench::BenchArgs, guard::GuardArgs, models::ModelsArgs, token::TokenArgs,
+};
 use crate::telemetry::logging::LogFormat;
 
 /// Real-time recognition over WebRTC: faces, apparent gender and everyday objects, live in a browser.
@@ -29,6 +31,8 @@ pub enum Command {
     Signal(Box<SignalArgs>),
     /// Run a media worker, for fronts that run elsewhere.
     Worker(Box<WorkerProcessArgs>),
+    /// Mint a token that opens sessions, or an admin's.
+    Token(TokenArgs),
     /// Annotate pictures and video files.
     Annotate(Box<AnnotateArgs>),
     /// Fetch, list and check models.
@@ -127,6 +131,8 @@ pub struct FrontArgs {
     /// Bytes of the longest video that is taken in.
     #[arg(long, env = "VIGIE_MAX_UPLOAD_BYTES", default_value_t = 2 << 30, value_parser = clap::value_parser!(u64).range(1..))]
     pub max_upload_bytes: u64,
+    #[command(flatten)]
+    pub guard: GuardArgs,
 }
 
 /// Where videos and their jobs are kept: the same for every front and worker of a service.

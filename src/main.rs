@@ -14,6 +14,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => commands::serve::run(&args),
         Command::Signal(args) => commands::signal::run(&args),
         Command::Worker(args) => commands::worker::run(&args),
+        Command::Token(args) => commands::token::run(&args),
         Command::Annotate(args) => commands::annotate::run(&args),
         Command::Models(args) => commands::models::run(args),
         Command::Bench(args) => commands::bench::run(args),

@@ -94,6 +94,32 @@ fn an_annotated_picture_shows_what_was_found() {
     }
 }
 
+#[test]
+fn an_avif_picture_is_read_upright() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.avif");
+    let picture = common::data("pictures/coffee.jpg");
+    let still = ["-c:v", "libaom-av1", "-still-picture", "1", "-cpu-used", "8", "-crf", "10"];
+    let input = ["-i", picture.to_str().unwrap(), "-pix_fmt", "yuv420p"];
+    ffmpeg(&[&input[..], &still, &[path.to_str().unwrap()]].concat(), &[]);
+    let bytes = std::fs::read(&path).unwrap();
+    let decoded = vigie::files::image::decode(&bytes).unwrap();
+    let expected = vigie::files::image::decode(&std::fs::read(&picture).unwrap()).unwrap();
+    assert_eq!((decoded.width, decoded.height), (expected.width, expected.height));
+    let (ours, theirs) = (i420(&decoded), i420(&expected));
+    let off = ours.data.iter().zip(&theirs.data).map(|(a, b)| u64::from(a.abs_diff(*b))).sum::<u64>();
+    assert!(off < ours.data.len() as u64 * 4, "off by {off} over {} bytes", ours.data.len());
+
+    let service = Service::start(&[]);
+    let report = service.post("/predict?tasks=objects", &[], &bytes).json();
+    assert!(kinds(&report).iter().any(|(_, label)| label == "cup"), "{report}");
+    let half = service.post("/predict", &[], &bytes[..bytes.len() / 2]);
+    assert_eq!((half.status, half.json()["error"]["code"].as_str()), (422, Some("truncated")));
+    let heic = service.post("/predict", &[], b"\0\0\0\x18ftypheic\0\0\0\0mif1heic\0\0\0\0");
+    assert_eq!((heic.status, heic.json()["error"]["code"].as_str()), (415, Some("unsupported_type")));
+    assert!(heic.json()["error"]["message"].as_str().unwrap().contains("HEIC"));
+}
+
 /// The header of a PNG that says it is 65,535 pixels high and wide.
 fn bomb() -> Vec<u8> {
     let mut chunk = b"IHDR".to_vec();

@@ -68,6 +68,8 @@ const NAMED_IN: &[(&str, &[&str])] = &[
     ("str0m::", &["load/"]),
     ("async_nats::", &["jobs/queue/nats"]),
     ("object_store::", &["blobs/"]),
+    ("jsonwebtoken::", &["signalling/auth.rs"]),
+    ("tokio_rustls::", &["signalling/tls.rs", "signalling/server.rs"]),
     ("axum", &["signalling/", "live/control.rs", "files/control.rs", "commands/"]),
 ];
 

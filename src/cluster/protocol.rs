@@ -78,6 +78,56 @@ impl ServerMessage {
     }
 }
 
+/// What a session may do at most, as its token says; a front adds it to its request of the worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionTerms {
+    /// Without it, all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<TaskList>,
+    /// From its opening to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_seconds: Option<u32>,
+}
+
+/// Tasks by name. One that is not known here allows nothing here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<String>", into = "Vec<String>")]
+pub struct TaskList {
+    pub faces: bool,
+    pub gender: bool,
+    pub objects: bool,
+}
+
+impl TaskList {
+    pub const NONE: Self = Self { faces: false, gender: false, objects: false };
+    pub const ALL: Self = Self { faces: true, gender: true, objects: true };
+
+    /// Reads what [`TaskList::to_text`] writes.
+    pub fn from_text(text: &str) -> Self {
+        text.split(',').map(str::trim).map(str::to_owned).collect::<Vec<_>>().into()
+    }
+
+    /// Comma-separated, for a query.
+    pub fn to_text(self) -> String {
+        Vec::from(self).join(",")
+    }
+}
+
+impl From<Vec<String>> for TaskList {
+    fn from(names: Vec<String>) -> Self {
+        let has = |name| names.iter().any(|given| given == name);
+        Self { faces: has("faces"), gender: has("gender"), objects: has("objects") }
+    }
+}
+
+impl From<TaskList> for Vec<String> {
+    fn from(list: TaskList) -> Self {
+        let TaskList { faces, gender, objects } = list;
+        let named = [("faces", faces), ("gender", gender), ("objects", objects)];
+        named.into_iter().filter(|(_, is_in)| *is_in).map(|(name, _)| name.to_owned()).collect()
+    }
+}
+
 /// What a worker says of itself when a front asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStatus {

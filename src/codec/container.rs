@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::{CodecError, FfmpegError};
+use super::{CodecError, FfmpegError, heif};
 use crate::container::{Container, START_BYTES};
 
 /// Why a video file could not be read or written.
@@ -75,7 +75,7 @@ pub(super) fn demuxer(start: &[u8]) -> Option<&'static CStr> {
 
 /// Whether the first bytes of a file are those of a video that is opened here.
 pub fn is_video(start: &[u8]) -> bool {
-    demuxer(start).is_some()
+    demuxer(start).is_some() && heif(start).is_none()
 }
 
 /// As many bytes as it takes to know what a file is.

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use ffmpeg_sys_next as ffi;
 
 use super::colour::Converter;
-use super::container::{FileError, boxes_are_cut_off, demuxer, ends_within_a_packet, file_url, first_bytes};
+use super::container::{
+    FileError, boxes_are_cut_off, demuxer, ends_within_a_packet, file_url, first_bytes, is_video,
+};
 use super::encoder::Dictionary;
 use super::fit::Fitter;
 use super::picture::Frame;
@@ -140,6 +142,7 @@ pub struct VideoFile {
     fitter: Fitter,
     turn: Turn,
     info: VideoInfo,
+    max_pixels: usize,
     video: c_int,
     audio: Option<c_int>,
     /// The file's first timestamp, microseconds.
@@ -162,6 +165,19 @@ impl VideoFile {
     /// # Errors
     /// [`FileError`], with what the file is not.
     pub fn open(path: &Path, threads: usize) -> Result<Self, FileError> {
+        if !is_video(&first_bytes(path)?) {
+            return Err(FileError::UnsupportedType);
+        }
+        Self::open_limited(path, threads, MAX_PIXELS, Turn::None)
+    }
+
+    /// The same with a limit of its own, and a turn for streams that ask for none.
+    pub(super) fn open_limited(
+        path: &Path,
+        threads: usize,
+        max_pixels: usize,
+        usual_turn: Turn,
+    ) -> Result<Self, FileError> {
         log::install();
         limit_memory();
         let name = demuxer(&first_bytes(path)?).ok_or(FileError::UnsupportedType)?;
@@ -203,7 +219,7 @@ impl VideoFile {
         };
         // SAFETY: the index is one of the context's streams, which live as long as it.
         let stream = unsafe { *(*raw).streams.add(video as usize) };
-        let decoder = open_decoder(stream, codec, threads)?;
+        let decoder = open_decoder(stream, codec, threads, max_pixels)?;
         // SAFETY: stream and its parameters are valid.
         let (width, height, rate, aspect, duration, start_us) = unsafe {
             let parameters = (*stream).codecpar;
@@ -221,14 +237,17 @@ impl VideoFile {
             ((*parameters).width, (*parameters).height, rate, aspect, duration, start)
         };
         let size = (width.max(0) as usize, height.max(0) as usize);
-        if size.0 * size.1 > MAX_PIXELS {
-            return Err(CodecError::TooLarge { size: Some(size), max_pixels: MAX_PIXELS }.into());
+        if size.0 * size.1 > max_pixels {
+            return Err(CodecError::TooLarge { size: Some(size), max_pixels }.into());
         }
         // Neither the headers nor the first frames tell a size, or none that FFmpeg takes.
         if size.0 == 0 || size.1 == 0 {
             return Err(headers(FfmpegError(ffi::AVERROR_INVALIDDATA)));
         }
-        let turn = Turn::of_stream(stream);
+        let turn = match Turn::of_stream(stream) {
+            Turn::None => usual_turn,
+            turn => turn,
+        };
         let (width, height) = turn.size(size);
         let rate = f64::from(rate.num) / f64::from(rate.den);
         let aspect = match (u32::try_from(aspect.num), u32::try_from(aspect.den)) {
@@ -252,6 +271,7 @@ impl VideoFile {
             fitter: Fitter::default(),
             turn,
             info,
+            max_pixels,
             video,
             audio,
             start_us,
@@ -405,8 +425,9 @@ impl VideoFile {
 
         let (width, height) = frame.size();
         let size = (width.max(0) as usize, height.max(0) as usize);
-        if size.0 * size.1 > MAX_PIXELS {
-            return Err(CodecError::TooLarge { size: Some(size), max_pixels: MAX_PIXELS }.into());
+        let max_pixels = self.max_pixels;
+        if size.0 * size.1 > max_pixels {
+            return Err(CodecError::TooLarge { size: Some(size), max_pixels }.into());
         }
         let mut frame = self.converter.convert(frame, true)?;
         let expected = self.turn.size((self.info.width, self.info.height));
@@ -484,6 +505,7 @@ fn open_decoder(
     stream: *mut ffi::AVStream,
     codec: *const ffi::AVCodec,
     threads: usize,
+    max_pixels: usize,
 ) -> Result<FileDecoder, FileError> {
     if codec.is_null() {
         return Err(FileError::UnsupportedCodec);
@@ -500,7 +522,7 @@ fn open_decoder(
         (*raw).pkt_timebase = (*stream).time_base;
         (*raw).thread_count = threads.clamp(1, 16) as c_int;
         // FFmpeg compares sizes rounded up to its alignment; the exact limit is looked at afterwards.
-        (*raw).max_pixels = (MAX_PIXELS + MAX_PIXELS / 4) as i64;
+        (*raw).max_pixels = (max_pixels + max_pixels / 4) as i64;
         FfmpegError::check(ffi::avcodec_open2(raw, codec, ptr::null_mut()))
             .map_err(|_| FileError::UnsupportedCodec)?;
         Ok(decoder)

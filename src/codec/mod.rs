@@ -16,6 +16,7 @@ mod mux;
 mod picture;
 mod rotate;
 mod samples;
+mod still;
 
 use ffmpeg_sys_next as ffi;
 
@@ -24,6 +25,7 @@ pub use decoder::{Decoder, MAX_PIXELS};
 pub use demux::{AudioPacket, AudioStream, Piece, VideoFile, VideoInfo};
 pub use encoder::{EncodedOutput, Encoder, EncoderConfig, Speed};
 pub use mux::{VideoConfig, VideoWriter};
+pub use still::{Heif, decode_avif, heif};
 
 /// What FFmpeg answered: a negative `AVERROR` code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -30,7 +30,7 @@ use crate::telemetry::metrics::Metrics;
 
 #[derive(Clone, Debug, Args)]
 pub struct AnnotateArgs {
-    /// Pictures (JPEG, PNG, WebP, BMP, TIFF, GIF), videos (MP4, MOV, WebM, Matroska, AVI, MPEG-TS),
+    /// Pictures (JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF), videos (MP4, MOV, WebM, Matroska, AVI, MPEG-TS),
     /// folders of them, or patterns such as 'clips/**/*.mp4'.
     #[arg(required = true)]
     pub inputs: Vec<PathBuf>,

@@ -4,23 +4,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::service::{self, Stop};
+use super::guard;
+use super::service::{self, FrontDoor, Stop};
 use super::videos::{self, VideoJobs};
 use crate::cli::SignalArgs;
 use crate::cluster::fleet::Fleet;
 use crate::shutdown::Inside;
-use crate::signalling::router::{Front, router};
+use crate::signalling::router::Front;
 use crate::telemetry::metrics::Metrics;
 
 /// Serves until it is told to stop (SIGINT or SIGTERM).
 pub fn run(args: &SignalArgs) -> anyhow::Result<()> {
-    service::check_open(&args.front)?;
+    guard::check_open(&args.front)?;
     service::run(serve(args))
 }
 
 async fn serve(args: &SignalArgs) -> anyhow::Result<()> {
     let token = service::cluster_token(&args.cluster)?;
-    let listener = service::bind(args.front.listen, "--listen").await?;
+    let public = FrontDoor::bind(&args.front).await?;
     let fleet = Fleet::new(args.workers.clone(), token.clone());
     let stop = Stop::default();
     let readiness = {
@@ -43,12 +44,16 @@ async fn serve(args: &SignalArgs) -> anyhow::Result<()> {
         metrics,
         readiness: Arc::new(readiness),
         ice: service::ice_config(&args.front),
+        door: guard::door(&args.front)?,
+        limits: guard::limits(&args.front.guard),
+        has_open_metrics: args.front.guard.open_metrics,
+        is_strictly_https: args.front.guard.tls_cert.is_some(),
         allowed_origins: args.front.allowed_origins.clone().into(),
     };
     // A page that comes back to its session must not find a front that does not know its worker yet.
     fleet.refresh().await;
     // The one line on standard output, for people and for scripts.
-    println!("vigie is ready: http://{}", listener.local_addr()?);
+    println!("vigie is ready: {}", public.url()?);
     let stopping = async {
         tokio::select! {
             signalled = service::wait_for_signal() => signalled?,
@@ -59,5 +64,5 @@ async fn serve(args: &SignalArgs) -> anyhow::Result<()> {
         stop.tell();
         anyhow::Ok(())
     };
-    tokio::try_join!(stop.serve(listener, router(front)), stopping).map(drop)
+    tokio::try_join!(public.serve(&args.front, front, &stop), stopping).map(drop)
 }

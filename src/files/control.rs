@@ -75,7 +75,7 @@ fn refuse(error: &DeskError) -> Response {
     let refusal = match error {
         DeskError::Image(image) => match image {
             ImageError::Empty => PictureRefusal::Empty,
-            ImageError::UnsupportedType => PictureRefusal::UnsupportedType,
+            ImageError::UnsupportedType | ImageError::Heic => PictureRefusal::UnsupportedType,
             ImageError::TooManyBytes { .. }
             | ImageError::TooManyPixels { .. }
             | ImageError::TooMuchMemory => PictureRefusal::TooLarge,

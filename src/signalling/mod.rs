@@ -3,14 +3,18 @@
 //! [`router`] is its table of contents; [`sessions`] carries a page's signalling to a worker,
 //! [`predict`] single pictures. [`videos`] and [`tus`] take video files in, and [`results`] gives them out.
 
+pub mod auth;
 pub mod error;
 mod health;
 pub mod ice;
+pub mod limits;
 mod pages;
 pub mod predict;
 mod results;
 pub mod router;
+pub mod server;
 mod sessions;
+pub mod tls;
 mod tus;
 pub mod uploads;
 mod videos;

@@ -9,13 +9,13 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequest, Multipart, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::StreamExt;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::auth::Grant;
 use super::error::ApiError;
+use super::limits;
 use super::router::Front;
-use super::sessions::check_origin;
 use crate::cluster::protocol::{PictureRefusal, PredictAnswer, PredictOptions};
 use crate::cluster::remote::PredictError;
 
@@ -25,8 +25,6 @@ const MAX_BYTES: usize = 32 << 20;
 const MAX_FORM_BYTES: usize = MAX_BYTES + (64 << 10);
 /// How long a client may take to send its picture.
 const UPLOAD_LIMIT: Duration = Duration::from_secs(60);
-/// How long a refused body is read.
-const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// Bytes: no longer list of models is handed on.
 const MAX_MODEL_BYTES: usize = 256;
 /// Seconds after which a refused client may try again.
@@ -66,16 +64,17 @@ pub struct PredictQuery {
 /// Takes a picture as a form's field `file` or as the whole body.
 pub async fn predict(
     State(front): State<Front>,
+    grant: Grant,
     query: Result<Query<PredictQuery>, QueryRejection>,
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let admitted = admit(&front, query, &headers);
+    let admitted = admit(&front, &grant, query, &headers);
     let (options, _room) = match admitted {
         Ok(admitted) => admitted,
         Err(refusal) => {
             // A client that is still sending when the connection closes never sees the answer.
-            let _ = tokio::time::timeout(DRAIN_LIMIT, drain(request.into_body())).await;
+            limits::drain(request.into_body()).await;
             return Err(refusal);
         }
     };
@@ -87,34 +86,38 @@ pub async fn predict(
 /// Everything that can be said before the body is read.
 fn admit<'f>(
     front: &'f Front,
+    grant: &Grant,
     query: Result<Query<PredictQuery>, QueryRejection>,
     headers: &HeaderMap,
 ) -> Result<(PredictOptions, SemaphorePermit<'f>), ApiError> {
-    check_origin(front, headers)?;
     let Query(query) = query.map_err(|error| ApiError::InvalidOption { reason: error.body_text() })?;
-    let options = read_options(&query, headers)?;
+    let options = within(grant, read_options(&query, headers)?, query.tasks.is_some())?;
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if declared.is_some_and(|bytes: usize| bytes > MAX_FORM_BYTES) {
-        front.metrics.refused("picture_too_large");
         return Err(ApiError::PictureTooLarge { max_bytes: MAX_BYTES });
     }
     let Some(room) = front.uploads.enter(declared.unwrap_or(MAX_FORM_BYTES)) else {
-        front.metrics.refused("busy");
         return Err(ApiError::Busy { retry_after_s: RETRY_AFTER_S });
     };
     Ok((options, room))
 }
 
-/// Reads a refused body to its end, or to where no honest picture goes on.
-async fn drain(body: Body) {
-    let mut left = 2 * MAX_FORM_BYTES;
-    let mut stream = body.into_data_stream();
-    while let Some(Ok(piece)) = stream.next().await {
-        left = left.saturating_sub(piece.len());
-        if left == 0 {
-            return;
+/// Holds what is asked for to what the token allows: what was named must be allowed, of the rest what is.
+fn within(grant: &Grant, options: PredictOptions, is_named: bool) -> Result<PredictOptions, ApiError> {
+    let Some(allowed) = grant.terms.tasks else { return Ok(options) };
+    let mut clamped = options;
+    for (task, asked, is_allowed) in [
+        ("faces", &mut clamped.faces, allowed.faces),
+        ("gender", &mut clamped.gender, allowed.gender),
+        ("objects", &mut clamped.objects, allowed.objects),
+    ] {
+        if is_named && *asked && !is_allowed {
+            return Err(ApiError::TaskNotAllowed { task });
         }
+        *asked &= is_allowed;
     }
+    clamped.gender &= clamped.faces;
+    Ok(clamped)
 }
 
 fn read_options(query: &PredictQuery, headers: &HeaderMap) -> Result<PredictOptions, ApiError> {
@@ -189,6 +192,9 @@ async fn read_body(body: Body) -> Result<Bytes, ApiError> {
             if error.is::<http_body_util::LengthLimitError>() {
                 return ApiError::PictureTooLarge { max_bytes: MAX_BYTES };
             }
+            if limits::is_too_slow(error) {
+                return ApiError::UploadTimedOut;
+            }
             cause = error.source();
         }
         ApiError::BodyUnreadable { reason: "the body broke off".into() }
@@ -230,7 +236,6 @@ async fn forward(front: &Front, options: &PredictOptions, picture: Bytes) -> Res
                 if fault.code != PictureRefusal::Busy {
                     return Err(ApiError::PictureRefused(fault));
                 }
-                front.metrics.refused("busy");
                 refused = ApiError::Busy { retry_after_s };
             }
             Err(error) => {

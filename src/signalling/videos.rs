@@ -19,7 +19,6 @@ use serde::{Deserialize, Serialize};
 
 use super::error::ApiError;
 use super::router::Front;
-use super::sessions::check_origin;
 use super::uploads::{Incoming, UploadError, Videos, drain};
 use crate::jobs::id::JobId;
 use crate::jobs::intake::{Intake, IntakeError};
@@ -171,7 +170,6 @@ fn begin(
     query: Result<Query<UploadQuery>, QueryRejection>,
     headers: &HeaderMap,
 ) -> Result<Begun, ApiError> {
-    check_origin(front, headers)?;
     let Query(query) = query.map_err(|error| ApiError::InvalidOption { reason: error.body_text() })?;
     let begun = videos(front).and_then(|videos| {
         let options = Options::read(query.tasks.as_deref(), query.threshold, query.every)?;
@@ -308,24 +306,14 @@ pub async fn list(
 }
 
 /// `POST /api/videos/{id}/cancel`
-pub async fn cancel(
-    State(front): State<Front>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    check_origin(&front, &headers)?;
+pub async fn cancel(State(front): State<Front>, Path(id): Path<String>) -> Result<Response, ApiError> {
     let videos = videos(&front)?;
     let job = videos.jobs.cancel(read_id(&id)?).await.map_err(failed)?;
     Ok((NO_STORE, Json(view(&videos, &job).await)).into_response())
 }
 
 /// `DELETE /api/videos/{id}`
-pub async fn delete(
-    State(front): State<Front>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-) -> Result<StatusCode, ApiError> {
-    check_origin(&front, &headers)?;
+pub async fn delete(State(front): State<Front>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
     videos(&front)?.jobs.delete(read_id(&id)?).await.map_err(failed)?;
     Ok(StatusCode::NO_CONTENT)
 }
