@@ -9,13 +9,20 @@
 //! 2. A batch holds requests of one model whose inputs differ in axis 0 only.
 //! 3. Askers take turns, so one that floods waits behind its own requests and not others behind it. What
 //!    belongs to an asker's first picture has the next turn: who joins does not wait for all who are there.
-//! 4. A batch runs when it is full or when its oldest request has waited `max_wait`.
-//! 5. What would not fit the bounds is refused at the door.
+//! 4. Askers in the background go when nobody else waits, and take turns like others once they have waited long.
+//! 5. A batch runs when it is full or when its oldest request has waited `max_wait`.
+//! 6. What would not fit the bounds is refused at the door.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+/// The bit of an asker's number that puts it in the background: a file can wait, a person cannot.
+pub const BACKGROUND: u64 = 1 << 62;
+
+/// How long a request in the background lets others go first: so files go on, slowly, however many are live.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Names an installed model: one version of one model on this worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -215,15 +222,19 @@ impl<T> Batcher<T> {
     pub fn poll(&mut self, now: Instant) -> Poll<T> {
         self.skip_departed();
         let due_at = self.due_times();
-        let mut next = None;
-        'turns: for (turn, asker) in self.turns.iter().enumerate() {
-            for (position, queued) in self.queues[asker].iter().enumerate() {
-                if due_at[&queued.request.group()] <= now {
-                    next = Some((turn, position));
-                    break 'turns;
-                }
+        let (mut next, mut otherwise) = (None, None);
+        for (turn, asker) in self.turns.iter().enumerate() {
+            let queue = &self.queues[asker];
+            let is_due = |queued: &Queued<T>| due_at[&queued.request.group()] <= now;
+            let Some(position) = queue.iter().position(is_due) else { continue };
+            let waited = now.saturating_duration_since(queue[position].since);
+            if asker & BACKGROUND == 0 || waited >= PATIENCE {
+                next = Some((turn, position));
+                break;
             }
+            otherwise = otherwise.or(Some((turn, position)));
         }
+        let next = next.or(otherwise);
         let wake_at = due_at.values().min().copied();
         match (next, wake_at) {
             (Some((turn, position)), _) => Poll::Run(self.take(turn, position)),
@@ -454,6 +465,23 @@ mod tests {
         bench.push(0, 1, 1, &SMALL, 1).unwrap();
         assert_eq!(bench.poll(0), Ok(vec![1]));
         assert_eq!(bench.poll(0), Err(Some(10)));
+    }
+
+    #[test]
+    fn the_background_goes_when_nobody_else_waits_or_after_a_while() {
+        let mut bench = Bench::new(Limits { per_asker: 100, total: 1000 }, &[(0, 1, 0)]);
+        let file = BACKGROUND + 1;
+        bench.push(0, 0, file, &SMALL, 100).unwrap();
+        assert_eq!(bench.poll(0), Ok(vec![100]), "alone it does not wait");
+        bench.push(0, 0, file, &SMALL, 101).unwrap();
+        bench.push(0, 0, file, &SMALL, 102).unwrap();
+        for index in 0..4 {
+            bench.push(1, 0, 1, &SMALL, index).unwrap();
+            bench.push(1, 0, 2, &SMALL, 10 + index).unwrap();
+        }
+        assert_eq!([bench.poll(1), bench.poll(2), bench.poll(999)].map(Result::unwrap), [[0], [10], [1]]);
+        let turns = std::iter::from_fn(|| bench.poll(1000).ok());
+        assert_eq!(turns.flatten().collect::<Vec<_>>(), [101, 11, 2, 102, 12, 3, 13], "then it takes turns");
     }
 
     #[test]

@@ -111,7 +111,7 @@ describe('the relay', () => {
       TMPDIR: folder, VIGIE_TURN_WORKERS: '127.0.0.1', VIGIE_TURN_CERTIFICATE: certificate, VIGIE_TURN_KEY: key,
     }).stdout?.resume();
     worker = (await startVigie('worker', '--control', '127.0.0.1:0', '--media', '127.0.0.1:0')).replace('http://', '');
-    browser = await launch({ camera: await clip('people.y4m'), flags: [flag] });
+    browser = await launch({ camera: await clip('people.y4m'), switches: [flag] });
   });
   after(async () => {
     await browser?.close();

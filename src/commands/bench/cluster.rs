@@ -17,6 +17,7 @@ use super::ClusterBenchArgs;
 use super::machine::{self, Machine};
 use super::service::{Service, add_inference};
 use super::summary::Percentiles;
+use crate::cluster::protocol::SessionTerms;
 use crate::cluster::remote::Remote;
 use crate::cluster::token::ClusterToken;
 use crate::load::clip::Clip;
@@ -109,7 +110,7 @@ async fn signalling(
     let mut exchange = [Vec::new(), Vec::new()];
     for _ in 0..args.joins {
         let began = Instant::now();
-        let mut direct = remote.open_session(None).await?;
+        let mut direct = remote.open_session(&SessionTerms::default()).await?;
         receive(&mut direct).await?;
         open[0].push(began.elapsed());
         let began = Instant::now();

@@ -1,7 +1,8 @@
-//! `vigie bench`: measures this machine against its own limits, with real WebRTC on loopback.
+//! `vigie bench`: measures this machine against its own limits, with real WebRTC, files and requests.
 
 mod bare;
 mod cluster;
+mod files;
 mod live;
 pub(crate) mod machine;
 mod service;
@@ -23,6 +24,8 @@ enum BenchCommand {
     Live(LiveArgs),
     /// What a front adds to signalling, and what many present sessions add to a join.
     Cluster(ClusterBenchArgs),
+    /// Video files against FFmpeg and bare inference, their memory, and /predict.
+    Files(files::FilesArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -72,5 +75,6 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     match args.command {
         BenchCommand::Live(args) => runtime.block_on(live::run(&args)),
         BenchCommand::Cluster(args) => runtime.block_on(cluster::run(&args)),
+        BenchCommand::Files(args) => runtime.block_on(files::run(args)),
     }
 }

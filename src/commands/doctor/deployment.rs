@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::finding::Findings;
 use super::{DoctorArgs, explain, relay};
 use crate::load::clip::Clip;
-use crate::load::publisher::{Outcome, PublisherConfig, publish};
+use crate::load::publisher::{Outcome, Publisher, PublisherConfig, Until};
 use crate::load::target::{Target, TargetError};
 use crate::signalling::ice::Credential;
 
@@ -32,8 +32,8 @@ pub async fn check(url: &str, args: &DoctorArgs, findings: &mut Findings) {
         return;
     }
     readiness(&target, findings).await;
-    let relays = ice_servers(&target, findings).await;
-    session(&target, findings).await;
+    let session = session(&target, findings).await;
+    let relays = ice_servers(&target, session.as_deref(), findings).await;
     relay::check(relays, args, findings).await;
 }
 
@@ -101,8 +101,10 @@ struct ToldServer {
     credential: Option<String>,
 }
 
-async fn ice_servers(target: &Target, findings: &mut Findings) -> Vec<Relay> {
-    let told = match get(target, "/api/ice-servers").await {
+/// Asks as a page asks: credentials are for sessions.
+async fn ice_servers(target: &Target, session: Option<&str>, findings: &mut Findings) -> Vec<Relay> {
+    let query = session.map(|session| format!("?session={session}")).unwrap_or_default();
+    let told = match get(target, &format!("/api/ice-servers{query}")).await {
         Ok(answer) if answer.status().is_success() => serde_json::from_slice::<Told>(answer.body()).ok(),
         Ok(answer) => {
             findings.fail(
@@ -130,7 +132,8 @@ async fn ice_servers(target: &Target, findings: &mut Findings) -> Vec<Relay> {
     relays.collect()
 }
 
-async fn session(target: &Target, findings: &mut Findings) {
+/// Holds a session until its first report; its id, if it got one.
+async fn session(target: &Target, findings: &mut Findings) -> Option<String> {
     let config = PublisherConfig {
         server: target.clone(),
         clip: Arc::new(Clip::built_in_small()),
@@ -141,10 +144,20 @@ async fn session(target: &Target, findings: &mut Findings) {
     };
     let advice = "pages on this network would fail as well: open the workers' UDP ports, or give pages a relay \
                   (--turn-url). This check speaks to workers directly only";
-    match publish(config).await {
-        Ok(outcome) => note_session(&outcome, findings, advice),
+    let mut publisher = match Publisher::open(config).await {
+        Ok(publisher) => publisher,
+        Err(error) => {
+            findings.fail("session", explain(&error), "is a token needed (--token), or the service full?");
+            return None;
+        }
+    };
+    let stopped = publisher.run(Until::FirstReport).await;
+    publisher.leave().await;
+    match stopped {
+        Ok(_) => note_session(&publisher.outcome, findings, advice),
         Err(error) => findings.fail("session", explain(&error), advice),
     }
+    publisher.outcome.session
 }
 
 fn note_session(outcome: &Outcome, findings: &mut Findings, advice: &str) {
