@@ -9,6 +9,7 @@
 //! 3. After [`Peer::close`], tracks and channels return `None`; nothing keeps the peer alive.
 
 mod feedback;
+mod prompt;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -32,14 +33,15 @@ use webrtc::media_stream::track_local::static_rtp::TrackLocalStaticRTP;
 use webrtc::media_stream::track_remote::{TrackRemote, TrackRemoteEvent};
 use webrtc::peer_connection::{
     MediaEngine, PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCConfigurationBuilder,
-    RTCIceCandidateInit, RTCIceGatheringState, RTCPeerConnectionIceEvent, RTCPeerConnectionState, Registry,
-    SettingEngineBuilder, configure_rtcp_reports, configure_simulcast_extension_headers,
-    configure_twcc_receiver_only,
+    RTCIceCandidateInit, RTCIceConnectionState, RTCIceGatheringState, RTCPeerConnectionIceEvent,
+    RTCPeerConnectionState, Registry, SettingEngineBuilder, configure_rtcp_reports,
+    configure_simulcast_extension_headers, configure_twcc_receiver_only,
 };
 use webrtc::rtp_transceiver::RtpSender;
 
 pub use feedback::Feedback;
 use feedback::FeedbackTap;
+use prompt::{Prompt, PromptRuntime};
 
 use crate::cluster::protocol::Candidate;
 use crate::frame::Codec;
@@ -135,12 +137,14 @@ impl Peer {
         let (events_sender, events) = mpsc::channel(EVENT_CAPACITY);
         let codecs = Arc::new(Mutex::new(HashMap::new()));
         let gathering = watch::Sender::new(RTCIceGatheringState::New);
+        let prompt = Prompt::default();
         let handler = Handler {
             events: events_sender,
             codecs: Arc::clone(&codecs),
             feedback: feedback.clone(),
             has_video: Arc::default(),
             gathering: gathering.clone(),
+            prompt: prompt.clone(),
         };
         let connection = PeerConnectionBuilder::new()
             .with_configuration(RTCConfigurationBuilder::new().build())
@@ -148,6 +152,7 @@ impl Peer {
             .with_media_engine(media)
             .with_interceptor_registry(registry)
             .with_handler(Arc::new(handler))
+            .with_runtime(Arc::new(PromptRuntime(prompt)))
             .with_udp_addrs(config.addresses.clone())
             // Results are small and dropped when the browser is slow; nothing may pile up here.
             .with_data_channel_send_buffer_limit(256 * 1024)
@@ -275,6 +280,7 @@ struct Handler {
     feedback: Feedback,
     has_video: Arc<AtomicBool>,
     gathering: watch::Sender<RTCIceGatheringState>,
+    prompt: Prompt,
 }
 
 impl Handler {
@@ -308,6 +314,12 @@ impl PeerConnectionEventHandler for Handler {
                 sdp_m_line_index: Some(0),
                 username_fragment: None,
             }));
+        }
+    }
+
+    async fn on_ice_connection_state_change(&self, state: RTCIceConnectionState) {
+        if state == RTCIceConnectionState::Connected {
+            self.prompt.ice_connected();
         }
     }
 
