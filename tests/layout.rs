@@ -69,7 +69,7 @@ const NAMED_IN: &[(&str, &[&str])] = &[
     ("async_nats::", &["jobs/queue/nats"]),
     ("object_store::", &["blobs/"]),
     ("jsonwebtoken::", &["signalling/auth.rs"]),
-    ("tokio_rustls::", &["signalling/tls.rs", "signalling/server.rs"]),
+    ("tokio_rustls::", &["signalling/tls.rs", "signalling/server.rs", "load/"]),
     ("axum", &["signalling/", "live/control.rs", "live/whip.rs", "files/control.rs", "commands/"]),
 ];
 

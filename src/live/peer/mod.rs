@@ -136,15 +136,15 @@ impl Peer {
 
         let (events_sender, events) = mpsc::channel(EVENT_CAPACITY);
         let codecs = Arc::new(Mutex::new(HashMap::new()));
-        let gathering = watch::Sender::new(RTCIceGatheringState::New);
         let prompt = Prompt::default();
+        let gathering = watch::Sender::new(RTCIceGatheringState::New);
         let handler = Handler {
             events: events_sender,
             codecs: Arc::clone(&codecs),
             feedback: feedback.clone(),
+            prompt: prompt.clone(),
             has_video: Arc::default(),
             gathering: gathering.clone(),
-            prompt: prompt.clone(),
         };
         let connection = PeerConnectionBuilder::new()
             .with_configuration(RTCConfigurationBuilder::new().build())
@@ -278,9 +278,9 @@ struct Handler {
     events: mpsc::Sender<PeerEvent>,
     codecs: Arc<Mutex<HashMap<u8, Codec>>>,
     feedback: Feedback,
+    prompt: Prompt,
     has_video: Arc<AtomicBool>,
     gathering: watch::Sender<RTCIceGatheringState>,
-    prompt: Prompt,
 }
 
 impl Handler {
