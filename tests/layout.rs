@@ -56,6 +56,8 @@ const NAMED_IN: &[(&str, &[&str])] = &[
 const PURE: &[&str] = &[
     "cluster/placement.rs",
     "inference/batcher.rs",
+    "inference/rows.rs",
+    "inference/turns.rs",
     "live/governor.rs",
     "live/headroom.rs",
     "live/settings.rs",
