@@ -72,7 +72,8 @@ fn count(bytes: usize) {
 
 /// The innermost functions of vigie's on the stack.
 fn site(stack: &str) -> String {
-    let functions = stack.lines().map(str::trim).filter_map(|line| line.split_once(": ")).map(|(_, name)| name);
+    let functions =
+        stack.lines().map(str::trim).filter_map(|line| line.split_once(": ")).map(|(_, name)| name);
     let own = functions.filter(|name| name.contains("vigie::") && !name.contains("allocations::"));
     own.take(3).collect::<Vec<_>>().join(" < ")
 }

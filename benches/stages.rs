@@ -8,7 +8,7 @@ use vigie::codec::{Decoder, MAX_PIXELS};
 use vigie::frame::{BBox, Codec, Detection, EncodedFrame, FaceLandmarks, Gender, Kind, Picture, Point};
 use vigie::inference::batcher::{Batcher, Limits, ModelId, Payload, Policy, Poll, Request};
 use vigie::inference::tensor::{Outputs, Tensor};
-use vigie::inference::turns::Turns;
+use vigie::inference::turns::{Turns, Wish};
 use vigie::load::clip::Clip;
 use vigie::models::heads::{Placement, blazeface, centernet, nms};
 use vigie::models::manifest::{Fit, Input, InputFormat};
@@ -158,13 +158,13 @@ fn batcher(criterion: &mut Criterion) {
     }
     let mut turns = Turns::new(3);
     for asker in 0..256 {
-        turns.ask(asker, asker);
+        turns.ask(Wish { asker, is_first: false, since: now, value: asker });
     }
     group.bench_function("turn/256", |bencher| {
         bencher.iter(|| {
-            let granted = turns.grant().expect("a place is free");
+            let asker = turns.grant(now).expect("a place is free");
             turns.end();
-            turns.ask(granted, granted);
+            turns.ask(Wish { asker, is_first: false, since: now, value: asker });
         });
     });
     group.finish();

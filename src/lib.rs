@@ -5,15 +5,18 @@
 //! tracks, draws and reports, [`inference`] runs the models, and results go back to the browser.
 //! [`signalling`] never sees a pixel; [`cluster`] is how it reaches the worker that does.
 
+pub mod blobs;
 pub mod cli;
 pub mod cluster;
 pub mod codec;
 pub mod commands;
+pub mod container;
 pub mod files;
 pub mod frame;
 pub mod ids;
 pub mod imgproc;
 pub mod inference;
+pub mod jobs;
 pub mod live;
 pub mod load;
 pub mod mailbox;

@@ -15,10 +15,13 @@ use hmac::{Hmac, KeyInit, Mac};
 use md5::{Digest, Md5};
 use serde_json::Value;
 use sha1::Sha1;
+use vigie::cluster::token::ClusterToken;
+use vigie::ids::SessionId;
 use vigie::signalling::ice::Credential;
 
 use process::{Process, vigie};
 
+const CLUSTER_TOKEN: &str = "0123456789abcdef";
 const SECRET: &str = "the-secret-of-this-test";
 /// What the configuration under test may relay to.
 const WORKERS: &str = "10.77.0.0-10.77.0.255";
@@ -240,7 +243,7 @@ fn front(server: &TurnServer) -> Process {
         "--turn-url",
         &urls.join(","),
     ]);
-    command.env("VIGIE_CLUSTER_TOKEN", "0123456789abcdef").env("VIGIE_TURN_SECRET", SECRET);
+    command.env("VIGIE_CLUSTER_TOKEN", CLUSTER_TOKEN).env("VIGIE_TURN_SECRET", SECRET);
     Process::start(&mut command)
 }
 
@@ -248,7 +251,10 @@ fn front(server: &TurnServer) -> Process {
 fn the_fronts_credentials_open_the_relay_and_no_others_do() {
     let server = TurnServer::start(&[]);
     let front = front(&server);
-    let told = front.get_json("/api/ice-servers");
+    let key = ClusterToken::new(CLUSTER_TOKEN).unwrap().session_key();
+    let told_to = |session: &SessionId| front.get_json(&format!("/api/ice-servers?session={session}"));
+    let session = key.new_session("w1");
+    let told = told_to(&session);
     assert_eq!(told["ttl_seconds"], 600);
     let relay = &told["ice_servers"][0];
     assert_eq!(relay["urls"].as_array().unwrap().len(), 2);
@@ -257,8 +263,17 @@ fn the_fronts_credentials_open_the_relay_and_no_others_do() {
     let (expires, holder) = own.username.split_once(':').unwrap();
     let expires: u64 = expires.parse().unwrap();
     assert!((590..=600).contains(&(expires - unix_now())), "{}", own.username);
-    let second = front.get_json("/api/ice-servers");
-    assert_ne!(second["ice_servers"][0]["username"], relay["username"], "each page has its own");
+    assert!(session.as_str().starts_with(holder), "{holder} is the session's, on which quotas are counted");
+    let second = told_to(&key.new_session("w1"));
+    assert!(!text(&second["ice_servers"][0]["username"]).ends_with(holder), "each session has its own");
+    assert_eq!(
+        front.get_json("/api/ice-servers")["ice_servers"],
+        serde_json::json!([]),
+        "none without a session"
+    );
+    let forged = session.as_str().replacen("w1", "w2", 1);
+    let refused = front.get_json(&format!("/api/ice-servers?session={forged}"));
+    assert_eq!(refused["error"]["code"], "invalid_session");
 
     let other_name = |username: String| Credential { username, credential: own.credential.clone() };
     let table = [
@@ -381,6 +396,11 @@ fn one_page_cannot_use_the_relay_up() {
     let statuses: Vec<u16> = clients.iter_mut().map(|client| client.allocate(None)).collect();
     assert_eq!(statuses[..32], [200; 32]);
     assert_eq!(statuses[32], 486, "the quota of one name is reached");
+    let (_, holder) = credential.username.split_once(':').unwrap();
+    let fresh = Credential::sign(SECRET, holder, unix_now() + 3600);
+    assert_ne!(fresh.username, credential.username);
+    let status = Client::new(server.address, &fresh).allocate(None);
+    assert_eq!(status, 486, "a fresh credential of the same session is the same quota's");
     let other = Credential::sign(SECRET, "another-page", unix_now() + 60);
     assert_eq!(Client::new(server.address, &other).allocate(None), 200);
 }

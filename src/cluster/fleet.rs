@@ -15,7 +15,7 @@ use tokio::net::lookup_host;
 use tokio::time::timeout;
 
 use super::placement::{self, Load};
-use super::protocol::WorkerStatus;
+use super::protocol::{SessionTerms, WorkerStatus};
 use super::remote::{Remote, RemoteError, SessionSocket};
 use super::token::ClusterToken;
 use crate::ids::ResumeToken;
@@ -206,17 +206,17 @@ impl Fleet {
         census
     }
 
-    /// Opens a session on the worker that placement chooses, or on the next when that one refuses.
+    /// Opens a session within `terms` on the worker that placement chooses, or on the next when that one refuses.
     ///
     /// # Errors
     /// When no worker takes it, even after a fresh look at all of them.
-    pub async fn open_session(&self) -> Result<SessionSocket, RemoteError> {
-        if let Some(socket) = self.try_all().await {
+    pub async fn open_session(&self, terms: &SessionTerms) -> Result<SessionSocket, RemoteError> {
+        if let Some(socket) = self.try_all(terms).await {
             return Ok(socket);
         }
         // The figures may be a second old: places may have become free, and workers may have come.
         self.refresh().await;
-        if let Some(socket) = self.try_all().await {
+        if let Some(socket) = self.try_all(terms).await {
             return Ok(socket);
         }
         let Census { admitting, full, draining, unreachable: _ } = self.census();
@@ -227,10 +227,10 @@ impl Fleet {
         })
     }
 
-    async fn try_all(&self) -> Option<SessionSocket> {
+    async fn try_all(&self, terms: &SessionTerms) -> Option<SessionSocket> {
         for _ in 0..MAX_TRIES {
             let address = self.place()?;
-            match self.remote(address).open_session(None).await {
+            match self.remote(address).open_session(terms).await {
                 Ok(socket) => return Some(socket),
                 Err(error) => self.note_refusal(address, &error),
             }
@@ -294,7 +294,7 @@ impl Fleet {
             address = self.address_of(token.session.worker());
         }
         let address = address.ok_or(RemoteError::UnknownSession)?;
-        self.remote(address).open_session(Some(token)).await
+        self.remote(address).resume_session(token).await
     }
 
     fn address_of(&self, name: &str) -> Option<SocketAddr> {
@@ -397,6 +397,6 @@ mod tests {
         let fleet = Fleet::new(vec![closed.to_string()], ClusterToken::random());
         fleet.refresh().await;
         assert_eq!(fleet.census(), Census { unreachable: 1, ..Census::default() });
-        assert!(matches!(fleet.open_session().await, Err(RemoteError::NoWorker)));
+        assert!(matches!(fleet.open_session(&SessionTerms::default()).await, Err(RemoteError::NoWorker)));
     }
 }

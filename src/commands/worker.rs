@@ -7,6 +7,7 @@ use anyhow::bail;
 
 use super::recognition::Recognition;
 use super::service::{self, Stop};
+use super::videos::{self, VideoJobs};
 use crate::cli::WorkerProcessArgs;
 use crate::cluster::token::ClusterToken;
 use crate::files;
@@ -41,6 +42,10 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let listener = service::bind(args.control, "--control").await?;
     let desk = recognition.start_desk(&metrics)?;
+    let mut video_jobs = VideoJobs::shared(&args.store, &metrics).await?;
+    if let Some(jobs) = &mut video_jobs {
+        jobs.start(&args.worker, recognition, &metrics);
+    }
     let resources = Resources {
         peers: service::peer_config(&args.worker),
         inference: recognition.handle(),
@@ -58,14 +63,15 @@ async fn serve(
             () = worker.watch() => {}
         }
         tracing::info!("draining: having the sessions move to other workers");
-        let farewell = tokio::select! {
-            _ = worker.drain(Duration::from_secs(args.drain_seconds)) => service::FAREWELL_LIMIT,
-            again = service::wait_for_signal() => {
-                again?;
-                service::HASTY_FAREWELL_LIMIT
+        let limit = Duration::from_secs(args.drain_seconds);
+        let draining = async {
+            tokio::select! {
+                _ = worker.drain(limit) => Ok(service::FAREWELL_LIMIT),
+                again = service::wait_for_signal() => again.map(|()| service::HASTY_FAREWELL_LIMIT),
             }
         };
-        worker.close(farewell).await;
+        let (farewell, ()) = tokio::join!(draining, videos::leave(video_jobs, service::FAREWELL_LIMIT));
+        worker.close(farewell?).await;
         stop.tell();
         anyhow::Ok(())
     };

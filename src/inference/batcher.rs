@@ -9,11 +9,23 @@
 //! 2. A batch holds requests of one model whose inputs differ in axis 0 only.
 //! 3. Askers take turns, so one that floods waits behind its own requests and not others behind it;
 //!    an asker's own requests run in order, save those that it puts ahead.
-//! 4. A batch runs when it is full or when its oldest request has waited `max_wait`.
-//! 5. What would not fit the bounds is refused at the door.
+//! 4. Askers in the background go when nobody else waits, and take turns like others once they have waited long.
+//! 5. A batch runs when it is full or when its oldest request has waited `max_wait`.
+//! 6. What would not fit the bounds is refused at the door.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
+
+/// The bit of an asker's number that puts it in the background: a file can wait, a person cannot.
+pub const BACKGROUND: u64 = 1 << 62;
+
+/// How long a request in the background lets others go first: so files go on, slowly, however many are live.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Whether an asker that waits since then has its turn before those in the background.
+pub(super) fn goes_first(asker: u64, since: Instant, now: Instant) -> bool {
+    asker & BACKGROUND == 0 || now.saturating_duration_since(since) >= PATIENCE
+}
 
 /// Names an installed model: one version of one model on this worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -223,23 +235,22 @@ impl<T: Payload> Batcher<T> {
         self.skip_departed();
         let is_patient = self.models.values().any(|model| !model.policy.max_wait.is_zero());
         let due_times = is_patient.then(|| self.due_times());
-        let due_at = |queued: &Queued<T>| match &due_times {
-            Some(times) => times[&queued.request.group()],
-            None => queued.since,
+        let is_due = |queued: &Queued<T>| match &due_times {
+            Some(times) => times[&queued.request.group()] <= now,
+            None => true,
         };
-        let mut next = None;
-        let mut wake_at: Option<Instant> = None;
-        'turns: for (turn, asker) in self.turns.iter().enumerate() {
-            for (position, queued) in self.queues[asker].iter().enumerate() {
-                let due_at = due_at(queued);
-                if due_at <= now {
-                    next = Some((turn, position));
-                    break 'turns;
-                }
-                wake_at = Some(wake_at.map_or(due_at, |at| at.min(due_at)));
+        let (mut next, mut otherwise) = (None, None);
+        for (turn, asker) in self.turns.iter().enumerate() {
+            let queue = &self.queues[asker];
+            let Some(position) = queue.iter().position(is_due) else { continue };
+            if goes_first(*asker, queue[position].since, now) {
+                next = Some((turn, position));
+                break;
             }
+            otherwise = otherwise.or(Some((turn, position)));
         }
-        drop(due_times);
+        let next = next.or(otherwise);
+        let wake_at = due_times.and_then(|times| times.values().min().copied());
         match (next, wake_at) {
             (Some((turn, position)), _) => Poll::Run(self.take(turn, position)),
             (None, Some(at)) => Poll::WakeAt(at),
@@ -486,6 +497,23 @@ mod tests {
         bench.push(0, 1, 1, &SMALL, 1).unwrap();
         assert_eq!(bench.poll(0), Ok(vec![1]));
         assert_eq!(bench.poll(0), Err(Some(10)));
+    }
+
+    #[test]
+    fn the_background_goes_when_nobody_else_waits_or_after_a_while() {
+        let mut bench = Bench::new(Limits { per_asker: 100, total: 1000 }, &[(0, 1, 0)]);
+        let file = BACKGROUND + 1;
+        bench.push(0, 0, file, &SMALL, 100).unwrap();
+        assert_eq!(bench.poll(0), Ok(vec![100]), "alone it does not wait");
+        bench.push(0, 0, file, &SMALL, 101).unwrap();
+        bench.push(0, 0, file, &SMALL, 102).unwrap();
+        for index in 0..4 {
+            bench.push(1, 0, 1, &SMALL, index).unwrap();
+            bench.push(1, 0, 2, &SMALL, 10 + index).unwrap();
+        }
+        assert_eq!([bench.poll(1), bench.poll(2), bench.poll(999)].map(Result::unwrap), [[0], [10], [1]]);
+        let turns = std::iter::from_fn(|| bench.poll(1000).ok());
+        assert_eq!(turns.flatten().collect::<Vec<_>>(), [101, 11, 2, 102, 12, 3, 13], "then it takes turns");
     }
 
     #[test]

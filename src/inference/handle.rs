@@ -10,6 +10,7 @@ use super::engine::EngineError;
 use super::service::Shared;
 use super::tensor::{Outputs, Tensor};
 use super::ticket::{Ticket, ticket};
+use super::turns::Wish;
 
 /// Submits work to the lanes; cheap to clone.
 #[derive(Clone)]
@@ -57,14 +58,15 @@ impl Handle {
         self.shared.lock().batcher.len()
     }
 
-    /// Queues for the turn of `asker` to have a picture recognised; the calling thread is unparked when it comes.
-    pub fn ask_turn(&self, asker: u64) -> Turn {
+    /// Queues for the turn of `asker` to have a picture recognised, its first one if so; the calling thread is
+    /// unparked when it comes.
+    pub fn ask_turn(&self, asker: u64, is_first: bool) -> Turn {
         let place = Arc::new(Place { is_granted: AtomicBool::new(false), thread: std::thread::current() });
         let mut state = self.shared.lock();
         if state.is_stopping {
             place.grant();
         } else {
-            state.turns.ask(asker, Arc::clone(&place));
+            state.turns.ask(Wish { asker, is_first, since: Instant::now(), value: Arc::clone(&place) });
             state.grant_turns();
         }
         drop(state);

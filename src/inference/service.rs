@@ -33,6 +33,9 @@ use super::turns::Turns;
 /// frame is seen as a stall, a late box is carried by the tracker, so media must win.
 const LANE_NICENESS: i32 = 10;
 
+/// How far below them those who decode and encode files for a server are: nobody waits for a single picture there.
+const FILE_NICENESS: i32 = 15;
+
 /// How the service is to run.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -104,7 +107,8 @@ impl State {
     }
 
     pub(super) fn grant_turns(&mut self) {
-        while let Some(place) = self.turns.grant() {
+        let now = Instant::now();
+        while let Some(place) = self.turns.grant(now) {
             place.grant();
         }
     }
@@ -382,14 +386,22 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
-/// Lowers the calling thread's priority; without effect where the kernel keeps none per thread.
+/// Lowers the calling thread's priority to the lanes'; without effect where the kernel keeps none per thread.
 pub fn lower_priority() {
+    set_niceness(LANE_NICENESS);
+}
+
+/// Lowers the calling thread's priority, and that of the threads it starts from then on, below the lanes'.
+pub fn lowest_priority() {
+    set_niceness(FILE_NICENESS);
+}
+
+fn set_niceness(niceness: libc::c_int) {
     // SAFETY: gettid and setpriority take and return plain integers. On Linux the niceness belongs to
     // the thread, and a thread may always raise its own.
-    let outcome =
-        unsafe { libc::setpriority(libc::PRIO_PROCESS, libc::gettid() as libc::id_t, LANE_NICENESS) };
+    let outcome = unsafe { libc::setpriority(libc::PRIO_PROCESS, libc::gettid() as libc::id_t, niceness) };
     if outcome != 0 {
-        tracing::warn!(error = %std::io::Error::last_os_error(), "inference lanes keep normal priority");
+        tracing::warn!(error = %std::io::Error::last_os_error(), "a thread keeps normal priority");
     }
 }
 

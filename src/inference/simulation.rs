@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::batcher::{Batcher, Limits, ModelId, Payload, Policy, Poll, Request};
-use super::turns::Turns;
+use super::turns::{Turns, Wish};
 
 const STEP: Duration = Duration::from_micros(100);
 const FACES: ModelId = ModelId(0);
@@ -128,14 +128,14 @@ fn play(sessions: &[Session], lanes: usize, places: usize) -> Outcome {
             }
             if play.under_way.is_empty() && play.waiting.is_some() && !play.has_asked {
                 play.has_asked = true;
-                turns.ask(index as u64, index);
+                turns.ask(Wish { asker: index as u64, is_first: false, since: now, value: index });
             }
             let is_second = play.under_way.len() == 1 && play.waiting.is_some();
             if is_second && has_idle_lane(&batcher) && turns.take_spare() {
                 play.second_begun += 1;
                 play.has_turn = true;
             }
-            while let Some(next) = turns.grant() {
+            while let Some(next) = turns.grant(now) {
                 plays[next].has_turn = true;
             }
             let play = &mut plays[index];

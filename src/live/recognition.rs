@@ -49,6 +49,7 @@ impl Recognition {
             asked: None,
             next_start: Instant::now(),
             seq: 0,
+            report_bytes: 512,
             is_failing: false,
         };
         while !run.connections.pictures.is_closed() {
@@ -114,6 +115,8 @@ struct Run {
     asked: Option<Turn>,
     next_start: Instant,
     seq: u64,
+    /// That the last report had room for.
+    report_bytes: usize,
     is_failing: bool,
 }
 
@@ -260,7 +263,13 @@ impl Run {
         self.is_failing = false;
     }
 
-    fn report(&self, picture: &Picture, at: Duration, timings: Timings, models: BTreeMap<String, String>) {
+    fn report(
+        &mut self,
+        picture: &Picture,
+        at: Duration,
+        timings: Timings,
+        models: BTreeMap<String, String>,
+    ) {
         let Recognition { recogniser, feedback, pictures, reports, metrics, .. } = &self.connections;
         let (width, height) = (picture.width, picture.height);
         let tracks = self.tracker.tracks().iter().map(|track| {
@@ -277,7 +286,10 @@ impl Run {
             timings_ms: timings,
             dropped: pictures.replaced(),
         };
-        let json = serde_json::to_string(&report).expect("a report is always JSON");
+        let mut json = Vec::with_capacity(self.report_bytes);
+        serde_json::to_writer(&mut json, &report).expect("a report is always JSON");
+        self.report_bytes = json.capacity();
+        let json = String::from_utf8(json).expect("JSON is UTF-8");
         // Results are for now: when the channel is behind, this one is lost and the next will do.
         if reports.try_send(json).is_err() {
             metrics.frame_dropped(Stage::Send);

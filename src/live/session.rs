@@ -21,7 +21,7 @@ use super::peer::{
 };
 use super::recognition::Recognition;
 use super::settings::{self, ControlReply, Settings};
-use crate::cluster::protocol::{ClientMessage, ServerMessage};
+use crate::cluster::protocol::{ClientMessage, ServerMessage, SessionTerms, TaskList};
 use crate::ids::SessionId;
 use crate::inference::service::Handle as InferenceHandle;
 use crate::mailbox::Latest;
@@ -111,11 +111,18 @@ pub enum End {
 pub async fn run(
     id: SessionId,
     resources: Resources,
+    terms: SessionTerms,
     attachment: Attachment,
     mut commands: mpsc::Receiver<Command>,
     demand: Demand,
 ) -> End {
-    let mut session = Session::new(resources, attachment, demand);
+    let mut session = Session::new(resources, terms.tasks.unwrap_or(TaskList::ALL), attachment, demand);
+    let mut time_up = std::pin::pin!(async {
+        match terms.max_seconds {
+            Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds.into())).await,
+            None => std::future::pending().await,
+        }
+    });
     let mut deadline = Some(Instant::now() + SETUP_LIMIT);
     let end = loop {
         let expired = async {
@@ -165,6 +172,7 @@ pub async fn run(
                 Some(event) => session.handle_peer_event(event).await,
             },
             () = session.fault.notified() => break End::Fault,
+            () = &mut time_up => break End::Closed("its time is up"),
             () = expired => break match session.state {
                 State::New => End::NeverConnected,
                 _ => End::Lost,
@@ -206,6 +214,8 @@ struct Session {
     state: State,
     peer: Option<Peer>,
     events: Option<mpsc::Receiver<PeerEvent>>,
+    /// The tasks that its token allows.
+    allowed: TaskList,
     settings: watch::Sender<Settings>,
     pictures: Latest<crate::frame::Picture>,
     threads: Vec<JoinHandle<()>>,
@@ -218,7 +228,7 @@ struct Session {
 }
 
 impl Session {
-    fn new(resources: Resources, attachment: Attachment, demand: Demand) -> Self {
+    fn new(resources: Resources, allowed: TaskList, attachment: Attachment, demand: Demand) -> Self {
         let (reports, report_receiver) = mpsc::channel(REPORT_CAPACITY);
         let (notices, notice_receiver) = mpsc::channel(NOTICE_CAPACITY);
         Self {
@@ -229,7 +239,8 @@ impl Session {
             state: State::New,
             peer: None,
             events: None,
-            settings: watch::Sender::new(Settings::default()),
+            allowed,
+            settings: watch::Sender::new(Settings::default().within(allowed)),
             pictures: Latest::default(),
             threads: Vec::new(),
             tasks: Vec::new(),
@@ -320,7 +331,8 @@ impl Session {
             }
             "control" => {
                 if let Some(notices) = self.notices.1.take() {
-                    self.tasks.push(tokio::spawn(serve_control(channel, self.settings.clone(), notices)));
+                    let control = serve_control(channel, self.allowed, self.settings.clone(), notices);
+                    self.tasks.push(tokio::spawn(control));
                 }
             }
             other => tracing::debug!(label = other, "a data channel that means nothing here"),
@@ -437,6 +449,7 @@ async fn send_reports(channel: Channel, mut reports: mpsc::Receiver<String>) {
 
 async fn serve_control(
     channel: Channel,
+    allowed: TaskList,
     settings: watch::Sender<Settings>,
     mut notices: mpsc::Receiver<ControlReply>,
 ) {
@@ -448,7 +461,7 @@ async fn serve_control(
                 Some(ChannelEvent::Binary) => ControlReply::error("control_unreadable", "expected text"),
                 Some(ChannelEvent::Text(text)) => {
                     let mut next = settings.borrow().clone();
-                    let reply = settings::apply(&mut next, &text);
+                    let reply = settings::apply(&mut next, allowed, &text);
                     settings.send_if_modified(|current| {
                         let changed = *current != next;
                         *current = next;

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::headroom::{Capacity, Headroom, Sample};
 use super::session::{self, Attachment, Command, Demand, Resources};
 use super::usage::Usage;
-use crate::cluster::protocol::{ServerMessage, WorkerStatus};
+use crate::cluster::protocol::{ServerMessage, SessionTerms, TaskList, WorkerStatus};
 use crate::ids::{ResumeToken, SessionId, SessionKey};
 use crate::models::manifest::Task;
 use crate::shutdown::{Inside, Presence};
@@ -76,6 +76,8 @@ struct Table {
 
 struct Entry {
     commands: mpsc::Sender<Command>,
+    /// The tasks that its token allows.
+    allowed: TaskList,
     admitted: Instant,
     demand: Demand,
 }
@@ -137,34 +139,38 @@ impl Worker {
         }
     }
 
-    /// Keeps a place for a session; it becomes free again when what is returned is dropped.
-    pub fn admit(self: &Arc<Self>) -> Result<Place, AdmissionError> {
+    /// Keeps a place for a session within these terms; it becomes free again when what is returned is dropped.
+    pub fn admit(self: &Arc<Self>, terms: SessionTerms) -> Result<Place, AdmissionError> {
         let id = self.key.new_session(&self.name);
         let (commands, receiver) = mpsc::channel(4);
         let demand = Demand::default();
         let mut table = self.table();
         self.check(&table)?;
-        table
-            .sessions
-            .insert(id.clone(), Entry { commands, admitted: Instant::now(), demand: demand.clone() });
+        let allowed = terms.tasks.unwrap_or(TaskList::ALL);
+        let entry = Entry { commands, allowed, admitted: Instant::now(), demand: demand.clone() };
+        table.sessions.insert(id.clone(), entry);
         self.note_load(&table);
         let running = self.sessions.enter();
-        Ok(Place { worker: Arc::clone(self), id, commands: Some(receiver), demand, _running: running })
+        Ok(Place { worker: Arc::clone(self), id, terms, commands: Some(receiver), demand, _running: running })
     }
 
     /// Starts a session whose page is at the other end of `attachment`.
-    pub fn open(self: &Arc<Self>, attachment: Attachment) -> Result<SessionId, AdmissionError> {
-        Ok(self.admit()?.open(attachment))
+    pub fn open(
+        self: &Arc<Self>,
+        terms: SessionTerms,
+        attachment: Attachment,
+    ) -> Result<SessionId, AdmissionError> {
+        Ok(self.admit(terms)?.open(attachment))
     }
 
     /// Gives a live session a new signalling socket; that the token is genuine was found when it was read.
     pub async fn resume(&self, token: &ResumeToken, attachment: Attachment) -> Result<(), AdmissionError> {
-        let commands = {
+        let (commands, allowed) = {
             let table = self.table();
-            let entry = table.sessions.get(&token.session);
-            entry.map(|entry| entry.commands.clone()).ok_or(AdmissionError::UnknownSession)?
+            let entry = table.sessions.get(&token.session).ok_or(AdmissionError::UnknownSession)?;
+            (entry.commands.clone(), entry.allowed)
         };
-        self.welcome(&attachment, token);
+        self.welcome(&attachment, token, allowed);
         let sent = commands.send(Command::Attach(attachment)).await;
         sent.map_err(|_| AdmissionError::UnknownSession)
     }
@@ -241,12 +247,14 @@ impl Worker {
         (counted.max(measured) * 1000.0).round() / 1000.0
     }
 
-    fn welcome(&self, attachment: &Attachment, token: &ResumeToken) {
+    fn welcome(&self, attachment: &Attachment, token: &ResumeToken, allowed: TaskList) {
         let models = self.models();
+        let may = Vec::from(allowed);
+        let can = |name: &str| models.contains_key(name) && may.iter().any(|allowed| allowed == name);
         let welcome = ServerMessage::Welcome {
             session: token.session.to_string(),
             resume: token.to_string(),
-            tasks: TASKS.iter().map(|(name, _)| (name.to_string(), models.contains_key(*name))).collect(),
+            tasks: TASKS.iter().map(|(name, _)| (name.to_string(), can(name))).collect(),
             models,
         };
         let _ = attachment.outgoing.try_send(welcome);
@@ -262,6 +270,7 @@ impl Worker {
 pub struct Place {
     worker: Arc<Worker>,
     id: SessionId,
+    terms: SessionTerms,
     /// What the worker tells it, from the moment on that it has the place.
     commands: Option<mpsc::Receiver<Command>>,
     demand: Demand,
@@ -275,12 +284,21 @@ impl Place {
         let Some(commands) = self.commands.take() else { return id };
         self.worker.resources.metrics.sessions_total.inc();
         tracing::info!(session = %id, "session opened");
-        self.worker.welcome(&attachment, &self.worker.key.resume_token(id.clone()));
+        let allowed = self.terms.tasks.unwrap_or(TaskList::ALL);
+        self.worker.welcome(&attachment, &self.worker.key.resume_token(id.clone()), allowed);
         tokio::spawn(async move {
             // However the session ends, a fault of ours included, its place becomes free.
             let place = self;
             let resources = place.worker.resources.clone();
-            session::run(place.id.clone(), resources, attachment, commands, place.demand.clone()).await;
+            session::run(
+                place.id.clone(),
+                resources,
+                place.terms.clone(),
+                attachment,
+                commands,
+                place.demand.clone(),
+            )
+            .await;
         });
         id
     }

@@ -6,6 +6,7 @@
 //! report, and what it keeps from one picture to the next are buffers.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -87,13 +88,18 @@ impl ModelSet {
 
     /// The word for a class of what finds things of `kind`; empty where the model has none.
     pub fn label(&self, kind: Kind, class: u16) -> String {
+        self.read_label(kind, class, str::to_owned)
+    }
+
+    /// As [`ModelSet::label`], lent to `read`.
+    pub fn read_label<R>(&self, kind: Kind, class: u16, read: impl FnOnce(&str) -> R) -> R {
         let task = match kind {
             Kind::Face => Task::Faces,
             Kind::Object => Task::Objects,
         };
         let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
         let labels = models.get(&task).map(|model| model.manifest.labels.as_slice()).unwrap_or_default();
-        labels.get(usize::from(class)).cloned().unwrap_or_default()
+        read(labels.get(usize::from(class)).map(String::as_str).unwrap_or_default())
     }
 
     /// Every model in use, by task.
@@ -208,13 +214,15 @@ pub struct Recogniser {
     handle: Handle,
     models: ModelSet,
     asker: u64,
+    /// Whether it has queued for a turn before.
+    has_asked: Arc<AtomicBool>,
     spares: Arc<Spares>,
 }
 
 impl Recogniser {
     /// `asker` is the session's or job's number, by which the service takes turns.
     pub fn new(handle: Handle, models: ModelSet, asker: u64) -> Self {
-        Self { handle, models, asker, spares: Arc::default() }
+        Self { handle, models, asker, has_asked: Arc::default(), spares: Arc::default() }
     }
 
     /// The models that it asks.
@@ -224,7 +232,8 @@ impl Recogniser {
 
     /// Queues for the asker's next turn to begin a picture; the calling thread is unparked when it comes.
     pub fn ask_turn(&self) -> Turn {
-        self.handle.ask_turn(self.asker)
+        let is_first = !self.has_asked.swap(true, Ordering::Relaxed);
+        self.handle.ask_turn(self.asker, is_first)
     }
 
     /// A turn for a second picture beside the one under way, where that keeps nobody waiting.

@@ -70,7 +70,8 @@ export class FarEnd {
       socket.onMessage((data) => {
         const message = JSON.parse(String(data));
         end.received.push(message);
-        end.#peer.evaluate(([index, said]) => window.hear(index, said), [n, message]);
+        // What is said while the browser closes is heard by nobody.
+        end.#peer.evaluate(([index, said]) => window.hear(index, said), [n, message]).catch(() => {});
       });
     });
     return end;

@@ -81,6 +81,8 @@ class Program:
             self.variables[role] = set(re.findall(r"\[env: (VIGIE_[A-Z0-9_]+)=?", help_text))
         metrics = (ROOT / "src/telemetry/metrics.rs").read_text()
         self.metrics = set(re.findall(r'"(vigie_[a-z0-9_]+)"', metrics))
+        queue = "".join(file.read_text() for file in (ROOT / "src/jobs/queue").rglob("*.rs"))
+        self.queue_names = set(re.findall(r'"([A-Za-z_.]+)"', queue))
         self.turn_variables = set(re.findall(r"VIGIE_TURN_[A-Z_]+", (ROOT / "turn/start").read_text()))
         sources = [*(ROOT / "src/signalling").glob("*.rs"), *(ROOT / "src/live").glob("*.rs")]
         self.routes = {route for file in sources for route in re.findall(r'\.route\("([^"]+)"', file.read_text())}
@@ -174,7 +176,7 @@ def check_container(place, container, spec, named, program):
         check(grace > drain, place, f"is killed after {grace} s, but drains for {drain} s")
 
 
-def check_selectors(where, documents):
+def check_selectors(where, documents, program):
     pods = [pod_spec(document) for document in documents if pod_spec(document)]
     labels = [pod["metadata"]["labels"] for pod in pods]
     for document in documents:
@@ -208,6 +210,11 @@ def check_selectors(where, documents):
             scaled = [other for other in documents if other["kind"] == "Deployment" and other["metadata"]["name"] == target]
             check(scaled, place, f"scales {target}, which is not there")
             check(all("replicas" not in other["spec"] for other in scaled), place, f"fights with the replicas of {target}")
+            for trigger in spec.get("triggers", []):
+                if trigger["type"] == "nats-jetstream":
+                    for key in ("stream", "consumer"):
+                        name = trigger["metadata"][key]
+                        check(name in program.queue_names, place, f"the queue has no {key} {name}")
 
 
 # Who may speak to whom (ARCHITECTURE.md, "Deployment"): from, to, port, protocol.
@@ -261,9 +268,6 @@ def check_metrics(where, documents, program):
     text = json.dumps([d for d in documents if d["kind"] in FOREIGN | {"HorizontalPodAutoscaler", "ConfigMap"}])
     expressions = re.findall(r"\b((?:vigie|process|kube)_[a-z0-9_]+)\s*(?=[{\[)(\\\"' ])", text)
     for name in sorted(set(expressions)):
-        # Names of NATS streams and alike look the same and are checked where they are made.
-        if name in {"vigie_jobs", "vigie_workers"} and name not in program.metrics:
-            continue
         check(program.knows_metric(name), where, f"vigie exports no {name}")
 
 
@@ -299,7 +303,7 @@ def main():
             check(documents, where, "renders to nothing")
             check_schema(where, documents)
             check_pods(where, documents, program)
-            check_selectors(where, documents)
+            check_selectors(where, documents, program)
             check_flows(where, documents)
             check_metrics(where, documents, program)
             if folder.name == "minikube":

@@ -1,6 +1,8 @@
-//! `vigie bench`: measures this machine against its own limits, with real WebRTC on loopback.
+//! `vigie bench`: measures this machine against its own limits, with real WebRTC, files and requests.
 
 mod bare;
+mod files;
+mod limits;
 mod live;
 mod machine;
 mod service;
@@ -20,6 +22,10 @@ pub struct BenchArgs {
 enum BenchCommand {
     /// One live session against bare inference: rates, latency, overload, joining, memory.
     Live(LiveArgs),
+    /// What this machine can do at the most: decoding, drawing and encoding, and the models, in bare loops.
+    Limits(limits::LimitsArgs),
+    /// Video files against FFmpeg and bare inference, their memory, and /predict.
+    Files(files::FilesArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -49,6 +55,8 @@ pub struct LiveArgs {
 pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match args.command {
+        BenchCommand::Limits(args) => limits::run(&args),
         BenchCommand::Live(args) => runtime.block_on(live::run(&args)),
+        BenchCommand::Files(args) => runtime.block_on(files::run(args)),
     }
 }
