@@ -7,7 +7,7 @@
 use std::ffi::{CStr, c_int};
 use std::path::Path;
 use std::ptr::{self, NonNull};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use ffmpeg_sys_next as ffi;
@@ -20,12 +20,20 @@ use super::encoder::Dictionary;
 use super::fit::Fitter;
 use super::picture::Frame;
 use super::rotate::Turn;
-use super::{CodecError, FfmpegError, MAX_PIXELS, log};
+use super::{CodecError, FfmpegError, MAX_PIXELS, log, samples};
 use crate::frame::{I420Buffer, Picture};
 
 /// Ticks of the media clock a second.
 pub(super) const CLOCK: ffi::AVRational = ffi::AVRational { num: 1, den: 90_000 };
 const MICROSECONDS: ffi::AVRational = ffi::AVRational { num: 1, den: 1_000_000 };
+
+/// Bytes of one piece of memory that FFmpeg may take: an index of three million frames, or a raw picture of
+/// [`MAX_PIXELS`] in its deepest format. Tables are as long as a file says, not as it is.
+const MAX_ALLOCATION: usize = 80 << 20;
+/// Samples that fit into an index of that size.
+const MAX_INDEXED: u32 = (MAX_ALLOCATION / size_of::<ffi::AVIndexEntry>()) as u32;
+/// Streams of a file, each with tables of its own: films with many languages have some forty.
+const MAX_STREAMS: &CStr = c"64";
 
 /// A file that ends this much before its declared end was cut off.
 const SHORTFALL: Duration = Duration::from_millis(500);
@@ -171,7 +179,11 @@ impl VideoFile {
         usual_turn: Turn,
     ) -> Result<Self, FileError> {
         log::install();
+        limit_memory();
         let name = demuxer(&first_bytes(path)?).ok_or(FileError::UnsupportedType)?;
+        if name == c"mov" && !samples::are_possible(path, MAX_INDEXED).map_err(FileError::Read)? {
+            return Err(FileError::Headers(FfmpegError(ffi::AVERROR_INVALIDDATA)));
+        }
         let headers = |source| match name == c"mov" && boxes_are_cut_off(path) {
             true => FileError::Truncated,
             false => FileError::Headers(source),
@@ -227,6 +239,10 @@ impl VideoFile {
         let size = (width.max(0) as usize, height.max(0) as usize);
         if size.0 * size.1 > max_pixels {
             return Err(CodecError::TooLarge { size: Some(size), max_pixels }.into());
+        }
+        // Neither the headers nor the first frames tell a size, or none that FFmpeg takes.
+        if size.0 == 0 || size.1 == 0 {
+            return Err(headers(FfmpegError(ffi::AVERROR_INVALIDDATA)));
         }
         let turn = match Turn::of_stream(stream) {
             Turn::None => usual_turn,
@@ -452,6 +468,12 @@ fn ticks_to_duration(ticks: i64) -> Duration {
     Duration::from_secs_f64(ticks.max(0) as f64 / f64::from(CLOCK.den))
 }
 
+fn limit_memory() {
+    static LIMITED: Once = Once::new();
+    // SAFETY: the call stores one number, for the whole process.
+    LIMITED.call_once(|| unsafe { ffi::av_max_alloc(MAX_ALLOCATION) });
+}
+
 fn open_input(
     path: &Path,
     name: &'static CStr,
@@ -460,6 +482,7 @@ fn open_input(
     let url = file_url(path).map_err(FileError::Read)?;
     let mut options = Dictionary::default();
     options.set(c"protocol_whitelist", c"file");
+    options.set(c"max_streams", MAX_STREAMS);
     options.set(c"format_whitelist", if name == c"mov" { c"mov,mp4,m4a,3gp,3g2,mj2" } else { name });
     if name == c"matroska" {
         options.set(c"format_whitelist", c"matroska,webm");

@@ -15,6 +15,7 @@ mod log;
 mod mux;
 mod picture;
 mod rotate;
+mod samples;
 mod still;
 
 use ffmpeg_sys_next as ffi;

@@ -231,7 +231,7 @@ impl VideoWriter {
             ffi::av_packet_rescale_ts(packet, clock, (**(*raw).streams.add(1)).time_base);
             ffi::av_interleaved_write_frame(raw, packet)
         };
-        written(code)
+        packet_written(code)
     }
 
     /// Writes what the encoder still holds and the index, and gives the file its name.
@@ -244,7 +244,7 @@ impl VideoWriter {
         // SAFETY: the header was written, so the trailer may be.
         let code = unsafe {
             let code = ffi::av_write_trailer(raw);
-            if code < 0 { code } else { ffi::avio_closep(&mut (*raw).pb) }
+            if code < 0 && code != ffi::AVERROR_INVALIDDATA { code } else { ffi::avio_closep(&mut (*raw).pb) }
         };
         written(code)?;
         let partial = self.output.partial.take().expect("only `finish` takes it");
@@ -275,13 +275,19 @@ impl VideoWriter {
                 ffi::av_packet_rescale_ts(packet, CLOCK, (**(*output).streams).time_base);
                 ffi::av_interleaved_write_frame(output, packet)
             };
-            written(code)?;
+            packet_written(code)?;
         }
     }
 }
 
 fn written(code: c_int) -> Result<(), FileError> {
     FfmpegError::check(code).map(drop).map_err(FileError::Write)
+}
+
+/// As [`written`], but a packet of audio that is damaged is left out: pictures come from our own encoder, and
+/// packets are written when their turn comes, not when they are given.
+fn packet_written(code: c_int) -> Result<(), FileError> {
+    if code == ffi::AVERROR_INVALIDDATA { Ok(()) } else { written(code) }
 }
 
 /// An empty file beside `path` that is removed unless it is kept.

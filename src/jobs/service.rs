@@ -21,6 +21,7 @@ use futures_util::StreamExt;
 use super::id::JobId;
 use super::queue::{Queue, QueueError};
 use super::record::{Job, Options, State, Upload};
+use super::tus;
 use crate::blobs::{BlobError, Blobs, Version};
 use crate::telemetry::metrics::Metrics;
 
@@ -247,6 +248,8 @@ impl Jobs {
             self.blobs.delete(&file.key(job.id)).await?;
         }
         self.release(&job.upload, job.id).await?;
+        // What was announced of an upload in pieces, which has the job's id.
+        self.blobs.delete_all(&tus::folder(job.id)).await?;
         // The record last: as long as it is there, an interrupted deletion is found and ended.
         self.blobs.delete(&record_key(job.id)).await?;
         if forget {

@@ -68,7 +68,7 @@ pub struct Announced {
     pub expires_at: DateTime<Utc>,
 }
 
-fn folder(id: JobId) -> String {
+pub(super) fn folder(id: JobId) -> String {
     format!("tus/{id}")
 }
 

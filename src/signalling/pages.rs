@@ -10,10 +10,11 @@ use super::error::ApiError;
 #[folder = "static/"]
 struct Static;
 
-/// A file of `static/`; `/` is `index.html`.
+/// A file of `static/`; `/` is `index.html`, and pages go by their names without `.html`.
 pub async fn serve(method: Method, uri: Uri, headers: HeaderMap) -> Response {
     let path = match uri.path().trim_start_matches('/') {
         "" => "index.html",
+        "videos" => "videos.html",
         path => path,
     };
     let Some(file) = Static::get(path) else { return ApiError::NotFound.into_response() };

@@ -7,10 +7,12 @@ import { FRENCH_LABELS } from './labels.js';
 /** @typedef {Record<string, string | number>} Values */
 
 // French double punctuation and guillemets stand after or before a no-break space (U+00A0).
-/** @type {Readonly<Record<string, readonly [english: string, french: string]>>} */
-const TEXTS = Object.freeze({
+/** @type {Record<string, readonly [english: string, french: string]>} */
+const TEXTS = {
   page_title: ['vigie · live recognition', 'vigie · reconnaissance en direct'],
-  tagline: ['live recognition', 'reconnaissance en direct'],
+  pages: ['Pages', 'Pages'],
+  page_live: ['Live', 'Direct'],
+  page_videos: ['Videos', 'Vidéos'],
   skip: ['Skip to the controls', 'Aller aux commandes'],
   language: ['Language', 'Langue'],
   theme: ['Colours', 'Couleurs'],
@@ -176,7 +178,7 @@ const TEXTS = Object.freeze({
     'Le serveur est trop chargé pour la vidéo annotée : le calque continue.',
   ],
   server_notice: ['The server says: {detail}', 'Le serveur signale : {detail}'],
-});
+};
 
 /** @type {readonly Language[]} */
 export const LANGUAGES = Object.freeze(['en', 'fr']);
@@ -215,6 +217,11 @@ export function t(key, values = {}) {
   return text.replace(/\{(\w+)\}/g, (whole, name) => String(values[name] ?? whole));
 }
 
+/** Adds the texts of one page. @param {Record<string, readonly [english: string, french: string]>} texts */
+export function addTexts(texts) {
+  Object.assign(TEXTS, texts);
+}
+
 /** Whether there is a text for `key`. @param {string} key */
 export function knows(key) {
   return Object.hasOwn(TEXTS, key);
@@ -249,7 +256,6 @@ export function onLanguageChange(listener) {
 export function setLanguage(next) {
   language = next;
   document.documentElement.lang = next;
-  document.title = t('page_title');
   translate(document);
   for (const listener of listeners) listener();
 }

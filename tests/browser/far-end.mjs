@@ -19,7 +19,8 @@ export async function serveStatic() {
       response.end('{"ice_servers":[],"ttl_seconds":600}');
       return;
     }
-    const file = path.join(STATIC, pathname === '/' ? 'index.html' : path.normalize(pathname));
+    const name = pathname === '/' ? 'index.html' : path.extname(pathname) === '' ? `${pathname}.html` : pathname;
+    const file = path.join(STATIC, path.normalize(name));
     try {
       const body = await readFile(file);
       response.setHeader('content-type', TYPES[path.extname(file)] ?? 'application/octet-stream');

@@ -9,6 +9,7 @@
 //! 3. After [`Peer::close`], tracks and channels return `None`; nothing keeps the peer alive.
 
 mod feedback;
+mod prompt;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -31,14 +32,15 @@ use webrtc::media_stream::track_local::static_rtp::TrackLocalStaticRTP;
 use webrtc::media_stream::track_remote::{TrackRemote, TrackRemoteEvent};
 use webrtc::peer_connection::{
     MediaEngine, PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCConfigurationBuilder,
-    RTCIceCandidateInit, RTCIceGatheringState, RTCPeerConnectionIceEvent, RTCPeerConnectionState, Registry,
-    SettingEngineBuilder, configure_rtcp_reports, configure_simulcast_extension_headers,
-    configure_twcc_receiver_only,
+    RTCIceCandidateInit, RTCIceConnectionState, RTCIceGatheringState, RTCPeerConnectionIceEvent,
+    RTCPeerConnectionState, Registry, SettingEngineBuilder, configure_rtcp_reports,
+    configure_simulcast_extension_headers, configure_twcc_receiver_only,
 };
 use webrtc::rtp_transceiver::RtpSender;
 
 pub use feedback::Feedback;
 use feedback::FeedbackTap;
+use prompt::{Prompt, PromptRuntime};
 
 use crate::cluster::protocol::Candidate;
 use crate::frame::Codec;
@@ -130,10 +132,12 @@ impl Peer {
 
         let (events_sender, events) = mpsc::channel(EVENT_CAPACITY);
         let codecs = Arc::new(Mutex::new(HashMap::new()));
+        let prompt = Prompt::default();
         let handler = Handler {
             events: events_sender,
             codecs: Arc::clone(&codecs),
             feedback: feedback.clone(),
+            prompt: prompt.clone(),
             has_track: AtomicBool::new(false),
         };
         let connection = PeerConnectionBuilder::new()
@@ -142,6 +146,7 @@ impl Peer {
             .with_media_engine(media)
             .with_interceptor_registry(registry)
             .with_handler(Arc::new(handler))
+            .with_runtime(Arc::new(PromptRuntime(prompt)))
             .with_udp_addrs(config.addresses.clone())
             // Results are small and dropped when the browser is slow; nothing may pile up here.
             .with_data_channel_send_buffer_limit(256 * 1024)
@@ -240,6 +245,7 @@ struct Handler {
     events: mpsc::Sender<PeerEvent>,
     codecs: Arc<Mutex<HashMap<u8, Codec>>>,
     feedback: Feedback,
+    prompt: Prompt,
     has_track: AtomicBool,
 }
 
@@ -273,6 +279,12 @@ impl PeerConnectionEventHandler for Handler {
                 sdp_m_line_index: Some(0),
                 username_fragment: None,
             }));
+        }
+    }
+
+    async fn on_ice_connection_state_change(&self, state: RTCIceConnectionState) {
+        if state == RTCIceConnectionState::Connected {
+            self.prompt.ice_connected();
         }
     }
 
