@@ -78,6 +78,8 @@ const PURE: &[&str] = &[
     "cluster/placement.rs",
     "container.rs",
     "inference/batcher.rs",
+    "inference/rows.rs",
+    "inference/turns.rs",
     "live/governor.rs",
     "live/headroom.rs",
     "live/sdp.rs",

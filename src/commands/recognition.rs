@@ -67,6 +67,9 @@ impl Recognition {
                 _ => 1,
             };
             service.install(id, engines, max_batch)?;
+            if on_gpu {
+                service.set_pictures_under_way(service.lanes() * GPU_BATCH + 1);
+            }
             in_use.replace(Model { id, manifest: Arc::new(manifest) });
         }
         tracing::info!(lanes = service.lanes(), threads = args.lane_threads, "models loaded");

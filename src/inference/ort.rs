@@ -169,7 +169,6 @@ pub struct OrtEngine {
     session: Session,
     /// For error texts: the file's path.
     model: String,
-    input: String,
     device_used: DeviceUsed,
 }
 
@@ -199,12 +198,11 @@ impl OrtEngine {
                 (open(runtime, path, &[], threads).map_err(|error| refuse(error.to_string()))?, Device::Cpu)
             }
         };
-        let [input] = session.inputs() else {
+        if session.inputs().len() != 1 {
             return Err(refuse(format!("the graph has {} inputs, one is expected", session.inputs().len())));
-        };
-        let input = input.name().to_owned();
+        }
         let model = path.display().to_string();
-        Ok(Self { session, model, input, device_used: DeviceUsed { device, fallback } })
+        Ok(Self { session, model, device_used: DeviceUsed { device, fallback } })
     }
 
     /// Where it runs, and why not where it was asked to.
@@ -223,6 +221,12 @@ impl OrtEngine {
 
 impl Engine for OrtEngine {
     fn run(&mut self, input: &Tensor) -> Result<Outputs, EngineError> {
+        let mut outputs = Outputs::default();
+        self.run_into(input, &mut outputs)?;
+        Ok(outputs)
+    }
+
+    fn run_into(&mut self, input: &Tensor, outputs: &mut Outputs) -> Result<(), EngineError> {
         let model = &self.model;
         let refuse = |reason: String| EngineError::Run { model: model.clone(), reason };
         let failed = |error: ort::Error| refuse(error.to_string());
@@ -238,12 +242,15 @@ impl Engine for OrtEngine {
                 TensorRef::from_array_view((shape, data.as_slice())).map_err(failed)?.into()
             }
         };
-        let outputs = self.session.run(vec![(self.input.as_str(), value)]).map_err(failed)?;
-        let read = |(name, value): (&str, ort::value::ValueRef<'_>)| {
-            let tensor = read_tensor(&value).map_err(|reason| refuse(format!("output {name}: {reason}")))?;
-            Ok((name.to_owned(), tensor))
-        };
-        outputs.iter().map(read).collect::<Result<_, _>>().map(Outputs)
+        let values = self.session.run([value]).map_err(failed)?;
+        outputs.0.resize_with(values.len(), Default::default);
+        for ((name, value), (known, tensor)) in values.iter().zip(&mut outputs.0) {
+            read_tensor(&value, tensor).map_err(|reason| refuse(format!("output {name}: {reason}")))?;
+            if known != name {
+                *known = name.to_owned();
+            }
+        }
+        Ok(())
     }
 }
 
@@ -272,24 +279,31 @@ fn port(outlet: &Outlet) -> Port {
     }
 }
 
-fn read_tensor(value: &DynValue) -> Result<Tensor, String> {
+/// Copies `value` into `tensor`, whose buffers are used again where they are of its type.
+fn read_tensor(value: &DynValue, tensor: &mut Tensor) -> Result<(), String> {
     let element = value.dtype().tensor_type().ok_or("is not a tensor")?;
     macro_rules! read {
-        ($type:ty, $convert:expr) => {{
+        ($type:ty, $variant:ident, $convert:expr) => {{
             let (shape, data) = value.try_extract_tensor::<$type>().map_err(|error| error.to_string())?;
-            (shape.iter().map(|&side| side as usize).collect(), $convert(data))
+            let mut buffer = match std::mem::take(&mut tensor.data) {
+                TensorData::$variant(buffer) => buffer,
+                _ => Vec::new(),
+            };
+            buffer.clear();
+            buffer.extend(data.iter().map($convert));
+            tensor.data = TensorData::$variant(buffer);
+            tensor.shape.clear();
+            tensor.shape.extend(shape.iter().map(|&side| side as usize));
         }};
     }
-    let (shape, data): (Vec<usize>, TensorData) = match element {
-        TensorElementType::Float32 => read!(f32, |data: &[f32]| TensorData::F32(data.to_vec())),
-        TensorElementType::Uint8 => read!(u8, |data: &[u8]| TensorData::U8(data.to_vec())),
-        TensorElementType::Int64 => read!(i64, |data: &[i64]| TensorData::I64(data.to_vec())),
-        TensorElementType::Int32 => {
-            read!(i32, |data: &[i32]| TensorData::I64(data.iter().map(|&v| i64::from(v)).collect()))
-        }
+    match element {
+        TensorElementType::Float32 => read!(f32, F32, |&value| value),
+        TensorElementType::Uint8 => read!(u8, U8, |&value| value),
+        TensorElementType::Int64 => read!(i64, I64, |&value| value),
+        TensorElementType::Int32 => read!(i32, I64, |&value| i64::from(value)),
         other => return Err(format!("has elements of type {other}, which no head reads")),
-    };
-    Ok(Tensor { shape, data })
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -14,8 +14,9 @@ use crate::codec::{CodecError, Decoder, Encoder, EncoderConfig, MAX_PIXELS, Spee
 use crate::frame::{BBox, Codec, EncodedFrame, I420Buffer, Picture};
 use crate::imgproc;
 use crate::mailbox::Latest;
-use crate::pipeline::draw::{DrawnTrack, colour_of, draw, label_of};
+use crate::pipeline::draw::{DrawnTrack, Plates, colour_of, draw_with, write_label};
 use crate::pipeline::recognise::ModelSet;
+use crate::pipeline::report::Attributes;
 use crate::pipeline::track::Tracks;
 use crate::rtp::Unwrapper;
 use crate::telemetry::metrics::{Metrics, Stage};
@@ -100,6 +101,9 @@ struct Annotator {
     metrics: Arc<Metrics>,
     encoder: Option<(usize, usize, Encoder)>,
     canvas: I420Buffer,
+    /// Of the last picture; their buffers are used again.
+    drawn: Vec<DrawnTrack>,
+    plates: Plates,
     governor: Governor,
     bitrate: Bitrate,
     shown: u64,
@@ -116,6 +120,8 @@ impl Annotator {
             metrics: Arc::clone(&media.metrics),
             encoder: None,
             canvas: I420Buffer::black(2, 2),
+            drawn: Vec::new(),
+            plates: Plates::default(),
             governor: Governor::default(),
             bitrate: Bitrate::default(),
             shown: 0,
@@ -153,15 +159,23 @@ impl Annotator {
         }
         let tracks = self.tracks.borrow().clone();
         let factor = 1.0 / scale as f32;
-        let drawn = tracks.at(at).map(|(track, bbox)| {
-            let label = self.models.label(track.kind, track.class);
-            DrawnTrack {
-                bbox: BBox { x: bbox.x * factor, y: bbox.y * factor, w: bbox.w * factor, h: bbox.h * factor },
-                label: label_of(&track.report(&label, at, picture.width, picture.height)),
-                colour: colour_of(track.kind, track.class),
+        let mut count = 0;
+        for (track, bbox) in tracks.at(at) {
+            if count == self.drawn.len() {
+                self.drawn.push(DrawnTrack::default());
             }
-        });
-        draw(&mut self.canvas, &drawn.collect::<Vec<_>>());
+            let drawn = &mut self.drawn[count];
+            drawn.bbox =
+                BBox { x: bbox.x * factor, y: bbox.y * factor, w: bbox.w * factor, h: bbox.h * factor };
+            drawn.colour = colour_of(track.kind, track.class);
+            drawn.label.clear();
+            let attributes = Attributes { apparent_gender: track.gender };
+            self.models.read_label(track.kind, track.class, |label| {
+                write_label(&mut drawn.label, track.id, label, track.score, &attributes);
+            });
+            count += 1;
+        }
+        draw_with(&mut self.plates, &mut self.canvas, &self.drawn[..count]);
         self.metrics.observe(Stage::Draw, began.elapsed());
     }
 

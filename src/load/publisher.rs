@@ -215,8 +215,8 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(3);
 /// Notices that are kept.
 const MAX_NOTICES: usize = 100;
 
-/// Sent frames that are remembered to be matched with what comes back: ten seconds of them.
-const REMEMBERED_FRAMES: usize = 300;
+/// Sent frames that are remembered to be matched with what comes back, however late a service is: a minute of them.
+const REMEMBERED_FRAMES: usize = 1800;
 
 impl Publisher {
     /// Opens the session's signalling; nothing is offered yet.

@@ -79,12 +79,21 @@ pub fn plan(input: &Input, width: usize, height: usize) -> Result<Plan, PrepareE
 /// # Errors
 /// See [`plan`]; [`PrepareError::Pixels`] when the picture's planes do not fit its size.
 pub fn prepare(picture: &Picture, input: &Input) -> Result<Prepared, PrepareError> {
+    prepare_in(Tensor::default(), picture, input)
+}
+
+/// As [`prepare`], in the buffers of a tensor that is no longer needed.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_in(used: Tensor, picture: &Picture, input: &Input) -> Result<Prepared, PrepareError> {
     let InputFormat::RgbU8Nhwc = input.format;
     let plan = plan(input, picture.width, picture.height)?;
     let (width, height) = plan.canvas;
-    let mut rgb = vec![0; width * height * 3];
-    imgproc::letterbox(picture, plan.canvas, plan.content, plan.fill, &mut rgb)?;
-    Ok(Prepared { tensor: Tensor::u8(&[1, height, width, 3], rgb), placement: plan.placement })
+    let mut tensor = used;
+    let rgb = tensor.make_u8(&[1, height, width, 3]);
+    imgproc::letterbox(picture, plan.canvas, plan.content, plan.fill, rgb)?;
+    Ok(Prepared { tensor, placement: plan.placement })
 }
 
 /// Cuts faces out of a picture for a model that reads face crops: `uint8 [faces, size, size, 3]`, RGB.
@@ -92,17 +101,30 @@ pub fn prepare(picture: &Picture, input: &Input) -> Result<Prepared, PrepareErro
 /// # Errors
 /// As [`prepare`]; also [`PrepareError::Fit`] when the model reads whole pictures.
 pub fn prepare_faces(picture: &Picture, input: &Input, faces: &[&Detection]) -> Result<Tensor, PrepareError> {
+    prepare_faces_in(Tensor::default(), picture, input, faces)
+}
+
+/// As [`prepare_faces`], in the buffers of a tensor that is no longer needed.
+///
+/// # Errors
+/// As [`prepare_faces`].
+pub fn prepare_faces_in(
+    used: Tensor,
+    picture: &Picture,
+    input: &Input,
+    faces: &[&Detection],
+) -> Result<Tensor, PrepareError> {
     let InputFormat::RgbU8Nhwc = input.format;
     let size = checked_size(input)?;
     let Fit::FaceCrop { scale_percent } = input.fit else {
         return Err(PrepareError::Fit { reads: "whole pictures", given: "face crops" });
     };
-    let bytes = size * size * 3;
-    let mut rgb = vec![0; bytes * faces.len()];
-    for (face, crop) in faces.iter().zip(rgb.chunks_exact_mut(bytes)) {
+    let mut tensor = used;
+    let crops = tensor.make_u8(&[faces.len(), size, size, 3]).chunks_exact_mut(size * size * 3);
+    for (face, crop) in faces.iter().zip(crops) {
         imgproc::crop_square(picture, &face_square(face, scale_percent), size, crop)?;
     }
-    Ok(Tensor::u8(&[faces.len(), size, size, 3], rgb))
+    Ok(tensor)
 }
 
 /// The square around a face that a classifier is shown: `scale_percent` of the box's longer side, about

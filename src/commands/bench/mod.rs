@@ -3,6 +3,7 @@
 mod bare;
 mod cluster;
 mod files;
+mod limits;
 mod live;
 pub(crate) mod machine;
 mod service;
@@ -22,6 +23,8 @@ pub struct BenchArgs {
 enum BenchCommand {
     /// One live session against bare inference: rates, latency, overload, joining, memory.
     Live(LiveArgs),
+    /// What this machine can do at the most: decoding, drawing and encoding, and the models, in bare loops.
+    Limits(limits::LimitsArgs),
     /// What a front adds to signalling, and what many present sessions add to a join.
     Cluster(ClusterBenchArgs),
     /// Video files against FFmpeg and bare inference, their memory, and /predict.
@@ -73,6 +76,7 @@ pub struct ClusterBenchArgs {
 pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match args.command {
+        BenchCommand::Limits(args) => limits::run(&args),
         BenchCommand::Live(args) => runtime.block_on(live::run(&args)),
         BenchCommand::Cluster(args) => runtime.block_on(cluster::run(&args)),
         BenchCommand::Files(args) => runtime.block_on(files::run(args)),

@@ -1,5 +1,6 @@
 //! A vigie of its own for a measurement: a child process that ends with it.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,6 +10,10 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 
 use crate::cli::InferenceArgs;
+
+/// Beginnings of the threads' names, as the kernel has them.
+const THREADS: [(&str, &str); 4] =
+    [("vigie-media", "media"), ("vigie-recogniti", "recognition"), ("lane-", "lanes"), ("tokio-", "tokio")];
 
 /// A running `vigie serve` on a free port.
 pub struct Service {
@@ -50,6 +55,24 @@ impl Service {
         let ticks: f64 =
             fields.split_whitespace().skip(11).take(2).filter_map(|f| f.parse::<f64>().ok()).sum();
         Ok(ticks / 100.0)
+    }
+
+    /// Seconds of processor time by what the threads do, from those that are there.
+    pub fn cpu_by_thread(&self) -> anyhow::Result<BTreeMap<&'static str, f64>> {
+        let mut seconds = BTreeMap::new();
+        for thread in std::fs::read_dir(format!("/proc/{}/task", self.pid()?))?.flatten() {
+            // It may have ended meanwhile.
+            let Ok(stat) = std::fs::read_to_string(thread.path().join("stat")) else { continue };
+            let Some((name, fields)) = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')'))
+            else {
+                continue;
+            };
+            let known = THREADS.iter().find(|(beginning, _)| name.starts_with(beginning));
+            let ticks = fields.split_whitespace().skip(11).take(2).filter_map(|f| f.parse::<f64>().ok());
+            *seconds.entry(known.map_or("others", |(_, what)| what)).or_default() +=
+                ticks.sum::<f64>() / 100.0;
+        }
+        Ok(seconds)
     }
 
     /// Resident memory in KiB.

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::cli::AccessArgs;
-use crate::commands::bench::machine;
+use crate::commands::bench::machine::{self, cpu_seconds};
 use crate::load::clip::Clip;
 use crate::load::poster::{BUILT_IN_PICTURE, Posts, post};
 use crate::load::publisher::PublisherConfig;
@@ -245,13 +245,4 @@ async fn show(bar: &ProgressBar, tally: &Tally, sessions: usize, began: Instant)
         bar.set_position(began.elapsed().as_secs());
         bar.set_message(text);
     }
-}
-
-/// Seconds of processor time that this process has used.
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // Fields 14 and 15, counted behind the parenthesised name: proc(5).
-    let fields = stat.rsplit_once(')').map(|(_, fields)| fields).unwrap_or_default();
-    let ticks: f64 = fields.split_whitespace().skip(11).take(2).filter_map(|f| f.parse::<f64>().ok()).sum();
-    ticks / 100.0
 }
