@@ -125,7 +125,7 @@ pub enum End {
 }
 
 /// Runs a session to its end; everything that it holds is freed when this returns.
-pub async fn run(resources: Resources, opening: Opening, mut commands: mpsc::Receiver<Command>) -> End {
+pub async fn run(resources: Resources, opening: Opening, commands: &mut mpsc::Receiver<Command>) -> End {
     let id = opening.id.clone();
     let max_seconds = opening.max_seconds;
     let mut session = Session::new(resources, opening);

@@ -66,7 +66,7 @@ impl Viewers {
                 return Err(fault);
             }
         };
-        let (requests, receiver) = mpsc::channel(4);
+        let (requests, mut receiver) = mpsc::channel(4);
         let id = (session, format!("{:032x}", rand::random::<u128>()));
         self.table().insert(id.clone(), requests);
         resources.metrics.viewers_active.inc();
@@ -88,7 +88,8 @@ impl Viewers {
             let metrics = Arc::clone(&viewer.resources.metrics);
             // However the viewer ends, a fault of ours included, its place becomes free.
             let place = Place { viewers: &viewers, id: &id, metrics: &metrics };
-            viewer.run(events, receiver).await;
+            viewer.run(events, &mut receiver).await;
+            // By the closing of its requests others know that the place is free.
             drop(place);
         });
         Ok((name, answer))
@@ -123,7 +124,7 @@ struct Viewer {
 }
 
 impl Viewer {
-    async fn run(mut self, mut events: mpsc::Receiver<PeerEvent>, mut requests: mpsc::Receiver<Request>) {
+    async fn run(mut self, mut events: mpsc::Receiver<PeerEvent>, requests: &mut mpsc::Receiver<Request>) {
         let mut deadline = Some(Instant::now() + SETUP_LIMIT);
         loop {
             tokio::select! {

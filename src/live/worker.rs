@@ -311,7 +311,7 @@ impl Place {
         settings: Settings,
     ) -> (SessionId, mpsc::Sender<Command>) {
         let (id, sender) = (self.id.clone(), self.entry.commands.clone());
-        let Some(commands) = self.commands.take() else { return (id, sender) };
+        let Some(mut commands) = self.commands.take() else { return (id, sender) };
         self.worker.resources.metrics.sessions_total.inc();
         tracing::info!(session = %id, "session opened");
         let Entry { audience, allowed, demand, .. } = self.entry.clone();
@@ -328,7 +328,9 @@ impl Place {
         tokio::spawn(async move {
             // However the session ends, a fault of ours included, its place becomes free.
             let place = self;
-            session::run(place.worker.resources.clone(), opening, commands).await;
+            session::run(place.worker.resources.clone(), opening, &mut commands).await;
+            // By the closing of its commands others know that the place is free.
+            drop(place);
         });
         (id, sender)
     }
