@@ -199,6 +199,9 @@ pub struct WorkerArgs {
     /// Live sessions at a time; more are told to come back.
     #[arg(long, env = "VIGIE_MAX_SESSIONS", default_value_t = 16)]
     pub max_sessions: usize,
+    /// Viewers of one session at a time, by WHEP; more are told to come back.
+    #[arg(long, env = "VIGIE_MAX_VIEWERS", default_value_t = 8)]
+    pub max_viewers: usize,
     /// Codec of the annotated track: the first that the browser takes.
     #[arg(long, env = "VIGIE_ANNOTATED_CODECS", value_enum, value_delimiter = ',', default_values = ["h264", "vp8"])]
     pub annotated_codecs: Vec<AnnotatedCodec>,

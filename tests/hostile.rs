@@ -54,7 +54,7 @@ impl Bait {
     }
 
     /// Nobody came; and had somebody come, it would have been noticed.
-    fn must_be_untouched(self) {
+    fn assert_untouched(self) {
         assert_eq!(self.visits.load(Ordering::SeqCst), 0, "an address in a file was connected to");
         assert_eq!(self.opened.load(Ordering::SeqCst), 0, "a file that another names was opened");
         let address = self.url.strip_prefix("http://").and_then(|rest| rest.split('/').next()).unwrap();
@@ -210,7 +210,7 @@ fn posted_as_pictures_they_get_codes_and_harm_nothing() {
     assert!(open_files(pid) <= files + 2, "files stay open");
     eprintln!("the service took {} MiB at most, growing with {:?}", memory.peak_mib, memory.growth);
     answers.are_as_expected();
-    bait.must_be_untouched();
+    bait.assert_untouched();
 }
 
 /// What `vigie annotate` says of a file it cannot use, as the code that the service would give.
@@ -298,7 +298,7 @@ fn annotated_from_the_terminal_they_are_told_apart_and_leave_nothing() {
     let left = std::fs::read_dir(&scratch).unwrap().map(|entry| entry.unwrap().file_name());
     let left: Vec<_> = left.filter(|name| name != ".ses").collect();
     assert!(left.is_empty(), "left in the scratch folder: {left:?}");
-    bait.must_be_untouched();
+    bait.assert_untouched();
 }
 
 /// Asks the service, and reads the whole answer.
@@ -432,7 +432,7 @@ fn videos_get_codes_and_harm_nothing(send: fn(&Service, &str, &[u8]) -> Sent) {
     };
     let left: Vec<_> = files_below(&store).into_iter().filter(|path| !is_lock(path)).collect();
     assert!(left.is_empty(), "left in the store: {left:?}");
-    bait.must_be_untouched();
+    bait.assert_untouched();
 }
 
 #[test]

@@ -21,6 +21,7 @@ use process::{Process, vigie};
 use turn::{SECRET, TurnServer, await_tcp, certificate, free_address, unix_now};
 
 const CLUSTER_TOKEN: &str = "0123456789abcdef";
+
 fn udp(server: &TurnServer, credential: &Credential) -> Client {
     Client::udp(server.address, credential).unwrap()
 }
@@ -216,8 +217,11 @@ fn one_page_cannot_use_the_relay_up() {
     let (_, holder) = credential.username.split_once(':').unwrap();
     let fresh = Credential::sign(SECRET, holder, unix_now() + 3600);
     assert_ne!(fresh.username, credential.username);
-    let status = allocate(&mut udp(&server, &fresh));
-    assert_eq!(status, 486, "a fresh credential of the same session is the same quota's");
+    assert_eq!(
+        allocate(&mut udp(&server, &fresh)),
+        486,
+        "a fresh credential of the same session is the same quota's"
+    );
     let other = Credential::sign(SECRET, "another-page", unix_now() + 60);
     assert_eq!(allocate(&mut udp(&server, &other)), SUCCESS);
 }

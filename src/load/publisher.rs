@@ -138,6 +138,8 @@ pub struct Network {
 /// What came back.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
+    /// The session's id, once the service has told it.
+    pub session: Option<String>,
     /// When it started, and what the signalling socket took to open.
     pub began: Option<Instant>,
     pub opened: Duration,
@@ -433,7 +435,8 @@ impl Publisher {
         // Messages of a newer service are skipped, as a page does.
         let Ok(message) = serde_json::from_str(text) else { return Ok(()) };
         match message {
-            ServerMessage::Welcome { resume, .. } => {
+            ServerMessage::Welcome { session, resume, .. } => {
+                self.outcome.session = Some(session);
                 if self.resume.is_some() {
                     self.outcome.reattached += 1;
                 }

@@ -90,7 +90,7 @@ async fn start(args: &ClusterBenchArgs) -> anyhow::Result<(Service, Service)> {
         Ok(command)
     };
     let mut worker = command(&["worker", "--control", "127.0.0.1:0", "--media", "127.0.0.1:0"])?;
-    worker.args(["--admit", "count", "--max-sessions", &(args.present + 10).to_string()]);
+    worker.args(["--admit", "count", "--max-sessions", &(args.present * 2 + 10).to_string()]);
     add_inference(&mut worker, &args.inference);
     let worker = Service::run(worker).await?;
     let address = worker.address.to_string();

@@ -22,10 +22,10 @@ pub struct BenchArgs {
 enum BenchCommand {
     /// One live session against bare inference: rates, latency, overload, joining, memory.
     Live(LiveArgs),
-    /// Video files against FFmpeg and bare inference, their memory, and /predict.
-    Files(files::FilesArgs),
     /// What a front adds to signalling, and what many present sessions add to a join.
     Cluster(ClusterBenchArgs),
+    /// Video files against FFmpeg and bare inference, their memory, and /predict.
+    Files(files::FilesArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -74,7 +74,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match args.command {
         BenchCommand::Live(args) => runtime.block_on(live::run(&args)),
-        BenchCommand::Files(args) => runtime.block_on(files::run(args)),
         BenchCommand::Cluster(args) => runtime.block_on(cluster::run(&args)),
+        BenchCommand::Files(args) => runtime.block_on(files::run(args)),
     }
 }

@@ -4,23 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 use hyper::{Method, Response};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio_tungstenite::tungstenite::Message;
 
 use super::finding::Findings;
 use super::{DoctorArgs, explain, relay};
 use crate::load::clip::Clip;
-use crate::load::publisher::{Outcome, PublisherConfig, publish};
+use crate::load::publisher::{Outcome, Publisher, PublisherConfig, Until};
 use crate::load::target::{Target, TargetError};
 use crate::signalling::ice::Credential;
 
 /// A session that has no result by then does not work.
 const SESSION_LIMIT: Duration = Duration::from_secs(30);
-/// How long a first message on a signalling socket may take.
-const WELCOME_LIMIT: Duration = Duration::from_secs(10);
 /// A first result later than this is slow even over a slow network.
 const SLOW: Duration = Duration::from_secs(3);
 
@@ -36,8 +32,8 @@ pub async fn check(url: &str, args: &DoctorArgs, findings: &mut Findings) {
         return;
     }
     readiness(&target, findings).await;
-    let relays = ice_servers(&target, findings).await;
-    session(&target, findings).await;
+    let session = session(&target, findings).await;
+    let relays = ice_servers(&target, session.as_deref(), findings).await;
     relay::check(relays, args, findings).await;
 }
 
@@ -105,18 +101,27 @@ struct ToldServer {
     credential: Option<String>,
 }
 
-/// What the service tells a session of its own: credentials are given to sessions only.
-async fn ice_servers(target: &Target, findings: &mut Findings) -> Vec<Relay> {
-    let told = match tokio::time::timeout(WELCOME_LIMIT, welcome(target)).await {
-        Ok(Ok(told)) => told,
-        Ok(Err(said)) => {
-            findings.fail("ice servers", said, "does it need --token? is it full?");
+/// Asks as a page asks: credentials are for sessions.
+async fn ice_servers(target: &Target, session: Option<&str>, findings: &mut Findings) -> Vec<Relay> {
+    let query = session.map(|session| format!("?session={session}")).unwrap_or_default();
+    let told = match get(target, &format!("/api/ice-servers{query}")).await {
+        Ok(answer) if answer.status().is_success() => serde_json::from_slice::<Told>(answer.body()).ok(),
+        Ok(answer) => {
+            findings.fail(
+                "ice servers",
+                format!("refused with {}", answer.status()),
+                "does it need --token?",
+            );
             return Vec::new();
         }
-        Err(_) => {
-            findings.fail("ice servers", "no welcome on the signalling socket", "look at the front's log");
+        Err(error) => {
+            findings.fail("ice servers", explain(&error), "look at the front's log");
             return Vec::new();
         }
+    };
+    let Some(told) = told else {
+        findings.fail("ice servers", "the answer cannot be read", "is a proxy in between?");
+        return Vec::new();
     };
     let urls: usize = told.ice_servers.iter().map(|server| server.urls.len()).sum();
     findings.ok("ice servers", format!("{urls} URLs"));
@@ -127,17 +132,8 @@ async fn ice_servers(target: &Target, findings: &mut Findings) -> Vec<Relay> {
     relays.collect()
 }
 
-async fn welcome(target: &Target) -> Result<Told, String> {
-    let mut socket = target.socket(None).await.map_err(|error| explain(&error))?;
-    let said = socket.next().await;
-    let _ = socket.close(None).await;
-    let Some(Ok(Message::Text(text))) = said else {
-        return Err("the signalling socket closed without a word".into());
-    };
-    serde_json::from_str(&text).map_err(|_| text.chars().take(200).collect())
-}
-
-async fn session(target: &Target, findings: &mut Findings) {
+/// Holds a session until its first report; its id, if it got one.
+async fn session(target: &Target, findings: &mut Findings) -> Option<String> {
     let config = PublisherConfig {
         server: target.clone(),
         clip: Arc::new(Clip::built_in_small()),
@@ -148,10 +144,20 @@ async fn session(target: &Target, findings: &mut Findings) {
     };
     let advice = "pages on this network would fail as well: open the workers' UDP ports, or give pages a relay \
                   (--turn-url). This check speaks to workers directly only";
-    match publish(config).await {
-        Ok(outcome) => note_session(&outcome, findings, advice),
+    let mut publisher = match Publisher::open(config).await {
+        Ok(publisher) => publisher,
+        Err(error) => {
+            findings.fail("session", explain(&error), "is a token needed (--token), or the service full?");
+            return None;
+        }
+    };
+    let stopped = publisher.run(Until::FirstReport).await;
+    publisher.leave().await;
+    match stopped {
+        Ok(_) => note_session(&publisher.outcome, findings, advice),
         Err(error) => findings.fail("session", explain(&error), advice),
     }
+    publisher.outcome.session
 }
 
 fn note_session(outcome: &Outcome, findings: &mut Findings, advice: &str) {

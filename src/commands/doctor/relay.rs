@@ -58,7 +58,7 @@ struct Server {
     url: String,
     at: TurnUrl,
     address: SocketAddr,
-    tls: Option<std::sync::Arc<tokio_rustls::rustls::ClientConfig>>,
+    tls: Option<std::sync::Arc<tls::ClientConfig>>,
 }
 
 async fn find(url: &str, args: &DoctorArgs) -> Result<Server, String> {
