@@ -9,8 +9,11 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    annotate::AnnotateArgs, bench::BenchArgs, guard::GuardArgs, models::ModelsArgs, token::TokenArgs,
+    annotate::AnnotateArgs, bench::BenchArgs, doctor::DoctorArgs, guard::GuardArgs, load::LoadArgs,
+    models::ModelsArgs, token::TokenArgs,
 };
+use crate::load::target::Target;
+use crate::load::tls::{self, Trust};
 use crate::telemetry::logging::LogFormat;
 
 /// Real-time recognition over WebRTC: faces, apparent gender and everyday objects, live in a browser.
@@ -39,6 +42,10 @@ pub enum Command {
     Models(ModelsArgs),
     /// Measure this machine with real WebRTC sessions.
     Bench(BenchArgs),
+    /// Visit a running service with many synthetic browsers, and report how it does.
+    Load(Box<LoadArgs>),
+    /// Check this machine, and a deployment: what works, what does not, and what to do about it.
+    Doctor(Box<DoctorArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -192,6 +199,9 @@ pub struct WorkerArgs {
     /// Live sessions at a time; more are told to come back.
     #[arg(long, env = "VIGIE_MAX_SESSIONS", default_value_t = 16)]
     pub max_sessions: usize,
+    /// Viewers of one session at a time, by WHEP; more are told to come back.
+    #[arg(long, env = "VIGIE_MAX_VIEWERS", default_value_t = 8)]
+    pub max_viewers: usize,
     /// Codec of the annotated track: the first that the browser takes.
     #[arg(long, env = "VIGIE_ANNOTATED_CODECS", value_enum, value_delimiter = ',', default_values = ["h264", "vp8"])]
     pub annotated_codecs: Vec<AnnotatedCodec>,
@@ -224,6 +234,37 @@ fn parse_rate(text: &str) -> Result<f32, &'static str> {
 pub enum AnnotatedCodec {
     H264,
     Vp8,
+}
+
+/// How a client gets into a running service.
+#[derive(Clone, Debug, Args)]
+pub struct AccessArgs {
+    /// A bearer token, where the service wants one.
+    #[arg(long, env = "VIGIE_TOKEN", hide_env_values = true)]
+    pub token: Option<Secret>,
+    /// PEM file of a certificate to trust besides the system's, such as a service's self-signed one.
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Take any certificate: whoever answers is believed.
+    #[arg(long, conflicts_with = "ca")]
+    pub insecure: bool,
+}
+
+impl AccessArgs {
+    /// Whose certificates are taken.
+    pub fn trust(&self) -> Trust<'_> {
+        match &self.ca {
+            _ if self.insecure => Trust::Anybody,
+            Some(file) => Trust::File(file),
+            None => Trust::System,
+        }
+    }
+
+    /// The service at `url`.
+    pub async fn target(&self, url: &str) -> anyhow::Result<Target> {
+        let token = self.token.as_ref().map(|token| token.0.as_str());
+        Target::find(url, token, || tls::client(self.trust())).await
+    }
 }
 
 #[derive(Clone, Debug, Args)]

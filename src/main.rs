@@ -18,6 +18,8 @@ fn main() -> ExitCode {
         Command::Annotate(args) => commands::annotate::run(&args),
         Command::Models(args) => commands::models::run(args),
         Command::Bench(args) => commands::bench::run(args),
+        Command::Load(args) => commands::load::run(&args),
+        Command::Doctor(args) => commands::doctor::run(&args),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -69,8 +69,8 @@ const NAMED_IN: &[(&str, &[&str])] = &[
     ("async_nats::", &["jobs/queue/nats"]),
     ("object_store::", &["blobs/"]),
     ("jsonwebtoken::", &["signalling/auth.rs"]),
-    ("tokio_rustls::", &["signalling/tls.rs", "signalling/server.rs"]),
-    ("axum", &["signalling/", "live/control.rs", "files/control.rs", "commands/"]),
+    ("tokio_rustls::", &["signalling/tls.rs", "signalling/server.rs", "load/"]),
+    ("axum", &["signalling/", "live/control.rs", "live/whip.rs", "files/control.rs", "commands/"]),
 ];
 
 /// Modules that do no I/O, spawn nothing and are given the time.
@@ -80,6 +80,7 @@ const PURE: &[&str] = &[
     "inference/batcher.rs",
     "live/governor.rs",
     "live/headroom.rs",
+    "live/sdp.rs",
     "live/settings.rs",
     "models/heads/",
     "pipeline/track/",

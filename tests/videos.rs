@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use common::process::{Reply, Service, read_reply, request, vigie};
 use serde_json::Value;
 use tempfile::TempDir;
+use vigie::cluster::protocol::{SessionTerms, TaskList};
+use vigie::signalling::auth::{Claims, TokenKey, now_s};
 
 /// Longer than anything takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -329,8 +331,7 @@ fn what_is_no_video_is_refused_at_the_door() {
         assert_eq!(code(&post(address, "", bytes)), (status, expected.clone()), "{what}");
         // Without a length, too.
         let mut stream = TcpStream::connect(address).unwrap();
-        let head =
-            "POST /api/videos HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let head = "POST /api/videos HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
         stream.write_all(head.as_bytes()).unwrap();
         for piece in bytes.chunks(777) {
             stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes()).unwrap();
@@ -366,7 +367,8 @@ fn a_refusal_comes_before_the_rest_of_the_body() {
     let service = store.serve(&[]);
     let ask = |length: u64, start: &[u8]| {
         let mut stream = TcpStream::connect(service.address).unwrap();
-        let head = format!("POST /api/videos HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+        let head =
+            format!("POST /api/videos HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
         stream.write_all(head.as_bytes()).unwrap();
         stream.write_all(start).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
@@ -388,7 +390,7 @@ fn an_upload_that_breaks_off_leaves_nothing() {
         let mut stream = TcpStream::connect(service.address).unwrap();
         let content_type = if form { "multipart/form-data; boundary=b" } else { "video/mp4" };
         let head = format!(
-            "POST /api/videos HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\r\n",
+            "POST /api/videos HTTP/1.1\r\nHost: localhost\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\r\n",
             100 << 20
         );
         stream.write_all(head.as_bytes()).unwrap();
@@ -495,6 +497,42 @@ fn fronts_without_a_queue_say_what_is_missing() {
     let reply = post(front.address, "", b"\0\0\0\x20ftypisom");
     assert_eq!((reply.status, reply.json()["error"]["code"].as_str()), (503, Some("queue_unavailable")));
     assert!(reply.header("retry-after").is_some());
+}
+
+#[test]
+fn who_sends_a_video_needs_a_token_and_who_knows_a_job_none() {
+    let (store, inputs) = (Store::new(), tempfile::tempdir().unwrap());
+    let (session, admin) = ("s".repeat(32), "a".repeat(32));
+    let service = store.serve(&[QUICK, &["--session-secret", &session, "--admin-token", &admin]].concat());
+    let film = film(inputs.path(), "film.mp4", "1");
+    let terms = SessionTerms { tasks: Some(TaskList { faces: true, ..TaskList::NONE }), max_seconds: None };
+    let token = TokenKey::new(&session).unwrap().mint(&Claims::session("alice", now_s(), 600, terms));
+    let bearer = format!("Bearer {token}");
+    let length = film.len().to_string();
+    let tus = [("Tus-Resumable", "1.0.0"), ("Upload-Length", length.as_str())];
+    let may = [("Authorization", bearer.as_str())];
+
+    for (path, headers) in [("/api/videos", &[][..]), ("/api/uploads", &tus[..])] {
+        let refused = request(service.address, "POST", path, headers, &film);
+        assert_eq!((refused.status, refused.json()["error"]["code"].as_str()), (401, Some("token_required")));
+        // A page of a stranger may not even with a token that it came by.
+        let foreign = [&[("Origin", "https://elsewhere.example")], headers, &may[..]].concat();
+        assert_eq!(request(service.address, "POST", path, &foreign, &film).status, 403);
+    }
+    let refused = request(service.address, "POST", "/api/videos?tasks=objects", &may, &film);
+    assert_eq!((refused.status, refused.json()["error"]["code"].as_str()), (403, Some("task_not_allowed")));
+    let announced = request(service.address, "POST", "/api/uploads", &[&tus[..], &may].concat(), &[]);
+    assert_eq!(announced.status, 201, "{}", String::from_utf8_lossy(&announced.body));
+    let made = request(service.address, "POST", "/api/videos?every=5", &may, &film).json();
+    assert_eq!(made["options"]["tasks"], serde_json::json!(["faces"]), "{made}");
+    let id = made["id"].as_str().unwrap();
+    assert_eq!(events(service.address, id).last().unwrap()["state"], "done");
+    assert_eq!(result(service.address, id, "annotated.mp4", &[]).status, 200);
+    let foreign = [("Origin", "https://elsewhere.example")];
+    let delete = |headers: &[(&str, &str)]| {
+        request(service.address, "DELETE", &format!("/api/videos/{id}"), headers, &[]).status
+    };
+    assert_eq!((delete(&foreign), delete(&[])), (403, 204));
 }
 
 /// Debian's nats-server with JetStream, which ends with the test.
@@ -639,7 +677,7 @@ fn pieces_come_when_and_as_they_come() {
     // A connection that breaks off in a piece: what has come is kept.
     let mut stream = TcpStream::connect(service.address).unwrap();
     let head = format!(
-        "PATCH {place} HTTP/1.1\r\nHost: x\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: 100\r\n\
+        "PATCH {place} HTTP/1.1\r\nHost: localhost\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: 100\r\n\
          Content-Type: application/offset+octet-stream\r\nContent-Length: {}\r\n\r\n",
         film.len() - 100
     );

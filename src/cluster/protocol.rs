@@ -45,6 +45,9 @@ pub enum ServerMessage {
         session: String,
         /// Presented as `?resume=` it attaches a new socket to this session.
         resume: String,
+        /// Presented to `/whep/` it shows this session's annotated video.
+        #[serde(default)]
+        watch: String,
         /// Task → `name@version`.
         models: BTreeMap<String, String>,
         /// Task → whether this service can do it.

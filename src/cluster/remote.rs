@@ -161,11 +161,11 @@ impl Remote {
         Ok(body.map_err(|source| self.unreachable(source))?.to_bytes())
     }
 
-    fn unreachable(&self, source: impl Into<Box<dyn Error + Send + Sync>>) -> RemoteError {
+    pub(super) fn unreachable(&self, source: impl Into<Box<dyn Error + Send + Sync>>) -> RemoteError {
         RemoteError::Unreachable { address: self.address, source: source.into() }
     }
 
-    fn refused(&self, status: StatusCode) -> RemoteError {
+    pub(super) fn refused(&self, status: StatusCode) -> RemoteError {
         let address = self.address;
         match status {
             StatusCode::UNAUTHORIZED => RemoteError::WrongToken { address },

@@ -23,6 +23,9 @@ use super::rotate::Turn;
 use super::{CodecError, FfmpegError, MAX_PIXELS, log, samples};
 use crate::frame::{I420Buffer, Picture};
 
+/// Ticks between two pictures at most, an hour's: MP4 has no room for much more.
+const MAX_GAP: i64 = 3600 * CLOCK.den as i64;
+
 /// Ticks of the media clock a second.
 pub(super) const CLOCK: ffi::AVRational = ffi::AVRational { num: 1, den: 90_000 };
 const MICROSECONDS: ffi::AVRational = ffi::AVRational { num: 1, den: 1_000_000 };
@@ -417,8 +420,9 @@ impl VideoFile {
                     - ffi::av_rescale_q(self.start_us, MICROSECONDS, CLOCK)
             },
         };
-        // Two pictures of one time, or times that run backwards, would be no video.
-        let ticks = self.last_ticks.map_or(ticks.max(0), |last| ticks.max(last + 1));
+        // Two pictures of one time, or times that run backwards, would be no video; nor would days between them.
+        let earliest = self.last_ticks.map_or(0, |last| last + 1);
+        let ticks = ticks.clamp(earliest, earliest + MAX_GAP);
         self.last_ticks = Some(ticks);
         // SAFETY: plain arithmetic.
         self.last_shown_ticks = unsafe { ffi::av_rescale_q(shown.max(0), time_base, CLOCK) };

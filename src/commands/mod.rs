@@ -2,7 +2,9 @@
 
 pub mod annotate;
 pub mod bench;
+pub mod doctor;
 pub mod guard;
+pub mod load;
 pub mod models;
 pub mod recognition;
 pub mod serve;

@@ -98,15 +98,20 @@ pub fn cores() -> usize {
 
 /// The runtime of `--ort-library`, or the newest that ./run has fetched.
 pub fn load_runtime(args: &InferenceArgs) -> anyhow::Result<Runtime> {
-    let path = match &args.ort_library {
-        Some(path) => path.clone(),
-        None => newest_library(Path::new(".vigie/onnxruntime")).context(
-            "no ONNX Runtime library in .vigie/onnxruntime: ./run fetches it, or name yours with --ort-library",
-        )?,
-    };
+    let path = find_library(args)?;
     let runtime = Runtime::load(&path)?;
     tracing::debug!(library = %path.display(), build = runtime.build_info(), "ONNX Runtime");
     Ok(runtime)
+}
+
+/// The file that [`load_runtime`] loads; its name ends with its version.
+pub fn find_library(args: &InferenceArgs) -> anyhow::Result<PathBuf> {
+    match &args.ort_library {
+        Some(path) => Ok(path.clone()),
+        None => newest_library(Path::new(".vigie/onnxruntime")).context(
+            "no ONNX Runtime library in .vigie/onnxruntime: ./run fetches it, or name yours with --ort-library",
+        ),
+    }
 }
 
 fn newest_library(folder: &Path) -> Option<PathBuf> {

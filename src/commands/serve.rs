@@ -12,9 +12,9 @@ use crate::cli::ServeArgs;
 use crate::cluster::fleet::Fleet;
 use crate::cluster::token::ClusterToken;
 use crate::files;
-use crate::live::control;
 use crate::live::session::Resources;
 use crate::live::worker::Worker;
+use crate::live::{control, whip};
 use crate::shutdown::Inside;
 use crate::signalling::router::Front;
 use crate::telemetry::metrics::Metrics;
@@ -36,6 +36,7 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         inference: recognition.handle(),
         models: recognition.models(),
         metrics: Arc::clone(&metrics),
+        max_viewers: args.worker.max_viewers,
     };
     let admission = service::admission(&args.worker, recognition);
     let worker = Worker::new("w1", admission, token.session_key(), resources);
@@ -71,6 +72,7 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
     let stop = Stop::default();
     let url = public.url()?;
     let control = control::router(Arc::clone(&worker), token.clone())
+        .merge(whip::router(Arc::clone(&worker), token.clone()))
         .merge(files::control::router(Arc::new(desk), token));
     let serving =
         async { tokio::try_join!(public.serve(&args.front, front, &stop), stop.serve(internal, control),) };

@@ -12,9 +12,9 @@ use crate::cli::WorkerProcessArgs;
 use crate::cluster::token::ClusterToken;
 use crate::files;
 use crate::ids::is_worker_name;
-use crate::live::control;
 use crate::live::session::Resources;
 use crate::live::worker::Worker;
+use crate::live::{control, whip};
 use crate::telemetry::metrics::Metrics;
 
 /// Serves until it is told to stop (SIGINT or SIGTERM), then has the sessions
@@ -51,6 +51,7 @@ async fn serve(
         inference: recognition.handle(),
         models: recognition.models(),
         metrics,
+        max_viewers: args.worker.max_viewers,
     };
     let admission = service::admission(&args.worker, recognition);
     let worker = Worker::new(name, admission, token.session_key(), resources);
@@ -76,6 +77,7 @@ async fn serve(
         anyhow::Ok(())
     };
     let control = control::router(Arc::clone(&worker), token.clone())
+        .merge(whip::router(Arc::clone(&worker), token.clone()))
         .merge(files::control::router(Arc::new(desk), token));
     tokio::try_join!(stop.serve(listener, control), stopping).map(drop)
 }

@@ -156,32 +156,47 @@ impl Runner {
             Err(error) => return self.again(run, trouble(&error)).await,
         };
         let (shared, mut ended) = self.start(place, &run.job.options, &files);
-        let stopped = self.attend(&mut run, delivery, &shared, &mut ended, is_stopping).await;
-        // Whatever was told: the thread has ended when its files go.
+        let attended = self.attend(&mut run, delivery, &shared, &mut ended, is_stopping).await;
         shared.is_over.store(true, Ordering::Relaxed);
-        let (stopped, ended) = match stopped {
-            Attended::Ended(ended) => (None, ended),
-            Attended::Stopped(stopped) => (Some(stopped), ended.await.unwrap_or(Ended::Panicked)),
-        };
-        match (stopped, ended) {
-            (Some(Stopped::By(verdict)), _) => {
-                self.jobs.leave(run, verdict).await?;
-                Ok(Settled::Over)
+        match attended {
+            Attended::Ended(ended) => self.settle(run, delivery, &files, ended).await,
+            Attended::Stopped(Stopped::By(verdict)) => {
+                let left = self.jobs.leave(run, verdict).await;
+                // The place is taken until the thread has stopped, which may take some pictures.
+                let _ = ended.await;
+                left.map(|()| Settled::Over)
             }
-            (Some(Stopped::Leaving), _) => {
+            Attended::Stopped(Stopped::Leaving) => {
+                // The next worker need not wait for it, nor may the end of this process.
+                tokio::spawn(async move {
+                    let _ = ended.await;
+                    drop(files);
+                });
                 self.jobs.requeue(run, None).await?;
                 Ok(Settled::Back)
             }
-            (None, Ended::Annotated(summary)) => self.store(run, delivery, &files, &summary).await,
-            (None, Ended::Failed(error)) => match fault_of(&error) {
+        }
+    }
+
+    /// Writes how a run ended that nobody stopped.
+    async fn settle(
+        &self,
+        run: Run,
+        delivery: &Delivery,
+        files: &Files,
+        ended: Ended,
+    ) -> Result<Settled, JobsError> {
+        match ended {
+            Ended::Annotated(summary) => self.store(run, delivery, files, &summary).await,
+            Ended::Failed(error) => match fault_of(&error) {
                 Some(fault) => {
                     self.jobs.refuse(run, fault).await?;
                     Ok(Settled::Over)
                 }
                 None => self.again(run, trouble(&error)).await,
             },
-            (None, Ended::Scratch(error)) => self.again(run, trouble(&error)).await,
-            (None, Ended::Panicked) => {
+            Ended::Scratch(error) => self.again(run, trouble(&error)).await,
+            Ended::Panicked => {
                 self.again(run, Fault::new("internal", "vigie failed at it by a fault of its own")).await
             }
         }

@@ -7,7 +7,8 @@
 //! The rules, in order:
 //! 1. A request whose asker has gone is never run; it is removed and counted.
 //! 2. A batch holds requests of one model whose inputs differ in axis 0 only.
-//! 3. Askers take turns, so one that floods waits behind its own requests and not others behind it.
+//! 3. Askers take turns, so one that floods waits behind its own requests and not others behind it. What
+//!    belongs to an asker's first picture has the next turn: who joins does not wait for all who are there.
 //! 4. Askers in the background go when nobody else waits, and take turns like others once they have waited long.
 //! 5. A batch runs when it is full or when its oldest request has waited `max_wait`.
 //! 6. What would not fit the bounds is refused at the door.
@@ -60,6 +61,8 @@ pub struct Request<T> {
     pub asker: u64,
     /// The input's shape, the batch on axis 0.
     pub shape: Vec<usize>,
+    /// Of the asker's first picture: it has the next turn.
+    pub is_first: bool,
     /// Set by the asker when it no longer wants the answer.
     pub cancelled: Arc<AtomicBool>,
     /// What travels with the request: the tensor and where the answer goes.
@@ -192,9 +195,13 @@ impl<T> Batcher<T> {
                 return Err((Refusal::Overloaded, request));
             }
         }
-        let asker = request.asker;
+        let (asker, is_first) = (request.asker, request.is_first);
         let queue = self.queues.entry(asker).or_insert_with(|| {
-            self.turns.push_back(asker);
+            if is_first {
+                self.turns.push_front(asker);
+            } else {
+                self.turns.push_back(asker);
+            }
             VecDeque::new()
         });
         queue.push_back(Queued { request, since: now });
@@ -285,15 +292,16 @@ impl<T> Batcher<T> {
         Batch { model, requests, rows }
     }
 
-    /// Removes one request and sends its asker to the back of the turns.
+    /// Removes one request and sends its asker to the back of the turns, unless its first picture is not done.
     fn take_one(&mut self, turn: usize, position: usize) -> Queued<T> {
         let asker = self.turns.remove(turn).expect("the turn was just found");
         let queue = self.queues.get_mut(&asker).expect("an asker with a turn has a queue");
         let taken = queue.remove(position).expect("the position was just found");
-        if queue.is_empty() {
-            self.queues.remove(&asker);
-        } else {
-            self.turns.push_back(asker);
+        let rest = queue.front().map(|queued| queued.request.is_first);
+        match rest {
+            Some(true) => self.turns.push_front(asker),
+            Some(false) => self.turns.push_back(asker),
+            None => drop(self.queues.remove(&asker)),
         }
         self.waiting -= 1;
         taken
@@ -356,10 +364,22 @@ mod tests {
             shape: &[usize],
             payload: u32,
         ) -> Result<Arc<AtomicBool>, Refusal> {
+            self.push_as(false, ms, (model, asker), shape, payload)
+        }
+
+        fn push_as(
+            &mut self,
+            is_first: bool,
+            ms: u64,
+            (model, asker): (u32, u64),
+            shape: &[usize],
+            payload: u32,
+        ) -> Result<Arc<AtomicBool>, Refusal> {
             let cancelled = Arc::new(AtomicBool::new(false));
             let request = Request {
                 model: ModelId(model),
                 asker,
+                is_first,
                 shape: shape.to_vec(),
                 cancelled: cancelled.clone(),
                 payload,
@@ -475,6 +495,29 @@ mod tests {
         bench.push(1, 0, 2, &SMALL, 101).unwrap();
         let order: Vec<u32> = bench.drain(1).into_iter().flatten().take(6).collect();
         assert_eq!(order, [0, 100, 200, 1, 101, 2]);
+    }
+
+    #[test]
+    fn a_first_picture_has_the_next_turn_and_no_other() {
+        let mut bench = Bench::new(Limits::default(), &[(0, 1, 0), (1, 1, 0)]);
+        for asker in 0..100 {
+            bench.push(0, 0, asker, &SMALL, asker as u32).unwrap();
+        }
+        // Faces and objects of a picture are two requests.
+        for (model, payload) in [(0, 1000), (1, 1001)] {
+            bench.push_as(true, 1, (model, 500), &SMALL, payload).unwrap();
+        }
+        let order: Vec<u32> = bench.drain(1).into_iter().flatten().take(3).collect();
+        assert_eq!(order, [1000, 1001, 0]);
+        for asker in 0..100 {
+            bench.push(2, 0, asker, &SMALL, asker as u32).unwrap();
+        }
+        bench.push(2, 0, 500, &SMALL, 2000).unwrap();
+        assert_eq!(
+            bench.drain(2).into_iter().flatten().last(),
+            Some(2000),
+            "its second waits as everybody's"
+        );
     }
 
     #[test]

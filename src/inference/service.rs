@@ -240,11 +240,30 @@ impl Handle {
     /// [`EngineError::Overloaded`] when the queue is full, [`EngineError::NotInstalled`] when the model
     /// is not there (any more), [`EngineError::Stopped`] when the service has ended.
     pub fn submit(&self, model: ModelId, asker: u64, input: Tensor) -> Result<Ticket, EngineError> {
+        self.queue(model, asker, false, input)
+    }
+
+    /// The same for an asker's first picture, which has the next turn.
+    ///
+    /// # Errors
+    /// As [`Handle::submit`].
+    pub fn submit_first(&self, model: ModelId, asker: u64, input: Tensor) -> Result<Ticket, EngineError> {
+        self.queue(model, asker, true, input)
+    }
+
+    fn queue(
+        &self,
+        model: ModelId,
+        asker: u64,
+        is_first: bool,
+        input: Tensor,
+    ) -> Result<Ticket, EngineError> {
         let (answer, receiver) = sync_channel(1);
         let cancelled = Arc::new(AtomicBool::new(false));
         let request = Request {
             model,
             asker,
+            is_first,
             shape: input.shape.clone(),
             cancelled: cancelled.clone(),
             payload: Work { input, answer },

@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, watch};
 
+use super::audience::{AnnotatedFrame, Audience};
 use super::governor::{Governor, Level};
-use super::peer::Feedback;
-use super::settings::{ControlReply, Settings};
+use super::settings::ControlReply;
 use crate::codec::{CodecError, Decoder, Encoder, EncoderConfig, MAX_PIXELS, Speed};
 use crate::frame::{BBox, Codec, EncodedFrame, I420Buffer, Picture};
 use crate::imgproc;
@@ -21,43 +20,24 @@ use crate::pipeline::track::Tracks;
 use crate::rtp::Unwrapper;
 use crate::telemetry::metrics::{Metrics, Stage};
 
-/// Encoded pictures that may wait to be sent; more means that the viewer's network is slower.
-pub const OUTGOING_CAPACITY: usize = 4;
-
-/// One encoded picture of the annotated track.
-pub struct AnnotatedFrame {
-    pub data: Bytes,
-    pub rtp_timestamp: u32,
-    /// When the frame that it shows had come in.
-    pub received: Instant,
-}
-
-/// Where the annotated track goes.
-pub struct AnnotatedOutput {
-    pub codec: Codec,
-    pub feedback: Feedback,
-    pub frames: mpsc::Sender<AnnotatedFrame>,
-}
-
 /// Everything the media thread is connected to.
 pub struct Media {
     pub frames: Receiver<EncodedFrame>,
     pub pictures: Latest<Picture>,
     pub key_wanted: Arc<Notify>,
-    pub settings: watch::Receiver<Settings>,
     pub tracks: watch::Receiver<Tracks>,
     pub models: ModelSet,
-    pub annotated: Option<AnnotatedOutput>,
+    pub audience: Arc<Audience>,
     pub notices: mpsc::Sender<ControlReply>,
     pub metrics: Arc<Metrics>,
 }
 
 impl Media {
     /// Runs until the sender of frames is dropped.
-    pub fn run(mut self) {
+    pub fn run(self) {
         let mut decoder: Option<(Codec, Decoder)> = None;
         let mut clock = Unwrapper::default();
-        let mut annotator = self.annotated.take().map(|output| Annotator::new(output, &self));
+        let mut annotator = Annotator::new(&self);
         while let Ok(frame) = self.frames.recv() {
             let started = Instant::now();
             self.metrics.observe(Stage::Receive, started.duration_since(frame.received));
@@ -70,8 +50,7 @@ impl Media {
             if self.pictures.put(picture.clone()) {
                 self.metrics.frame_dropped(Stage::Queue);
             }
-            let wants_video = self.settings.borrow().output.has_video();
-            if let (Some(annotator), true) = (&mut annotator, wants_video) {
+            if self.audience.is_watched() {
                 annotator.show(&picture, at, started);
             }
         }
@@ -114,7 +93,7 @@ impl Media {
 
 /// Draws and encodes, at the level that the machine keeps up with.
 struct Annotator {
-    output: AnnotatedOutput,
+    audience: Arc<Audience>,
     tracks: watch::Receiver<Tracks>,
     models: ModelSet,
     notices: mpsc::Sender<ControlReply>,
@@ -128,9 +107,9 @@ struct Annotator {
 }
 
 impl Annotator {
-    fn new(output: AnnotatedOutput, media: &Media) -> Self {
+    fn new(media: &Media) -> Self {
         Self {
-            output,
+            audience: Arc::clone(&media.audience),
             tracks: media.tracks.clone(),
             models: media.models.clone(),
             notices: media.notices.clone(),
@@ -188,13 +167,14 @@ impl Annotator {
 
     fn encode(&mut self, picture: &Picture) {
         let began = Instant::now();
+        let Some(codec) = self.audience.codec() else { return };
         let (width, height) = (self.canvas.width, self.canvas.height);
-        self.force_key |= self.output.feedback.take_key_wanted();
-        let target_kbps = self.bitrate.target_kbps(width, height, self.output.feedback.loss_ratio(), began);
+        self.force_key |= self.audience.takes_key(began);
+        let target_kbps = self.bitrate.target_kbps(width, height, self.audience.loss_ratio(), began);
 
         if self.encoder.as_ref().is_none_or(|(w, h, _)| (*w, *h) != (width, height)) {
             let config = EncoderConfig {
-                codec: self.output.codec,
+                codec,
                 width,
                 height,
                 bitrate_kbps: target_kbps,
@@ -216,16 +196,13 @@ impl Annotator {
         match encoder.encode(&self.canvas, picture.rtp_timestamp, self.force_key) {
             Ok(Some(encoded)) => {
                 self.metrics.observe(Stage::Encode, began.elapsed());
-                let frame = AnnotatedFrame {
+                self.force_key = false;
+                self.audience.show(AnnotatedFrame {
                     data: encoded.data,
+                    is_key: encoded.is_key,
                     rtp_timestamp: picture.rtp_timestamp,
                     received: picture.received,
-                };
-                // What is not sent breaks the frames that depend on it: start again from a key frame.
-                self.force_key = self.output.frames.try_send(frame).is_err();
-                if self.force_key {
-                    self.metrics.frame_dropped(Stage::Send);
-                }
+                });
             }
             Ok(None) => {}
             Err(error) => {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
+use super::audience::Audience;
 use super::peer::Feedback;
 use super::settings::{ControlReply, Settings};
 use crate::frame::{Kind, Picture};
@@ -24,7 +25,7 @@ pub struct Recognition {
     pub recogniser: Recogniser,
     pub settings: watch::Receiver<Settings>,
     pub tracks: watch::Sender<Tracks>,
-    pub reports: mpsc::Sender<String>,
+    pub audience: Arc<Audience>,
     pub notices: mpsc::Sender<ControlReply>,
     pub feedback: Feedback,
     pub metrics: Arc<Metrics>,
@@ -143,6 +144,9 @@ impl Recognition {
         let total = picture.received.elapsed();
         self.metrics.observe(Stage::Total, total);
         timings.total = total.as_secs_f32() * 1000.0;
+        if !self.audience.has_readers() {
+            return;
+        }
         let (width, height) = (picture.width, picture.height);
         let tracks = tracker.tracks().iter().map(|track| {
             track.report(&self.recogniser.models().label(track.kind, track.class), at, width, height)
@@ -158,10 +162,6 @@ impl Recognition {
             timings_ms: timings,
             dropped: self.pictures.replaced(),
         };
-        let json = serde_json::to_string(&report).expect("a report is always JSON");
-        // Results are for now: when the channel is behind, this one is lost and the next will do.
-        if self.reports.try_send(json).is_err() {
-            self.metrics.frame_dropped(Stage::Send);
-        }
+        self.audience.tell(serde_json::to_string(&report).expect("a report is always JSON"));
     }
 }

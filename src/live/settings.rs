@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::protocol::TaskList;
+use crate::cluster::whip::Wishes;
 
 /// Where results go besides the JSON reports, which always flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +65,17 @@ struct TaskPatch {
     faces: Option<bool>,
     gender: Option<bool>,
     objects: Option<bool>,
+}
+
+impl From<&Wishes> for SettingsPatch {
+    fn from(wishes: &Wishes) -> Self {
+        let tasks = wishes.tasks.map_or_else(TaskPatch::default, |tasks| TaskPatch {
+            faces: Some(tasks.faces),
+            gender: Some(tasks.gender),
+            objects: Some(tasks.objects),
+        });
+        Self { tasks, threshold: wishes.threshold, output: None, max_rate: wishes.max_rate }
+    }
 }
 
 /// Why a patch was not applied.

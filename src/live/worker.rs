@@ -6,9 +6,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::audience::Audience;
 use super::headroom::{Capacity, Headroom, Sample};
-use super::session::{self, Attachment, Command, Demand, Resources};
+use super::session::{self, Attachment, Command, Demand, Opening, Resources};
+use super::settings::Settings;
 use super::usage::Usage;
+use super::viewer::Viewers;
 use crate::cluster::protocol::{ServerMessage, SessionTerms, TaskList, WorkerStatus};
 use crate::ids::{ResumeToken, SessionId, SessionKey};
 use crate::models::manifest::Task;
@@ -66,6 +69,7 @@ pub struct Worker {
     sessions: Inside,
     /// The signalling sockets that are open.
     pub sockets: Inside,
+    pub(super) viewers: Arc<Viewers>,
 }
 
 struct Table {
@@ -74,8 +78,10 @@ struct Table {
     headroom: Option<Headroom>,
 }
 
-struct Entry {
-    commands: mpsc::Sender<Command>,
+#[derive(Clone)]
+pub(super) struct Entry {
+    pub commands: mpsc::Sender<Command>,
+    pub audience: Arc<Audience>,
     /// The tasks that its token allows.
     allowed: TaskList,
     admitted: Instant,
@@ -88,8 +94,8 @@ impl Worker {
         let headroom = admission.measured.map(|measured| Headroom::new(measured.capacity));
         let table = Mutex::new(Table { sessions: HashMap::new(), draining: false, headroom });
         let (sessions, sockets) = (Inside::default(), Inside::default());
-        let started = Instant::now();
-        Arc::new(Self { name: name.into(), admission, started, key, resources, table, sessions, sockets })
+        let (name, started, viewers) = (name.into(), Instant::now(), Arc::default());
+        Arc::new(Self { name, admission, started, key, resources, table, sessions, sockets, viewers })
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -143,15 +149,16 @@ impl Worker {
     pub fn admit(self: &Arc<Self>, terms: SessionTerms) -> Result<Place, AdmissionError> {
         let id = self.key.new_session(&self.name);
         let (commands, receiver) = mpsc::channel(4);
-        let demand = Demand::default();
+        let audience = Audience::new(self.resources.max_viewers);
         let mut table = self.table();
         self.check(&table)?;
         let allowed = terms.tasks.unwrap_or(TaskList::ALL);
-        let entry = Entry { commands, allowed, admitted: Instant::now(), demand: demand.clone() };
-        table.sessions.insert(id.clone(), entry);
+        let (admitted, demand) = (Instant::now(), Demand::default());
+        let entry = Entry { commands, audience, allowed, admitted, demand };
+        table.sessions.insert(id.clone(), entry.clone());
         self.note_load(&table);
         let running = self.sessions.enter();
-        Ok(Place { worker: Arc::clone(self), id, terms, commands: Some(receiver), demand, _running: running })
+        Ok(Place { worker: Arc::clone(self), id, terms, commands: Some(receiver), entry, _running: running })
     }
 
     /// Starts a session whose page is at the other end of `attachment`.
@@ -163,13 +170,18 @@ impl Worker {
         Ok(self.admit(terms)?.open(attachment))
     }
 
+    /// The live session of this id.
+    pub(super) fn find(&self, id: &SessionId) -> Result<Entry, AdmissionError> {
+        self.table().sessions.get(id).cloned().ok_or(AdmissionError::UnknownSession)
+    }
+
+    pub(super) fn resources(&self) -> &Resources {
+        &self.resources
+    }
+
     /// Gives a live session a new signalling socket; that the token is genuine was found when it was read.
     pub async fn resume(&self, token: &ResumeToken, attachment: Attachment) -> Result<(), AdmissionError> {
-        let (commands, allowed) = {
-            let table = self.table();
-            let entry = table.sessions.get(&token.session).ok_or(AdmissionError::UnknownSession)?;
-            (entry.commands.clone(), entry.allowed)
-        };
+        let Entry { commands, allowed, .. } = self.find(&token.session)?;
         self.welcome(&attachment, token, allowed);
         let sent = commands.send(Command::Attach(attachment)).await;
         sent.map_err(|_| AdmissionError::UnknownSession)
@@ -188,6 +200,8 @@ impl Worker {
         if !self.sessions.emptied(limit).await {
             tracing::warn!("sessions are left at the end");
         }
+        // Viewers end with what they watch.
+        self.viewers.inside.emptied(FAREWELL).await;
         // What the sessions said last is still on its way.
         self.sockets.emptied(FAREWELL).await;
     }
@@ -254,6 +268,7 @@ impl Worker {
         let welcome = ServerMessage::Welcome {
             session: token.session.to_string(),
             resume: token.to_string(),
+            watch: self.key.watch_token(token.session.clone()).to_string(),
             tasks: TASKS.iter().map(|(name, _)| (name.to_string(), can(name))).collect(),
             models,
         };
@@ -273,34 +288,49 @@ pub struct Place {
     terms: SessionTerms,
     /// What the worker tells it, from the moment on that it has the place.
     commands: Option<mpsc::Receiver<Command>>,
-    demand: Demand,
+    entry: Entry,
     _running: Presence,
 }
 
 impl Place {
     /// Starts the session whose page is at the other end of `attachment`.
-    pub fn open(mut self, attachment: Attachment) -> SessionId {
-        let id = self.id.clone();
-        let Some(commands) = self.commands.take() else { return id };
+    pub fn open(self, attachment: Attachment) -> SessionId {
+        let token = self.worker.key.resume_token(self.id.clone());
+        self.worker.welcome(&attachment, &token, self.entry.allowed);
+        self.start(Some(attachment), Settings::default()).0
+    }
+
+    /// Starts the session of a publisher, which is told what to do by commands.
+    pub(super) fn publish(self, settings: Settings) -> (SessionId, mpsc::Sender<Command>) {
+        self.start(None, settings)
+    }
+
+    fn start(
+        mut self,
+        attachment: Option<Attachment>,
+        settings: Settings,
+    ) -> (SessionId, mpsc::Sender<Command>) {
+        let (id, sender) = (self.id.clone(), self.entry.commands.clone());
+        let Some(commands) = self.commands.take() else { return (id, sender) };
         self.worker.resources.metrics.sessions_total.inc();
         tracing::info!(session = %id, "session opened");
-        let allowed = self.terms.tasks.unwrap_or(TaskList::ALL);
-        self.worker.welcome(&attachment, &self.worker.key.resume_token(id.clone()), allowed);
+        let Entry { audience, allowed, demand, .. } = self.entry.clone();
+        let settings = settings.within(allowed);
+        let opening = Opening {
+            id: id.clone(),
+            attachment,
+            allowed,
+            max_seconds: self.terms.max_seconds,
+            settings,
+            audience,
+            demand,
+        };
         tokio::spawn(async move {
             // However the session ends, a fault of ours included, its place becomes free.
             let place = self;
-            let resources = place.worker.resources.clone();
-            session::run(
-                place.id.clone(),
-                resources,
-                place.terms.clone(),
-                attachment,
-                commands,
-                place.demand.clone(),
-            )
-            .await;
+            session::run(place.worker.resources.clone(), opening, commands).await;
         });
-        id
+        (id, sender)
     }
 }
 

@@ -147,12 +147,15 @@ pub struct Recogniser {
     handle: Handle,
     models: ModelSet,
     asker: u64,
+    has_begun: bool,
+    /// The picture at hand is its first: somebody has just joined, and waits for it.
+    is_first: bool,
 }
 
 impl Recogniser {
     /// `asker` is the session's or job's number, by which the service takes turns.
     pub fn new(handle: Handle, models: ModelSet, asker: u64) -> Self {
-        Self { handle, models, asker }
+        Self { handle, models, asker, has_begun: false, is_first: false }
     }
 
     /// The models that it asks.
@@ -171,6 +174,7 @@ impl Recogniser {
         tasks: &Tasks,
         scores: &MinScores,
     ) -> Result<Found, RecogniseError> {
+        self.is_first = !std::mem::replace(&mut self.has_begun, true);
         self.past_a_swap(|this| this.try_detect(picture, tasks, scores))
     }
 
@@ -264,7 +268,11 @@ impl Recogniser {
 
     fn submit(&self, model: &Model, tensor: Tensor) -> Result<Ticket, RecogniseError> {
         let refused = |source| RecogniseError::Infer { model: title(&model.manifest), source };
-        self.handle.submit(model.id, self.asker, tensor).map_err(refused)
+        let submitted = match self.is_first {
+            true => self.handle.submit_first(model.id, self.asker, tensor),
+            false => self.handle.submit(model.id, self.asker, tensor),
+        };
+        submitted.map_err(refused)
     }
 }
 

@@ -8,6 +8,10 @@ use serde_json::json;
 use super::auth::TokenFault;
 use super::uploads::UploadError;
 use crate::cluster::protocol::{PictureFault, PictureRefusal};
+use crate::cluster::whip::{WhipFault, WhipRefusal};
+
+/// Seconds after which a publisher or a viewer may try again.
+const WHIP_RETRY_AFTER_S: u32 = 3;
 
 /// What went wrong, as a client is told: status, stable code, message.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +50,20 @@ pub enum ApiError {
     BodyUnreadable { reason: String },
     #[error("the file was not sent in time")]
     UploadTimedOut,
+    #[error("the request's body was not sent in time")]
+    BodyTimedOut,
+    #[error("the request's body has more than {max_bytes} bytes")]
+    BodyTooLarge { max_bytes: usize },
+    #[error("the request's body must be {expected}")]
+    UnsupportedMediaType { expected: &'static str },
+    #[error("If-Match must name the ICE session, or be * for a new one")]
+    PreconditionRequired,
+    #[error("there is no such session here")]
+    UnknownSession,
+    #[error("every place is taken")]
+    Full { retry_after_s: u32 },
+    #[error("{}", _0.message)]
+    WhipRefused(WhipFault),
     #[error("the picture has more than {max_bytes} bytes")]
     PictureTooLarge { max_bytes: usize },
     #[error("{}", _0.message)]
@@ -61,7 +79,7 @@ pub enum ApiError {
 impl ApiError {
     fn status(&self) -> StatusCode {
         match self {
-            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::UnknownSession => StatusCode::NOT_FOUND,
             Self::TokenRefused(_) => StatusCode::UNAUTHORIZED,
             Self::OriginRefused { .. }
             | Self::HostRefused { .. }
@@ -76,12 +94,17 @@ impl ApiError {
             | Self::InvalidResumeToken
             | Self::InvalidOption { .. }
             | Self::BodyUnreadable { .. } => StatusCode::BAD_REQUEST,
-            Self::UploadTimedOut => StatusCode::REQUEST_TIMEOUT,
-            Self::PictureTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UploadTimedOut | Self::BodyTimedOut => StatusCode::REQUEST_TIMEOUT,
+            Self::PictureTooLarge { .. } | Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::PreconditionRequired => StatusCode::PRECONDITION_REQUIRED,
+            Self::WhipRefused(fault) => {
+                StatusCode::from_u16(fault.code.status()).expect("the protocol's statuses are HTTP's")
+            }
             Self::PictureRefused(fault) => {
                 StatusCode::from_u16(fault.code.status()).expect("the protocol's statuses are HTTP's")
             }
-            Self::Busy { .. } | Self::NoWorker { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy { .. } | Self::Full { .. } | Self::NoWorker { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Upload(error) => error.status(),
         }
     }
@@ -106,6 +129,13 @@ impl ApiError {
             Self::InvalidOption { .. } => "invalid_option",
             Self::BodyUnreadable { .. } => "body_unreadable",
             Self::UploadTimedOut => "upload_timed_out",
+            Self::BodyTimedOut => "body_timed_out",
+            Self::BodyTooLarge { .. } => "body_too_large",
+            Self::UnsupportedMediaType { .. } => "unsupported_content_type",
+            Self::PreconditionRequired => "precondition_required",
+            Self::UnknownSession => WhipRefusal::UnknownSession.code(),
+            Self::Full { .. } => WhipRefusal::Busy.code(),
+            Self::WhipRefused(fault) => fault.code.code(),
             Self::PictureTooLarge { .. } => PictureRefusal::TooLarge.code(),
             Self::PictureRefused(fault) => fault.code.code(),
             Self::Busy { .. } => PictureRefusal::Busy.code(),
@@ -118,10 +148,12 @@ impl ApiError {
         match self {
             Self::Busy { retry_after_s }
             | Self::NoWorker { retry_after_s }
+            | Self::Full { retry_after_s }
             | Self::TooManyRequests { retry_after_s }
             | Self::TooManySockets { retry_after_s }
             | Self::TooManyConnections { retry_after_s } => Some(*retry_after_s),
             Self::Upload(error) => error.retry_after_s(),
+            Self::WhipRefused(fault) => fault.code.passes().then_some(WHIP_RETRY_AFTER_S),
             _ => None,
         }
     }
@@ -165,8 +197,8 @@ impl IntoResponse for ApiError {
             }
             _ => {}
         }
-        // A page that is not there is nobody refused.
-        if status != StatusCode::NOT_FOUND {
+        // A page that is not there is nobody refused, a session that is not there is.
+        if status != StatusCode::NOT_FOUND || matches!(self, Self::UnknownSession | Self::WhipRefused(_)) {
             response.extensions_mut().insert(Refusal(code));
         }
         response

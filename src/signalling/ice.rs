@@ -83,15 +83,49 @@ impl Credential {
 impl IceConfig {
     /// The servers for a session at `now`, and how long its page may use them; without one, those that take no credential.
     pub fn servers(&self, session: Option<&SessionId>, now: SystemTime) -> IceServers {
+        self.servers_of(session.map(holder), now)
+    }
+
+    fn servers_of(&self, holder: Option<&str>, now: SystemTime) -> IceServers {
         let stun = self.stun_urls.iter().map(|url| IceServer { urls: vec![url.clone()], credential: None });
-        let turn = self.turn.as_ref().zip(session).map(|(turn, session)| {
+        let turn = self.turn.as_ref().zip(holder).map(|(turn, holder)| {
             let expires = now + turn.ttl;
             let expires_s = expires.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            let credential = Credential::sign(&turn.secret, holder(session), expires_s);
+            let credential = Credential::sign(&turn.secret, holder, expires_s);
             IceServer { urls: turn.urls.clone(), credential: Some(credential) }
         });
         let ttl = self.turn.as_ref().map_or(PLAIN_TTL, |turn| turn.ttl);
         IceServers { ice_servers: stun.chain(turn).collect(), ttl_seconds: ttl.as_secs() }
+    }
+}
+
+/// Who is told of the servers by `Link` headers.
+#[derive(Clone, Copy, Debug)]
+pub enum Client<'a> {
+    Publisher(&'a SessionId),
+    /// All viewers of a session have one quota, and not that of who is watched.
+    Viewer(&'a SessionId),
+}
+
+impl IceConfig {
+    /// The servers for one client as `Link` headers (RFC 9725 §4.6).
+    pub fn links(&self, client: Client<'_>, now: SystemTime) -> Vec<String> {
+        let holder = match client {
+            Client::Publisher(session) => holder(session).to_owned(),
+            Client::Viewer(session) => format!("{}.watch", holder(session)),
+        };
+        let link = |url: &String, credential: &Option<Credential>| match credential {
+            None => format!("<{url}>; rel=\"ice-server\""),
+            Some(Credential { username, credential }) => format!(
+                "<{url}>; rel=\"ice-server\"; username=\"{username}\"; credential=\"{credential}\"; \
+                 credential-type=\"password\""
+            ),
+        };
+        let servers = self.servers_of(Some(&holder), now).ice_servers;
+        servers
+            .iter()
+            .flat_map(|server| server.urls.iter().map(|url| link(url, &server.credential)))
+            .collect()
     }
 }
 
@@ -167,6 +201,13 @@ mod tests {
                 "ttl_seconds": 600
             })
         );
+        let links = config.links(Client::Viewer(&session), now);
+        let start = format!("<turns:t.example:5349>; rel=\"ice-server\"; username=\"1795247580:{holder}");
+        assert_eq!((links.len(), links[0].as_str()), (3, "<stun:s.example:3478>; rel=\"ice-server\""));
+        assert!(links[2].starts_with(&format!("{start}.watch\"; credential=\"")), "{}", links[2]);
+        assert!(links[2].ends_with("=\"; credential-type=\"password\""), "{}", links[2]);
+        let owner = &config.links(Client::Publisher(&session), now)[2];
+        assert!(owner.starts_with(&format!("{start}\"; credential=\"")), "{owner}");
         let strangers = serde_json::to_value(config.servers(None, now)).unwrap();
         assert_eq!(strangers["ice_servers"], serde_json::json!([{ "urls": ["stun:s.example:3478"] }]));
     }

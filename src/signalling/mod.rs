@@ -2,9 +2,11 @@
 //!
 //! [`router`] is its table of contents; [`sessions`] carries a page's signalling to a worker,
 //! [`predict`] single pictures. [`videos`] and [`tus`] take video files in, and [`results`] gives them out.
+//! [`whip`] and [`whep`] bring publishers and viewers that have no page.
 
 pub mod auth;
 pub mod error;
+mod exchange;
 mod health;
 pub mod ice;
 pub mod limits;
@@ -18,3 +20,5 @@ pub mod tls;
 mod tus;
 pub mod uploads;
 mod videos;
+mod whep;
+mod whip;

@@ -16,7 +16,7 @@ use super::auth::Grant;
 use super::error::ApiError;
 use super::limits;
 use super::router::Front;
-use crate::cluster::protocol::{PictureRefusal, PredictAnswer, PredictOptions};
+use crate::cluster::protocol::{PictureRefusal, PredictAnswer, PredictOptions, TaskList};
 use crate::cluster::remote::PredictError;
 
 /// Bytes: no longer picture is taken in; workers hold to the same.
@@ -138,28 +138,34 @@ fn read_options(query: &PredictQuery, headers: &HeaderMap) -> Result<PredictOpti
     {
         return Err(invalid("model is not a list of name or name@version".into()));
     }
-    let all = query.tasks.is_none();
-    let mut options = PredictOptions {
-        faces: all,
-        gender: all,
-        objects: all,
+    let TaskList { faces, gender, objects } = query.tasks.as_deref().map_or(Ok(TaskList::ALL), read_tasks)?;
+    Ok(PredictOptions {
+        faces,
+        gender,
+        objects,
         threshold: query.threshold,
         model: query.model.clone(),
         answer,
-    };
-    for task in query.tasks.iter().flat_map(|tasks| tasks.split(',')) {
+    })
+}
+
+/// Reads a comma-separated list of tasks.
+pub(super) fn read_tasks(text: &str) -> Result<TaskList, ApiError> {
+    let mut tasks = TaskList::NONE;
+    for task in text.split(',') {
         match task.trim() {
-            "faces" => options.faces = true,
+            "faces" => tasks.faces = true,
             // A gender is a face's.
-            "gender" => (options.faces, options.gender) = (true, true),
-            "objects" => options.objects = true,
+            "gender" => (tasks.faces, tasks.gender) = (true, true),
+            "objects" => tasks.objects = true,
             other => {
                 let other: String = other.chars().take(40).collect();
-                return Err(invalid(format!("{other:?} is no task: there are faces, gender and objects")));
+                let reason = format!("{other:?} is no task: there are faces, gender and objects");
+                return Err(ApiError::InvalidOption { reason });
             }
         }
     }
-    Ok(options)
+    Ok(tasks)
 }
 
 /// The first of what a client accepts that can be answered; a report where it does not say.

@@ -15,7 +15,7 @@ use super::ice::IceConfig;
 use super::limits::{self, Limits};
 use super::predict::{self, Uploads};
 use super::uploads::Videos;
-use super::{health, ice, pages, results, sessions, tus, videos};
+use super::{exchange, health, ice, pages, results, sessions, tus, videos, whep, whip};
 use crate::cluster::fleet::Fleet;
 use crate::ids::SessionKey;
 use crate::shutdown::Inside;
@@ -79,7 +79,9 @@ pub fn router(front: Front) -> Router {
         .route("/api/session", get(sessions::open))
         .route("/predict", post(predict::predict).layer(predict::body_limit()))
         .merge(video_intake())
+        .merge(whip::endpoint())
         .route_layer(session);
+    let without_token = video_jobs().merge(whip::sessions()).merge(whep::viewers());
     let metrics = Router::new().route("/metrics", get(health::metrics));
     let for_admins = if front.has_open_metrics { metrics } else { metrics.route_layer(admin) };
     Router::new()
@@ -87,11 +89,12 @@ pub fn router(front: Front) -> Router {
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
         .merge(with_session)
-        .merge(video_jobs().route_layer(own_page))
+        .merge(without_token.route_layer(own_page))
         .merge(for_admins)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .fallback(pages::serve)
         .layer(middleware::from_fn_with_state(front.clone(), limits::limit))
+        .layer(middleware::from_fn_with_state(front.clone(), exchange::cross_origin))
         .layer(middleware::from_fn_with_state(front.clone(), harden))
         .layer(middleware::from_fn_with_state(front.clone(), count))
         .with_state(front)

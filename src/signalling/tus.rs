@@ -15,11 +15,13 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use chrono::{DateTime, Utc};
+use futures_util::Stream;
 
+use super::auth::Grant;
 use super::error::ApiError;
 use super::router::Front;
-use super::uploads::{Incoming, UploadError, Videos, drain};
-use super::videos::{read_id, refuse, videos};
+use super::uploads::{UploadError, Videos, drain, next_piece};
+use super::videos::{read_id, refuse, videos, within};
 use crate::jobs::id::JobId;
 use crate::jobs::intake::IntakeError;
 use crate::jobs::record::Options;
@@ -65,15 +67,19 @@ pub async fn options(State(front): State<Front>) -> Result<Response, ApiError> {
 }
 
 /// `POST /api/uploads`: announces an upload, and may carry its first piece.
-pub async fn create(State(front): State<Front>, request: Request) -> Result<Response, ApiError> {
+pub async fn create(
+    State(front): State<Front>,
+    grant: Grant,
+    request: Request,
+) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let headers = &parts.headers;
-    let announced = announce(&front, headers).await;
+    let announced = announce(&front, &grant, headers).await;
     let (videos, id, expires_at) = match announced {
         Ok(announced) => announced,
         Err(error) => {
             tokio::spawn(drain(body.into_data_stream()));
-            return Err(refuse(&front, error));
+            return Err(error);
         }
     };
     let mut told = HeaderMap::new();
@@ -91,17 +97,22 @@ pub async fn create(State(front): State<Front>, request: Request) -> Result<Resp
 
 async fn announce(
     front: &Front,
+    grant: &Grant,
     headers: &HeaderMap,
-) -> Result<(Arc<Videos>, JobId, DateTime<Utc>), UploadError> {
-    let videos = videos(front)?;
-    let bytes = number(headers, &UPLOAD_LENGTH)?;
-    if bytes > videos.max_upload_bytes {
-        return Err(IntakeError::TooLarge { max_bytes: videos.max_upload_bytes }.into());
-    }
-    if bytes == 0 {
-        return Err(IntakeError::Empty.into());
-    }
-    let (name, options) = read_metadata(headers)?;
+) -> Result<(Arc<Videos>, JobId, DateTime<Utc>), ApiError> {
+    let asked = videos(front).and_then(|videos| {
+        let bytes = number(headers, &UPLOAD_LENGTH)?;
+        if bytes > videos.max_upload_bytes {
+            return Err(IntakeError::TooLarge { max_bytes: videos.max_upload_bytes }.into());
+        }
+        if bytes == 0 {
+            return Err(IntakeError::Empty.into());
+        }
+        Ok((videos, bytes, read_metadata(headers)?))
+    });
+    let (videos, bytes, Metadata { name, options, names_tasks }) =
+        asked.map_err(|error| refuse(front, error))?;
+    let options = within(grant, options, names_tasks)?;
     let (id, announced) = videos.jobs.announce(bytes, &name, options).await?;
     Ok((videos, id, announced.expires_at))
 }
@@ -180,8 +191,7 @@ async fn send(
             return Err(error);
         }
     };
-    let mut incoming = Incoming::new(&mut pieces);
-    let poured = pour(front, &mut incoming, &held, &mut sending).await;
+    let poured = pour(front, &mut pieces, &held, &mut sending).await;
     let was_refused = matches!(poured, Err(UploadError::Tus(_)));
     if was_refused {
         tokio::spawn(drain(pieces));
@@ -200,18 +210,19 @@ async fn send(
 
 async fn pour<S, E>(
     front: &Front,
-    incoming: &mut Incoming<S>,
+    pieces: &mut S,
     held: &Held,
     sending: &mut Sending,
 ) -> Result<(), UploadError>
 where
-    S: futures_util::Stream<Item = Result<Bytes, E>> + Unpin,
+    S: Stream<Item = Result<Bytes, E>> + Unpin,
+    E: std::error::Error + 'static,
 {
     let mut wanted = pin!(held.wanted());
     wanted.as_mut().enable();
     loop {
         let next = tokio::select! {
-            next = incoming.next() => next?,
+            next = next_piece(pieces) => next?,
             // The client is back on another connection: this one is dead, as far as it knows.
             () = wanted.as_mut() => return Err(UploadError::BrokeOff),
         };
@@ -254,8 +265,15 @@ fn number(headers: &HeaderMap, name: &HeaderName) -> Result<u64, UploadError> {
     text.and_then(|text| text.parse().ok()).ok_or_else(missing)
 }
 
+/// What a client says of an upload.
+struct Metadata {
+    name: String,
+    options: Options,
+    names_tasks: bool,
+}
+
 /// `Upload-Metadata`: keys, each with a value in Base64. Those that are not known here are other clients' matter.
-fn read_metadata(headers: &HeaderMap) -> Result<(String, Options), UploadError> {
+fn read_metadata(headers: &HeaderMap) -> Result<Metadata, UploadError> {
     let unreadable = || UploadError::Header { name: UPLOAD_METADATA.to_string() };
     let (mut name, mut tasks, mut threshold, mut every) = (String::new(), None, None, None);
     let text = headers.get(UPLOAD_METADATA).map(|value| value.to_str().map_err(|_| unreadable()));
@@ -275,7 +293,8 @@ fn read_metadata(headers: &HeaderMap) -> Result<(String, Options), UploadError> 
             _ => {}
         }
     }
-    Ok((name, Options::read(tasks.as_deref(), threshold, every)?))
+    let options = Options::read(tasks.as_deref(), threshold, every)?;
+    Ok(Metadata { name, options, names_tasks: tasks.is_some() })
 }
 
 /// A date as HTTP writes it (RFC 9110 §5.6.7).
@@ -297,7 +316,8 @@ mod tests {
 
     fn metadata(text: &str) -> Result<(String, Options), UploadError> {
         let value = HeaderValue::from_str(text).unwrap();
-        read_metadata(&HeaderMap::from_iter([(UPLOAD_METADATA, value)]))
+        let read = read_metadata(&HeaderMap::from_iter([(UPLOAD_METADATA, value)]))?;
+        Ok((read.name, read.options))
     }
 
     #[test]
@@ -307,7 +327,7 @@ mod tests {
         assert_eq!((name.as_str(), options.tasks, options.every), ("a day.mp4", vec![Task::Faces], 2));
         let (name, options) = metadata("is_confidential, name YQ==").unwrap();
         assert_eq!((name.as_str(), options.tasks.len(), options.every), ("a", 3, 1));
-        assert_eq!(read_metadata(&HeaderMap::new()).unwrap().0, "");
+        assert_eq!(read_metadata(&HeaderMap::new()).unwrap().name, "");
         for wrong in ["filename %%%", "threshold YQ==", "tasks ZWFycw==", "filename /w=="] {
             assert!(metadata(wrong).is_err(), "{wrong}");
         }

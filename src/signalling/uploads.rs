@@ -1,13 +1,15 @@
 //! What both ways of sending a video have in common: who may, how fast, and what is said when it fails.
 
+use std::error::Error;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::http::StatusCode;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::limits;
 use crate::jobs::intake::IntakeError;
 use crate::jobs::queue::QueueError;
 use crate::jobs::record::InvalidOptions;
@@ -18,12 +20,6 @@ use crate::jobs::tus::{Turns, TusError};
 const MAX_UPLOADS: usize = 64;
 /// Progress streams that are open at a time.
 const MAX_STREAMS: usize = 512;
-/// How long a client may be silent.
-const IDLE_LIMIT: Duration = Duration::from_secs(30);
-/// For so long a client may be slower than [`LEAST_RATE`] in all.
-const GRACE: Duration = Duration::from_secs(60);
-/// Bytes a second below which nobody sends a video in earnest.
-const LEAST_RATE: u64 = 2048;
 /// How long, and how far, a refused body is read: a client that is still sending when the connection closes
 /// may never see the answer.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
@@ -163,41 +159,19 @@ impl UploadError {
     /// What is our own fault is logged: the client is told the least.
     pub fn log(&self) {
         if self.status().is_server_error() && !matches!(self, Self::Unavailable { .. } | Self::TooMany) {
-            tracing::error!(error = self as &dyn std::error::Error, "a video was not taken in");
+            tracing::error!(error = self as &dyn Error, "a video was not taken in");
         }
     }
 }
 
-/// A body that must keep coming.
-pub struct Incoming<S> {
-    pieces: S,
-    began: Instant,
-    bytes: u64,
-}
-
-impl<S, E> Incoming<S>
-where
-    S: Stream<Item = Result<Bytes, E>> + Unpin,
-{
-    pub fn new(pieces: S) -> Self {
-        Self { pieces, began: Instant::now(), bytes: 0 }
-    }
-
-    /// The next piece; `None` at the end.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, UploadError> {
-        let next = tokio::time::timeout(IDLE_LIMIT, self.pieces.next()).await;
-        match next.map_err(|_| UploadError::TimedOut)? {
-            None => Ok(None),
-            Some(Err(_)) => Err(UploadError::BrokeOff),
-            Some(Ok(piece)) => {
-                self.bytes += piece.len() as u64;
-                let allowed = GRACE + Duration::from_secs(self.bytes / LEAST_RATE);
-                if self.began.elapsed() > allowed {
-                    return Err(UploadError::TimedOut);
-                }
-                Ok(Some(piece))
-            }
-        }
+/// The next piece of a body; `None` at its end.
+pub async fn next_piece<E: Error + 'static>(
+    pieces: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin),
+) -> Result<Option<Bytes>, UploadError> {
+    match pieces.next().await.transpose() {
+        Ok(piece) => Ok(piece),
+        Err(error) if limits::is_too_slow(&error) => Err(UploadError::TimedOut),
+        Err(_) => Err(UploadError::BrokeOff),
     }
 }
 

@@ -17,12 +17,14 @@ use chrono::{DateTime, Utc};
 use futures_util::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize};
 
+use super::auth::Grant;
 use super::error::ApiError;
+use super::limits;
 use super::router::Front;
-use super::uploads::{Incoming, UploadError, Videos, drain};
+use super::uploads::{UploadError, Videos, drain, next_piece};
 use crate::jobs::id::JobId;
 use crate::jobs::intake::{Intake, IntakeError};
-use crate::jobs::record::{Fault, Job, Options, Progress, State as JobState, Upload};
+use crate::jobs::record::{Fault, Job, Options, Progress, State as JobState, Task, Upload};
 use crate::jobs::service::{JobsError, ResultFile};
 
 /// Bytes of a form around its file.
@@ -124,18 +126,18 @@ pub(super) fn refuse(front: &Front, error: UploadError) -> ApiError {
         _ => "refused",
     };
     front.metrics.uploads_total.with_label_values(&[outcome]).inc();
-    front.metrics.refused(error.code());
     error.into()
 }
 
 /// `POST /api/videos`: takes a video as a form's field `file` or as the whole body, and queues a job.
 pub async fn create(
     State(front): State<Front>,
+    grant: Grant,
     query: Result<Query<UploadQuery>, QueryRejection>,
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let begun = begin(&front, query, &headers);
+    let begun = begin(&front, &grant, query, &headers);
     let (videos, options, name, _room) = match begun {
         Ok(begun) => begun,
         Err(refusal) => {
@@ -167,6 +169,7 @@ type Begun = (Arc<Videos>, Options, Option<String>, tokio::sync::OwnedSemaphoreP
 /// Everything that can be said before the body is read.
 fn begin(
     front: &Front,
+    grant: &Grant,
     query: Result<Query<UploadQuery>, QueryRejection>,
     headers: &HeaderMap,
 ) -> Result<Begun, ApiError> {
@@ -180,9 +183,27 @@ fn begin(
             return Err(IntakeError::TooLarge { max_bytes }.into());
         }
         let room = videos.enter()?;
-        Ok((videos, options, query.name, room))
+        Ok((videos, options, query.name.clone(), room))
     });
-    begun.map_err(|error| refuse(front, error))
+    let (videos, options, name, room) = begun.map_err(|error| refuse(front, error))?;
+    Ok((videos, within(grant, options, query.tasks.is_some())?, name, room))
+}
+
+/// Holds what is asked for to what the token allows: what was named must be allowed, of the rest what is.
+pub(super) fn within(grant: &Grant, mut options: Options, is_named: bool) -> Result<Options, ApiError> {
+    let Some(allowed) = grant.terms.tasks else { return Ok(options) };
+    for (task, name, is_allowed) in [
+        (Task::Faces, "faces", allowed.faces),
+        // A gender is a face's.
+        (Task::Gender, "gender", allowed.faces && allowed.gender),
+        (Task::Objects, "objects", allowed.objects),
+    ] {
+        if is_named && options.wants(task) && !is_allowed {
+            return Err(ApiError::TaskNotAllowed { task: name });
+        }
+        options.tasks.retain(|wanted| *wanted != task || is_allowed);
+    }
+    Ok(options)
 }
 
 /// Streams the body into the store. Of one that is refused or breaks off nothing is left.
@@ -225,17 +246,18 @@ async fn take_form(
 ) -> Result<(Upload, Option<String>), UploadError> {
     let mut beside = 0;
     loop {
-        let next = tokio::time::timeout(Duration::from_secs(30), form.next_field()).await;
-        let next = next.map_err(|_| UploadError::TimedOut)?;
-        let Some(mut field) = next.map_err(|error| UploadError::Form(error.body_text()))? else {
+        let next = form.next_field().await.map_err(|error| match limits::is_too_slow(&error) {
+            true => UploadError::TimedOut,
+            false => UploadError::Form(error.body_text()),
+        });
+        let Some(mut field) = next? else {
             return Err(UploadError::Form("the form has no field named \"file\"".into()));
         };
         if field.name() == Some("file") {
             let name = field.file_name().map(str::to_owned);
             return Ok((pour(front, videos, &mut field).await?, name));
         }
-        let mut incoming = Incoming::new(&mut field);
-        while let Some(piece) = incoming.next().await? {
+        while let Some(piece) = next_piece(&mut field).await? {
             beside += piece.len() as u64;
             if beside > FORM_BYTES {
                 return Err(UploadError::Form("the fields before the file are too long".into()));
@@ -244,14 +266,13 @@ async fn take_form(
     }
 }
 
-async fn pour<E>(
+async fn pour<E: std::error::Error + 'static>(
     front: &Front,
     videos: &Videos,
-    pieces: impl Stream<Item = Result<Bytes, E>> + Unpin,
+    mut pieces: impl Stream<Item = Result<Bytes, E>> + Unpin,
 ) -> Result<Upload, UploadError> {
     let mut intake = Intake::open(videos.jobs.blobs(), videos.max_upload_bytes).await?;
-    let mut incoming = Incoming::new(pieces);
-    while let Some(piece) = incoming.next().await? {
+    while let Some(piece) = next_piece(&mut pieces).await? {
         front.metrics.upload_bytes_total.inc_by(piece.len() as u64);
         intake.write(piece).await?;
     }
@@ -324,7 +345,6 @@ pub async fn delete(State(front): State<Front>, Path(id): Path<String>) -> Resul
 pub async fn events(State(front): State<Front>, Path(id): Path<String>) -> Result<Response, ApiError> {
     let (videos, job) = find(&front, &id).await?;
     let Ok(place) = Arc::clone(&videos.streams).try_acquire_owned() else {
-        front.metrics.refused("busy");
         return Err(ApiError::Busy { retry_after_s: 5 });
     };
     let watch = Watch { videos, id: job.id, next: Some(job), told: None, is_over: false, _place: place };

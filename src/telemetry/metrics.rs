@@ -57,6 +57,7 @@ pub struct Metrics {
     registry: Registry,
     pub sessions_active: IntGauge,
     pub sessions_total: IntCounter,
+    pub viewers_active: IntGauge,
     pub worker_load_ratio: Gauge,
     /// Labels: state.
     pub workers: IntGaugeVec,
@@ -111,6 +112,7 @@ impl Metrics {
         let metrics = Self {
             sessions_active: new.gauge("vigie_sessions_active", "Live sessions on this worker."),
             sessions_total: new.counter("vigie_sessions_total", "Live sessions opened since the start."),
+            viewers_active: new.gauge("vigie_viewers_active", "Viewers of this worker's sessions, by WHEP."),
             worker_load_ratio: new.float_gauge(
                 "vigie_worker_load_ratio",
                 "Share of this worker's capacity in use, as counted and measured; it admits sessions below 1.",

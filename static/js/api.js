@@ -37,9 +37,13 @@ addEventListener('hashchange', adoptToken);
  * @param {RequestInit} [options]
  */
 export function fetchApi(path, options = {}) {
-  const headers = new Headers(options.headers);
-  if (token) headers.set('authorization', `Bearer ${token}`);
+  const headers = { ...Object.fromEntries(new Headers(options.headers)), ...authorization() };
   return fetch(new URL(path, document.baseURI), { cache: 'no-store', ...options, headers });
+}
+
+/** The header that carries the token, if there is one. @returns {Record<string, string>} */
+export function authorization() {
+  return token ? { authorization: `Bearer ${token}` } : {};
 }
 
 /**

@@ -68,6 +68,16 @@ const TEXTS = {
     'Your picture, with what was recognised drawn over it',
     'Votre image, où est dessiné ce qui a été reconnu',
   ],
+  watch_link: ['Watch link', 'Lien de visionnage'],
+  watch_link_described: [
+    'Whoever has this link sees the annotated picture while this session lasts',
+    'Qui a ce lien voit l’image annotée tant que dure cette session',
+  ],
+  watch_connecting: ['Connecting', 'Connexion'],
+  watch_live: ['Watching', 'En direct'],
+  watch_reconnecting: ['Interrupted, trying again', 'Interrompu, nouvel essai'],
+  watch_busy: ['Not on air yet or too many viewers, trying again', 'Pas encore à l’antenne ou trop de spectateurs, nouvel essai'],
+  watch_ended: ['Ended', 'Terminé'],
   picture_annotated: ['Annotated by the server', 'Annotée par le serveur'],
 
   recognise: ['Recognise', 'Reconnaître'],

@@ -19,6 +19,7 @@ import { fetchIceServers, isReachable, openSignalling, whyRefused } from './api.
  * @property {string} session
  * @property {RTCIceServer[]} [ice_servers] with credentials of this session
  * @property {string} [resume]
+ * @property {string} [watch] shows the annotated picture to whoever has it
  * @property {Record<string, string>} [models] task to `name@version`
  * @property {Record<string, boolean>} [tasks]
  */

@@ -106,7 +106,7 @@ impl Service {
 
     pub fn publisher(&self, duration: Duration, settings: Value) -> PublisherConfig {
         PublisherConfig {
-            server: self.address,
+            server: self.address.into(),
             clip: Arc::new(Clip::built_in()),
             rate: 30.0,
             duration,

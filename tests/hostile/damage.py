@@ -16,12 +16,14 @@ def add(corpus, good):
         if not name.startswith("good"):
             continue
         stem, extension = name.split(".")
-        is_picture = extension in ("jpg", "png", "gif", "webp", "bmp", "tiff")
+        is_picture = extension in ("jpg", "png", "gif", "webp", "bmp", "tiff", "avif")
+        # An AVIF picture is a file of the kind that videos are.
+        as_video = DAMAGED if extension == "avif" else TYPE
         def variant(what, data):
-            expected = (DAMAGED, TYPE) if is_picture else (TYPE, DAMAGED)
+            expected = (DAMAGED, as_video) if is_picture else (TYPE, DAMAGED)
             corpus.add(f"{stem}_{what}.{extension}", data, *expected)
 
-        corpus.add(name, data, *(({OK}, TYPE) if is_picture else (TYPE, {OK})))
+        corpus.add(name, data, *(({OK}, as_video) if is_picture else (TYPE, {OK})))
         cuts = [2, 8, 12, 40, len(data) // 8, len(data) // 3, len(data) // 2, len(data) * 7 // 8, len(data) - 1]
         for cut in sorted(set(cuts)):
             variant(f"cut_{cut}", data[:cut])

@@ -32,6 +32,7 @@ PICTURES = {
     "good.bmp": ["-pix_fmt", "bgr24"],
     "good.tiff": ["-pix_fmt", "rgb24", "-compression_algo", "lzw"],
     "good.webp": ["-c:v", "libwebp"],
+    "good.avif": ["-c:v", "libaom-av1", "-still-picture", "1", "-cpu-used", "8", "-pix_fmt", "yuv420p"],
 }
 
 

@@ -134,7 +134,7 @@ pub async fn run(args: &LiveArgs) -> anyhow::Result<()> {
 
 fn publisher(service: &Service, args: &LiveArgs, settings: Value) -> PublisherConfig {
     PublisherConfig {
-        server: service.address,
+        server: service.address.into(),
         clip: Arc::new(Clip::built_in()),
         rate: args.rate,
         duration: WARM_UP + Duration::from_secs(args.seconds),
@@ -270,7 +270,7 @@ async fn joining(args: &LiveArgs) -> anyhow::Result<Joins> {
 async fn join(service: &Service, args: &LiveArgs) -> anyhow::Result<Outcome> {
     let mut config = publisher(service, args, Value::Null);
     config.stop_at_first_report = true;
-    publish(config).await
+    Ok(publish(config).await?)
 }
 
 async fn memory(args: &LiveArgs) -> anyhow::Result<Memory> {

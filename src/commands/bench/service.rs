@@ -25,17 +25,13 @@ impl Service {
         command.args(["serve", "--listen", "127.0.0.1:0", "--media", "127.0.0.1:0", "--log", "error"]);
         command.args(["--video-jobs", "0"]);
         // Overload is what is measured.
-        command.args(["--admit", "count"]);
-        command.arg("--models").arg(&inference.models);
-        command.args(["--device", &inference.device, "--slowdown", &slowdown.to_string()]);
-        command.args(["--object-size", &inference.object_size.to_string()]);
-        command.args(["--lane-threads", &inference.lane_threads.to_string()]);
-        if let Some(lanes) = inference.lanes {
-            command.args(["--lanes", &lanes.to_string()]);
-        }
-        if let Some(library) = &inference.ort_library {
-            command.arg("--ort-library").arg(library);
-        }
+        command.args(["--admit", "count", "--slowdown", &slowdown.to_string()]);
+        add_inference(&mut command, inference);
+        Self::run(command).await
+    }
+
+    /// Starts any service of vigie; ready when this returns.
+    pub async fn run(mut command: Command) -> anyhow::Result<Self> {
         let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
         let mut stdout = BufReader::new(child.stdout.take().context("the service has no output")?);
         let mut line = String::new();
@@ -70,5 +66,19 @@ impl Service {
 
     pub async fn stop(mut self) -> anyhow::Result<()> {
         self.child.kill().await.context("stopping the service")
+    }
+}
+
+/// Hands the settings of inference on.
+pub fn add_inference(command: &mut Command, inference: &InferenceArgs) {
+    command.arg("--models").arg(&inference.models);
+    command.args(["--device", &inference.device]);
+    command.args(["--object-size", &inference.object_size.to_string()]);
+    command.args(["--lane-threads", &inference.lane_threads.to_string()]);
+    if let Some(lanes) = inference.lanes {
+        command.args(["--lanes", &lanes.to_string()]);
+    }
+    if let Some(library) = &inference.ort_library {
+        command.arg("--ort-library").arg(library);
     }
 }

@@ -53,6 +53,8 @@ pub struct TrackSummary {
     pub label: String,
     pub first_s: f64,
     pub last_s: f64,
+    /// The surest of its moments, 0 to 1.
+    pub score: f32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub apparent_gender: Option<GenderReport>,
 }
@@ -79,11 +81,13 @@ impl Sightings {
                 label: String::new(),
                 first_s: at_s,
                 last_s: at_s,
+                score: track.score,
                 apparent_gender: None,
             });
             // A track's label is a vote: the last word counts.
             summary.label.clone_from(&track.label);
             summary.last_s = at_s;
+            summary.score = summary.score.max(track.score);
             summary.apparent_gender = track.attributes.apparent_gender.or(summary.apparent_gender);
         }
     }

@@ -1,6 +1,8 @@
 // What the page asks of the server about video jobs. Addresses are relative to the page, so that it
 // also works behind a path prefix.
 
+import { fetchApi } from '../api.js';
+
 /**
  * @typedef {'queued' | 'running' | 'done' | 'failed' | 'cancelled'} JobState
  * @typedef {{ frames: number, of_frames?: number, fps: number, seconds_left?: number, media_s: number, duration_s?: number }} Progress
@@ -55,7 +57,9 @@ export class ApiFailure extends Error {
 
   /** Whether the same request may well succeed later. */
   get isPassing() {
-    return this.status === 0 || this.status === 408 || this.status === 429 || this.status >= 500 && this.code !== 'videos_unavailable' && this.code !== 'store_full';
+    // 507 is for a person to mend, and so is a service that annotates no videos.
+    if (this.status === 507 || this.code === 'videos_unavailable') return false;
+    return this.status === 0 || this.status === 408 || this.status === 429 || this.status >= 500 || this.code === 'body_unreadable';
   }
 }
 
@@ -74,7 +78,7 @@ export function failureOf(status, body) {
   return new ApiFailure(status, status === 404 ? 'not_found' : status === 413 ? 'too_large' : 'unexpected_answer', `status ${status}`);
 }
 
-/** @param {string} path */
+/** @param {string} path with or without a leading slash, or a whole address */
 export function apiUrl(path) {
   return new URL(path.replace(/^\/+/, ''), document.baseURI);
 }
@@ -86,7 +90,7 @@ export function apiUrl(path) {
 async function ask(path, options = {}) {
   let response;
   try {
-    response = await fetch(apiUrl(path), { cache: 'no-store', signal: AbortSignal.timeout(TIMEOUT_MS), ...options });
+    response = await fetchApi(apiUrl(path).href, { signal: AbortSignal.timeout(TIMEOUT_MS), ...options });
   } catch (error) {
     throw new ApiFailure(0, 'unreachable', String(error));
   }

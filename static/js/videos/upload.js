@@ -1,6 +1,7 @@
 // A resumable upload by the tus protocol, version 1.0.0 (https://tus.io/protocols/resumable-upload):
 // creation, then pieces from wherever the server says it is. A lost network is waited out.
 
+import { authorization } from '../api.js';
 import { apiUrl, ApiFailure, failureOf } from './api.js';
 
 /**
@@ -137,7 +138,7 @@ export class Upload {
         this.#request = null;
       };
       request.open(method, url);
-      for (const [name, value] of Object.entries({ ...VERSION, ...headers })) request.setRequestHeader(name, value);
+      for (const [name, value] of Object.entries({ ...VERSION, ...authorization(), ...headers })) request.setRequestHeader(name, value);
       if (body) {
         request.upload.addEventListener('progress', ({ loaded }) => {
           clearTimeout(watchdog);
