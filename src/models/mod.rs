@@ -2,6 +2,7 @@
 //! ([`catalogue`]), where those come from ([`tarball`]) and how they become ONNX ([`convert`]).
 
 pub mod catalogue;
+pub mod check;
 pub mod convert;
 pub mod heads;
 pub mod manifest;
