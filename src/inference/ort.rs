@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use ort::ep::cuda::ConvAlgorithmSearch;
 use ort::ep::{CUDA, ExecutionProvider, ExecutionProviderDispatch, TensorRT};
-use ort::session::builder::GraphOptimizationLevel;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, Outlet, TensorElementType, TensorRef};
 
@@ -170,6 +170,8 @@ pub struct OrtEngine {
     /// For error texts: the file's path.
     model: String,
     input: String,
+    /// A second input, `int64 [N, 2]`, that asks for the first one's width and height.
+    size_input: Option<String>,
     device_used: DeviceUsed,
 }
 
@@ -199,12 +201,32 @@ impl OrtEngine {
                 (open(runtime, path, &[], threads).map_err(|error| refuse(error.to_string()))?, Device::Cpu)
             }
         };
-        let [input] = session.inputs() else {
-            return Err(refuse(format!("the graph has {} inputs, one is expected", session.inputs().len())));
+        let model = path.display().to_string();
+        Self::over(session, model, DeviceUsed { device, fallback }).map_err(refuse)
+    }
+
+    /// Loads an ONNX file that is in memory on the CPU, with one thread and without opening anything.
+    ///
+    /// # Errors
+    /// As [`OrtEngine::load`].
+    pub fn from_memory(runtime: &Runtime, onnx: &[u8]) -> Result<Self, EngineError> {
+        let refuse = |reason: String| EngineError::Load { path: PathBuf::from("(in memory)"), reason };
+        let open = || builder(runtime, &[], 1)?.commit_from_memory(onnx);
+        let session = open().map_err(|error| refuse(error.to_string()))?;
+        let device_used = DeviceUsed { device: Device::Cpu, fallback: None };
+        Self::over(session, "(in memory)".to_owned(), device_used).map_err(refuse)
+    }
+
+    fn over(session: Session, model: String, device_used: DeviceUsed) -> Result<Self, String> {
+        let asks_size = |outlet: &Outlet| outlet.dtype().tensor_type() == Some(TensorElementType::Int64);
+        let (sizes, inputs): (Vec<&Outlet>, Vec<&Outlet>) =
+            session.inputs().iter().partition(|o| asks_size(o));
+        let ([input], true) = (inputs.as_slice(), sizes.len() <= 1) else {
+            return Err(format!("the graph has {} inputs, one is expected", session.inputs().len()));
         };
         let input = input.name().to_owned();
-        let model = path.display().to_string();
-        Ok(Self { session, model, input, device_used: DeviceUsed { device, fallback } })
+        let size_input = sizes.first().map(|outlet| outlet.name().to_owned());
+        Ok(Self { session, model, input, size_input, device_used })
     }
 
     /// Where it runs, and why not where it was asked to.
@@ -238,7 +260,13 @@ impl Engine for OrtEngine {
                 TensorRef::from_array_view((shape, data.as_slice())).map_err(failed)?.into()
             }
         };
-        let outputs = self.session.run(vec![(self.input.as_str(), value)]).map_err(failed)?;
+        let mut inputs = vec![(self.input.as_str(), value)];
+        if let Some(name) = &self.size_input {
+            let sizes = ([rows_of(shape), 2], sizes_of(shape));
+            let value = ort::value::Tensor::from_array(sizes).map_err(failed)?;
+            inputs.push((name.as_str(), value.into()));
+        }
+        let outputs = self.session.run(inputs).map_err(failed)?;
         let read = |(name, value): (&str, ort::value::ValueRef<'_>)| {
             let tensor = read_tensor(&value).map_err(|reason| refuse(format!("output {name}: {reason}")))?;
             Ok((name.to_owned(), tensor))
@@ -247,20 +275,39 @@ impl Engine for OrtEngine {
     }
 }
 
+/// Width and height of the pictures in an input of `shape`, once for each.
+fn sizes_of(shape: &[usize]) -> Vec<i64> {
+    let side = |axis: usize| shape.get(axis).map_or(0, |&side| side as i64);
+    let (width, height) = if shape.get(1) == Some(&3) { (side(3), side(2)) } else { (side(2), side(1)) };
+    [width, height].repeat(rows_of(shape))
+}
+
+fn rows_of(shape: &[usize]) -> usize {
+    shape.first().copied().unwrap_or(1)
+}
+
 fn open(
     runtime: &Runtime,
     path: &Path,
     providers: &[ExecutionProviderDispatch],
     threads: usize,
 ) -> ort::Result<Session> {
-    Session::builder(&runtime.environment)?
+    builder(runtime, providers, threads)?.commit_from_file(path)
+}
+
+fn builder(
+    runtime: &Runtime,
+    providers: &[ExecutionProviderDispatch],
+    threads: usize,
+) -> ort::Result<SessionBuilder> {
+    let builder = Session::builder(&runtime.environment)?
         .with_optimization_level(GraphOptimizationLevel::Level3)?
         .with_intra_threads(threads.max(1))?
         .with_inter_threads(1)?
         // A spinning pool takes whole cores from the media threads between two runs.
         .with_intra_op_spinning(false)?
-        .with_execution_providers(providers)?
-        .commit_from_file(path)
+        .with_execution_providers(providers)?;
+    Ok(builder)
 }
 
 fn port(outlet: &Outlet) -> Port {
