@@ -8,7 +8,12 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{annotate::AnnotateArgs, bench::BenchArgs, models::ModelsArgs};
+use crate::commands::{
+    annotate::AnnotateArgs, bench::BenchArgs, doctor::DoctorArgs, guard::GuardArgs, load::LoadArgs,
+    models::ModelsArgs, token::TokenArgs,
+};
+use crate::load::target::Target;
+use crate::load::tls::{self, Trust};
 use crate::telemetry::logging::LogFormat;
 
 /// Real-time recognition over WebRTC: faces, apparent gender and everyday objects, live in a browser.
@@ -29,12 +34,18 @@ pub enum Command {
     Signal(Box<SignalArgs>),
     /// Run a media worker, for fronts that run elsewhere.
     Worker(Box<WorkerProcessArgs>),
+    /// Mint a token that opens sessions, or an admin's.
+    Token(TokenArgs),
     /// Annotate pictures and video files.
     Annotate(Box<AnnotateArgs>),
     /// Fetch, list, check, add and remove models.
     Models(ModelsArgs),
     /// Measure this machine with real WebRTC sessions.
     Bench(BenchArgs),
+    /// Visit a running service with many synthetic browsers, and report how it does.
+    Load(Box<LoadArgs>),
+    /// Check this machine, and a deployment: what works, what does not, and what to do about it.
+    Doctor(Box<DoctorArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -52,6 +63,8 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub front: FrontArgs,
     #[command(flatten)]
+    pub store: StoreArgs,
+    #[command(flatten)]
     pub worker: WorkerArgs,
     #[command(flatten)]
     pub inference: InferenceArgs,
@@ -61,6 +74,8 @@ pub struct ServeArgs {
 pub struct SignalArgs {
     #[command(flatten)]
     pub front: FrontArgs,
+    #[command(flatten)]
+    pub store: StoreArgs,
     /// Control addresses of the workers, host:port; every address of a name is a worker.
     #[arg(long, env = "VIGIE_WORKERS", value_delimiter = ',', required = true)]
     pub workers: Vec<String>,
@@ -78,6 +93,8 @@ pub struct WorkerProcessArgs {
     pub name: Option<String>,
     #[command(flatten)]
     pub cluster: ClusterArgs,
+    #[command(flatten)]
+    pub store: StoreArgs,
     #[command(flatten)]
     pub worker: WorkerArgs,
     /// Seconds that pages have to move to other workers in after a request to stop.
@@ -118,6 +135,34 @@ pub struct FrontArgs {
     /// Seconds for which a page's TURN credential opens new allocations.
     #[arg(long, env = "VIGIE_TURN_TTL_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(30..=86_400))]
     pub turn_ttl_seconds: u64,
+    /// Bytes of the longest video that is taken in.
+    #[arg(long, env = "VIGIE_MAX_UPLOAD_BYTES", default_value_t = 2 << 30, value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_upload_bytes: u64,
+    #[command(flatten)]
+    pub guard: GuardArgs,
+}
+
+/// Where videos and their jobs are kept: the same for every front and worker of a service.
+#[derive(Clone, Debug, Args)]
+pub struct StoreArgs {
+    /// Folder or bucket (s3://…, az://…, gs://…) of uploaded videos and their results. Fronts and workers of their
+    /// own must share it.
+    #[arg(long, env = "VIGIE_STORE", default_value = ".vigie/data")]
+    pub store: String,
+    /// The NATS server whose JetStream hands video jobs to workers, such as nats://nats.example.org:4222; fronts and
+    /// workers of their own annotate no videos without one.
+    #[arg(long, env = "VIGIE_NATS_URL", hide_env_values = true)]
+    pub nats_url: Option<String>,
+    /// Hours after which an ended video job is deleted, with its video and its results.
+    #[arg(long, env = "VIGIE_VIDEO_EXPIRY_HOURS", default_value_t = 24.0, value_parser = parse_hours)]
+    pub video_expiry_hours: f64,
+}
+
+fn parse_hours(text: &str) -> Result<f64, &'static str> {
+    match text.parse() {
+        Ok(hours) if (0.0001..=87_600.0).contains(&hours) => Ok(hours),
+        _ => Err("hours are a number from 0.0001 to 87600"),
+    }
 }
 
 /// A secret from the command line or the environment.
@@ -154,9 +199,15 @@ pub struct WorkerArgs {
     /// Live sessions at a time; more are told to come back.
     #[arg(long, env = "VIGIE_MAX_SESSIONS", default_value_t = 16)]
     pub max_sessions: usize,
+    /// Viewers of one session at a time, by WHEP; more are told to come back.
+    #[arg(long, env = "VIGIE_MAX_VIEWERS", default_value_t = 8)]
+    pub max_viewers: usize,
     /// Codec of the annotated track: the first that the browser takes.
     #[arg(long, env = "VIGIE_ANNOTATED_CODECS", value_enum, value_delimiter = ',', default_values = ["h264", "vp8"])]
     pub annotated_codecs: Vec<AnnotatedCodec>,
+    /// Video jobs at a time; 0 to leave them to other workers.
+    #[arg(long, env = "VIGIE_VIDEO_JOBS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(..=64))]
+    pub video_jobs: u16,
     /// What decides, below that number, whether a session is taken.
     #[arg(long, env = "VIGIE_ADMIT", value_enum, default_value_t)]
     pub admit: Admit,
@@ -183,6 +234,37 @@ fn parse_rate(text: &str) -> Result<f32, &'static str> {
 pub enum AnnotatedCodec {
     H264,
     Vp8,
+}
+
+/// How a client gets into a running service.
+#[derive(Clone, Debug, Args)]
+pub struct AccessArgs {
+    /// A bearer token, where the service wants one.
+    #[arg(long, env = "VIGIE_TOKEN", hide_env_values = true)]
+    pub token: Option<Secret>,
+    /// PEM file of a certificate to trust besides the system's, such as a service's self-signed one.
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Take any certificate: whoever answers is believed.
+    #[arg(long, conflicts_with = "ca")]
+    pub insecure: bool,
+}
+
+impl AccessArgs {
+    /// Whose certificates are taken.
+    pub fn trust(&self) -> Trust<'_> {
+        match &self.ca {
+            _ if self.insecure => Trust::Anybody,
+            Some(file) => Trust::File(file),
+            None => Trust::System,
+        }
+    }
+
+    /// The service at `url`.
+    pub async fn target(&self, url: &str) -> anyhow::Result<Target> {
+        let token = self.token.as_ref().map(|token| token.0.as_str());
+        Target::find(url, token, || tls::client(self.trust())).await
+    }
 }
 
 #[derive(Clone, Debug, Args)]

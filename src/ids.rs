@@ -1,6 +1,6 @@
 //! Identifiers of sessions, signed so that any front of a cluster can tell them from invented ones.
 //!
-//! Both signatures are made with one [`SessionKey`]; which sessions are alive only their worker knows.
+//! All signatures are made with one [`SessionKey`]; which sessions are alive only their worker knows.
 
 use std::fmt;
 
@@ -55,6 +55,26 @@ impl fmt::Debug for ResumeToken {
     }
 }
 
+/// Proves the right to watch a session, and to nothing else: its id and a proof of its own.
+#[derive(Clone, PartialEq, Eq)]
+pub struct WatchToken {
+    pub session: SessionId,
+    proof: String,
+}
+
+impl fmt::Display for WatchToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}~{}", self.session, self.proof)
+    }
+}
+
+impl fmt::Debug for WatchToken {
+    /// Without the proof: tokens do not belong in logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WatchToken({}~…)", self.session)
+    }
+}
+
 /// Signs and verifies ids; every front and worker of a cluster derives the same one.
 #[derive(Clone)]
 pub struct SessionKey(Hmac<Sha256>);
@@ -74,10 +94,14 @@ impl SessionKey {
         SessionId(format!("{name}.{signature}"))
     }
 
-    /// The token that belongs to a session.
+    /// The token of a session's owner.
     pub fn resume_token(&self, session: SessionId) -> ResumeToken {
-        let proof = hexadecimal(&self.sign("resume", session.as_str()));
-        ResumeToken { session, proof }
+        ResumeToken { proof: self.prove("resume", &session), session }
+    }
+
+    /// The token of those who may watch a session.
+    pub fn watch_token(&self, session: SessionId) -> WatchToken {
+        WatchToken { proof: self.prove("watch", &session), session }
     }
 
     /// Reads an id that a peer presents.
@@ -100,10 +124,28 @@ impl SessionKey {
     /// # Errors
     /// When the text is no token, or was not signed with this key.
     pub fn read_resume_token(&self, text: &str) -> Result<ResumeToken, InvalidId> {
+        let (session, proof) = self.read_proof("resume", text)?;
+        Ok(ResumeToken { session, proof })
+    }
+
+    /// Reads a watch token that a peer presents.
+    ///
+    /// # Errors
+    /// When the text is no token, or was not signed with this key.
+    pub fn read_watch_token(&self, text: &str) -> Result<WatchToken, InvalidId> {
+        let (session, proof) = self.read_proof("watch", text)?;
+        Ok(WatchToken { session, proof })
+    }
+
+    fn prove(&self, purpose: &str, session: &SessionId) -> String {
+        hexadecimal(&self.sign(purpose, session.as_str()))
+    }
+
+    fn read_proof(&self, purpose: &str, text: &str) -> Result<(SessionId, String), InvalidId> {
         let (session, proof) = text.split_once('~').ok_or(InvalidId)?;
         let session = self.read_session(session)?;
-        self.verify("resume", session.as_str(), proof)?;
-        Ok(ResumeToken { session, proof: proof.to_owned() })
+        self.verify(purpose, session.as_str(), proof)?;
+        Ok((session, proof.to_owned()))
     }
 
     fn sign(&self, purpose: &str, text: &str) -> [u8; SIGNATURE_BYTES] {
@@ -199,6 +241,11 @@ mod tests {
         let id = key().new_session("w1");
         let (_, signature) = id.as_str().rsplit_once('.').unwrap();
         assert_eq!(key().read_resume_token(&format!("{id}~{signature}")), Err(InvalidId));
+        let (owner, viewer) = (key().resume_token(id.clone()), key().watch_token(id));
+        assert_eq!(key().read_watch_token(&viewer.to_string()), Ok(viewer.clone()));
+        assert_eq!(key().read_resume_token(&viewer.to_string()), Err(InvalidId));
+        assert_eq!(key().read_watch_token(&owner.to_string()), Err(InvalidId));
+        assert!(!format!("{viewer:?}").contains(&viewer.proof));
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod cluster;
 pub mod codec;
 pub mod commands;
+pub mod container;
 pub mod files;
 pub mod frame;
 pub mod ids;

@@ -1,12 +1,14 @@
 //! The mailbox between a fast writer and a slow reader: it holds the newest value only.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::Thread;
 
 /// A one-place mailbox in which the newest value replaces the one before.
 ///
 /// 1. One side calls [`put`](Self::put); it never waits.
-/// 2. The other calls [`take`](Self::take); it waits for a value, or for [`close`](Self::close).
+/// 2. The other, one thread, calls [`take`](Self::take), which waits for a value or for [`close`](Self::close).
+///    One that waits for other things as well calls [`listen`](Self::listen), is unparked at each change, and looks
+///    with [`try_take`](Self::try_take).
 /// 3. A value that was replaced before it was taken is dropped and counted, never queued.
 ///
 /// ```
@@ -26,11 +28,11 @@ pub struct Latest<T> {
 struct Shared<T> {
     /// Held for a move of `T` only, never while anything else runs.
     slot: Mutex<Slot<T>>,
-    filled: Condvar,
 }
 
 struct Slot<T> {
     value: Option<T>,
+    reader: Option<Thread>,
     replaced: u64,
     closed: bool,
 }
@@ -43,8 +45,8 @@ impl<T> Clone for Latest<T> {
 
 impl<T> Default for Latest<T> {
     fn default() -> Self {
-        let slot = Slot { value: None, replaced: 0, closed: false };
-        Self { shared: Arc::new(Shared { slot: Mutex::new(slot), filled: Condvar::new() }) }
+        let slot = Slot { value: None, reader: None, replaced: 0, closed: false };
+        Self { shared: Arc::new(Shared { slot: Mutex::new(slot) }) }
     }
 }
 
@@ -61,37 +63,44 @@ impl<T> Latest<T> {
         }
         let replaced = slot.value.replace(value);
         slot.replaced += u64::from(replaced.is_some());
+        let reader = slot.reader.clone();
         drop(slot);
-        self.shared.filled.notify_one();
+        if let Some(reader) = reader {
+            reader.unpark();
+        }
         replaced.is_some()
+    }
+
+    /// Has the calling thread, the reader, unparked at each change from now on.
+    pub fn listen(&self) {
+        self.slot().reader = Some(std::thread::current());
+    }
+
+    /// Takes the value if there is one.
+    pub fn try_take(&self) -> Option<T> {
+        self.slot().value.take()
+    }
+
+    /// Whether a value waits.
+    pub fn is_filled(&self) -> bool {
+        self.slot().value.is_some()
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.slot().closed
     }
 
     /// Waits for a value; `None` once the mailbox is closed.
     pub fn take(&self) -> Option<T> {
-        let mut slot = self.slot();
+        self.listen();
         loop {
-            if slot.closed {
-                return None;
+            let mut slot = self.slot();
+            if slot.closed || slot.value.is_some() {
+                return slot.value.take();
             }
-            if let Some(value) = slot.value.take() {
-                return Some(value);
-            }
-            slot = self.shared.filled.wait(slot).expect("no code panics while it holds a mailbox");
+            drop(slot);
+            std::thread::park();
         }
-    }
-
-    /// Waits until `deadline`, whatever arrives meanwhile; returns early, and `false`, once the mailbox is closed.
-    pub fn pause_until(&self, deadline: Instant) -> bool {
-        let mut slot = self.slot();
-        while !slot.closed {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return true;
-            }
-            let waited = self.shared.filled.wait_timeout(slot, left);
-            slot = waited.expect("no code panics while it holds a mailbox").0;
-        }
-        false
     }
 
     /// How many values were replaced before they were taken.
@@ -104,8 +113,11 @@ impl<T> Latest<T> {
         let mut slot = self.slot();
         slot.closed = true;
         slot.value = None;
+        let reader = slot.reader.clone();
         drop(slot);
-        self.shared.filled.notify_all();
+        if let Some(reader) = reader {
+            reader.unpark();
+        }
     }
 }
 

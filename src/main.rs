@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use vigie::cli::{Cli, Command};
+use vigie::commands::annotate::Interrupted;
 use vigie::{commands, telemetry};
 
 fn main() -> ExitCode {
@@ -17,15 +18,19 @@ fn main() -> ExitCode {
         Command::Serve(args) => commands::serve::run(&args),
         Command::Signal(args) => commands::signal::run(&args),
         Command::Worker(args) => commands::worker::run(&args),
+        Command::Token(args) => commands::token::run(&args),
         Command::Annotate(args) => commands::annotate::run(&args),
         Command::Models(args) => commands::models::run(args),
         Command::Bench(args) => commands::bench::run(args),
+        Command::Load(args) => commands::load::run(&args),
+        Command::Doctor(args) => commands::doctor::run(&args),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("vigie: {error:#}");
-            ExitCode::FAILURE
+            // As shells write it for a program that Ctrl-C has ended.
+            if error.is::<Interrupted>() { ExitCode::from(130) } else { ExitCode::FAILURE }
         }
     }
 }

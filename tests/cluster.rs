@@ -62,7 +62,14 @@ fn worker_of(welcome: &Value) -> String {
 
 fn publisher(server: SocketAddr, duration: Duration) -> PublisherConfig {
     let clip = Arc::new(Clip::built_in());
-    PublisherConfig { server, clip, rate: 15.0, duration, settings: Value::Null, stop_at_first_report: false }
+    PublisherConfig {
+        server: server.into(),
+        clip,
+        rate: 15.0,
+        duration,
+        settings: Value::Null,
+        stop_at_first_report: false,
+    }
 }
 
 #[tokio::test]

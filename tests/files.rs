@@ -1,18 +1,13 @@
-//! Pictures and video files, through the program as its users run it.
+//! Pictures, through the service as its users ask it; and the same picture on every path.
 
 #![allow(clippy::unwrap_used, reason = "what is not as expected fails the test")]
 
 mod common;
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
-
-use common::process::{Reply, Service, vigie};
+use common::media::{ffmpeg, noise, pictures};
+use common::process::{Reply, Service};
 use common::{Lab, OBJECTS_SIZE};
 use serde_json::Value;
-use vigie::codec::{Piece, VideoFile};
 use vigie::frame::{Detection, I420Buffer, Picture};
 use vigie::pipeline::recognise::{MinScores, Tasks};
 
@@ -65,12 +60,15 @@ fn a_posted_picture_is_recognised() {
     let raw = service.post("/predict", &[], &astronaut()).json();
     assert_eq!(raw["detections"], report["detections"], "as a raw body it is the same picture");
 
+    let version = report["models"]["blazeface"].as_str().unwrap();
+    let named = format!("/predict?tasks=faces&model=blazeface@{version},centernet");
+    assert_eq!(service.post(&named, &[], &astronaut()).status, 200);
     let faces = service.post("/predict?tasks=faces", &[], &astronaut()).json();
     assert_eq!(kinds(&faces), [("face".to_owned(), "face".to_owned())]);
     assert!(faces["detections"][0]["attributes"].is_null(), "{faces}");
     let sure = service.post("/predict?tasks=objects&threshold=0.99", &[], &astronaut()).json();
     assert!(kinds(&sure).is_empty(), "{sure}");
-    assert_eq!(service.metric("vigie_pictures_total{outcome=\"recognised\"}"), 4.0);
+    assert_eq!(service.metric("vigie_pictures_total{outcome=\"recognised\"}"), 5.0);
 }
 
 #[test]
@@ -96,6 +94,32 @@ fn an_annotated_picture_shows_what_was_found() {
     }
 }
 
+#[test]
+fn an_avif_picture_is_read_upright() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.avif");
+    let picture = common::data("pictures/coffee.jpg");
+    let still = ["-c:v", "libaom-av1", "-still-picture", "1", "-cpu-used", "8", "-crf", "10"];
+    let input = ["-i", picture.to_str().unwrap(), "-pix_fmt", "yuv420p"];
+    ffmpeg(&[&input[..], &still, &[path.to_str().unwrap()]].concat(), &[]);
+    let bytes = std::fs::read(&path).unwrap();
+    let decoded = vigie::files::image::decode(&bytes).unwrap();
+    let expected = vigie::files::image::decode(&std::fs::read(&picture).unwrap()).unwrap();
+    assert_eq!((decoded.width, decoded.height), (expected.width, expected.height));
+    let (ours, theirs) = (i420(&decoded), i420(&expected));
+    let off = ours.data.iter().zip(&theirs.data).map(|(a, b)| u64::from(a.abs_diff(*b))).sum::<u64>();
+    assert!(off < ours.data.len() as u64 * 4, "off by {off} over {} bytes", ours.data.len());
+
+    let service = Service::start(&[]);
+    let report = service.post("/predict?tasks=objects", &[], &bytes).json();
+    assert!(kinds(&report).iter().any(|(_, label)| label == "cup"), "{report}");
+    let half = service.post("/predict", &[], &bytes[..bytes.len() / 2]);
+    assert_eq!((half.status, half.json()["error"]["code"].as_str()), (422, Some("truncated")));
+    let heic = service.post("/predict", &[], b"\0\0\0\x18ftypheic\0\0\0\0mif1heic\0\0\0\0");
+    assert_eq!((heic.status, heic.json()["error"]["code"].as_str()), (415, Some("unsupported_type")));
+    assert!(heic.json()["error"]["message"].as_str().unwrap().contains("HEIC"));
+}
+
 /// The header of a PNG that says it is 65,535 pixels high and wide.
 fn bomb() -> Vec<u8> {
     let mut chunk = b"IHDR".to_vec();
@@ -109,17 +133,6 @@ fn bomb() -> Vec<u8> {
         b"\0\0\0\0IDAT\x35\xaf\x06\x1e",
     ]
     .concat()
-}
-
-fn noise(bytes: usize) -> Vec<u8> {
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let next = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    };
-    std::iter::repeat_with(next).take(bytes).collect()
 }
 
 #[test]
@@ -161,6 +174,9 @@ fn bad_input_gets_its_status_and_code_and_harms_nobody() {
         ("/predict?threshold=2", &[json], picture.clone(), 400, "invalid_option"),
         ("/predict?threshold=much", &[json], picture.clone(), 400, "invalid_option"),
         ("/predict?nonsense=1", &[json], picture.clone(), 400, "invalid_option"),
+        ("/predict?model=yolo", &[json], picture.clone(), 400, "invalid_option"),
+        ("/predict?model=blazeface@9999", &[json], picture.clone(), 400, "invalid_option"),
+        ("/predict?model=%26", &[json], picture.clone(), 400, "invalid_option"),
         ("/predict", &[("Content-Type", "multipart/form-data")], picture.clone(), 400, "body_unreadable"),
         ("/predict", &[("Content-Type", &content_type)], unnamed, 400, "body_unreadable"),
         ("/predict", &[("Content-Type", &content_type)], noise(5000), 400, "body_unreadable"),
@@ -195,30 +211,6 @@ fn many_at_once_are_answered_or_told_to_come_back() {
     assert!(statuses.iter().all(|answer| matches!(answer, (200, false) | (503, true))), "{statuses:?}");
     let done = statuses.iter().filter(|(status, _)| *status == 200).count();
     assert!((64..100).contains(&done), "{done} of 100 were recognised");
-}
-
-/// Runs FFmpeg's own program, an independent writer of files.
-fn ffmpeg(arguments: &[&str], input: &[u8]) {
-    let mut child = Command::new("ffmpeg")
-        .args(["-v", "error", "-y"])
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .spawn()
-        .expect("the ffmpeg program is there");
-    child.stdin.take().unwrap().write_all(input).unwrap();
-    assert!(child.wait().unwrap().success(), "{arguments:?}");
-}
-
-/// Every picture of a file with its media time, and whether the file was cut off.
-fn pictures(path: &Path) -> (Vec<(Picture, Duration)>, bool) {
-    let mut file = VideoFile::open(path, 2).unwrap();
-    let mut pictures = Vec::new();
-    while let Some(piece) = file.read().unwrap() {
-        if let Piece::Picture(picture, at) = piece {
-            pictures.push((picture, at));
-        }
-    }
-    (pictures, file.is_cut_off())
 }
 
 fn i420(picture: &Picture) -> I420Buffer {
@@ -272,144 +264,4 @@ fn a_picture_gives_the_same_detections_wherever_it_comes_from() {
             );
         }
     }
-}
-
-/// A video of the astronaut, moving, in `folder`; `arguments` say how it is written.
-fn clip(folder: &Path, name: &str, arguments: &[&str]) -> PathBuf {
-    let path = folder.join(name);
-    let picture = common::data("pictures/astronaut.jpg");
-    let source = ["-loop", "1", "-r", "10", "-i", picture.to_str().unwrap()];
-    let sound = ["-f", "lavfi", "-i", "sine=440"];
-    ffmpeg(&[&source[..], &sound, &["-t", "2"], arguments, &[path.to_str().unwrap()]].concat(), &[]);
-    path
-}
-
-#[test]
-fn every_kind_of_video_is_annotated_whole() {
-    let folder = tempfile::tempdir().unwrap();
-    let (inputs, outputs) = (folder.path().join("in"), folder.path().join("out"));
-    std::fs::create_dir(&inputs).unwrap();
-    let x264 = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"];
-    let b_frames =
-        ["-vf", "scale=320:320", "-c:v", "libx264", "-bf", "3", "-pix_fmt", "yuv420p", "-c:a", "aac"];
-    clip(&inputs, "b-frames.mp4", &b_frames);
-    clip(
-        &inputs,
-        "odd.webm",
-        &["-vf", "crop=301:257:100:40", "-c:v", "libvpx", "-an", "-pix_fmt", "yuv420p"],
-    );
-    clip(&inputs, "old.avi", &["-vf", "scale=256:256", "-c:v", "mpeg4", "-q:v", "2", "-c:a", "libmp3lame"]);
-    let broadcast = [&["-vf", "scale=256:256"], &x264[..], &["-c:a", "aac"]].concat();
-    clip(&inputs, "broadcast.ts", &broadcast);
-    clip(&inputs, "raw.avi", &["-vf", "scale=256:256", "-c:v", "rawvideo", "-pix_fmt", "bgr24", "-an"]);
-    // Every third picture is left out: times are uneven.
-    let uneven = ["-vf", "scale=256:256,select='mod(n,3)'", "-vsync", "vfr", "-an"];
-    clip(&inputs, "uneven.mkv", &[&uneven, &x264[..]].concat());
-    let upright = clip(folder.path(), "upright.mp4", &[&["-vf", "scale=320:240", "-an"], &x264[..]].concat());
-    let held = inputs.join("held.mov");
-    let turn = ["-i", upright.to_str().unwrap(), "-c", "copy", "-metadata:s:v:0", "rotate=90"];
-    ffmpeg(&[&turn[..], &[held.to_str().unwrap()]].concat(), &[]);
-    std::fs::write(inputs.join("still.jpg"), astronaut()).unwrap();
-
-    let json = folder.path().join("found.jsonl");
-    let csv = folder.path().join("found.csv");
-    let status = vigie()
-        .args(["annotate", "--json", json.to_str().unwrap(), "--csv", csv.to_str().unwrap(), "-o"])
-        .args([&outputs, &inputs])
-        .status()
-        .unwrap();
-    assert!(status.success());
-
-    let lines = std::fs::read_to_string(&json).unwrap();
-    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    for (name, sound) in [
-        ("b-frames.mp4", "copied"),
-        ("odd.webm", "none"),
-        ("old.avi", "copied"),
-        ("broadcast.ts", "copied"),
-        ("raw.avi", "none"),
-        ("uneven.mkv", "none"),
-        ("held.mov", "none"),
-    ] {
-        let source = inputs.join(name);
-        let target = outputs.join(name).with_extension("").to_str().unwrap().to_owned() + "-annotated.mp4";
-        let ((before, _), (after, _)) = (pictures(&source), pictures(Path::new(&target)));
-        assert!(before.len() > 10, "{name}");
-        assert_eq!(after.len(), before.len(), "{name}: every picture is there");
-        for ((ours, at), (theirs, expected)) in after.iter().zip(&before) {
-            assert!(at.abs_diff(*expected) < Duration::from_millis(2), "{name}: {at:?} was {expected:?}");
-            let even = |side: usize| side.next_multiple_of(2);
-            assert_eq!((ours.width, ours.height), (even(theirs.width), even(theirs.height)), "{name}");
-        }
-        let of_file = |line: &&Value| line["file"].as_str().unwrap().ends_with(name);
-        let reports: Vec<&Value> = lines.iter().filter(of_file).collect();
-        assert_eq!(reports.len(), before.len() + 1, "{name}");
-        let summary = &reports.last().unwrap()["summary"];
-        assert_eq!(summary["frames"].as_u64(), Some(before.len() as u64), "{name}: {summary}");
-        assert_eq!(
-            (summary["cut_off"].as_bool(), summary["audio"].as_str()),
-            (Some(false), Some(sound)),
-            "{name}"
-        );
-        let is_turned = name == "held.mov";
-        assert!(is_turned || !summary["tracks"].as_array().unwrap().is_empty(), "{name}: {summary}");
-        // The index comes first, so that a browser plays while it loads.
-        let bytes = std::fs::read(&target).unwrap();
-        let place = |kind: &[u8]| bytes.windows(4).position(|four| four == kind).unwrap();
-        assert!(place(b"moov") < place(b"mdat"), "{name}");
-        let has_sound = VideoFile::open(Path::new(&target), 1).unwrap().info().has_audio;
-        assert_eq!(has_sound, sound == "copied", "{name}");
-    }
-    let (held, _) = pictures(&held);
-    assert_eq!((held[0].0.width, held[0].0.height), (240, 320));
-    assert!(outputs.join("still-annotated.jpg").exists());
-    assert!(std::fs::read_to_string(&csv).unwrap().lines().count() > 50);
-    assert_eq!(std::fs::read_dir(&outputs).unwrap().count(), 8, "nothing half-written is left");
-}
-
-#[test]
-fn bad_files_are_clear_errors_and_keep_no_other_from_being_annotated() {
-    let folder = tempfile::tempdir().unwrap();
-    let inputs = folder.path().join("in");
-    std::fs::create_dir(&inputs).unwrap();
-    let small = ["-vf", "scale=192:192", "-c:v", "libx264", "-preset", "ultrafast", "-an"];
-    let whole = clip(folder.path(), "whole.mp4", &small);
-    let live = clip(folder.path(), "live.mkv", &small);
-    let whole = std::fs::read(&whole).unwrap();
-    let live = std::fs::read(&live).unwrap();
-    let sound = inputs.join("sound.m4a");
-    ffmpeg(&["-f", "lavfi", "-i", "sine=440", "-t", "1", "-c:a", "aac", sound.to_str().unwrap()], &[]);
-    let playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nlive.mkv\n#EXT-X-ENDLIST\n";
-    for (name, bytes) in [
-        ("nothing.mp4", Vec::new()),
-        ("playlist.mp4", playlist.into()),
-        ("concat.mp4", b"ffconcat version 1.0\nfile live.mkv\n".to_vec()),
-        ("noise.mp4", noise(10_000)),
-        ("named.mp4", [b"\0\0\0\x20ftypisom".to_vec(), noise(10_000)].concat()),
-        ("headless.mp4", whole[..whole.len() / 2].to_vec()),
-        ("half.mkv", live[..live.len() / 2].to_vec()),
-    ] {
-        std::fs::write(inputs.join(name), bytes).unwrap();
-    }
-    let outputs = folder.path().join("out");
-    let output = vigie().args(["annotate", "--every", "4", "-o"]).args([&outputs, &inputs]).output().unwrap();
-    assert!(!output.status.success());
-    let said = String::from_utf8(output.stderr).unwrap();
-    for (name, expected) in [
-        ("nothing.mp4", "is empty"),
-        ("playlist.mp4", "is no MP4, MOV, WebM"),
-        ("concat.mp4", "is no MP4, MOV, WebM"),
-        ("noise.mp4", "is no MP4, MOV, WebM"),
-        ("named.mp4", "damaged or cut off"),
-        ("headless.mp4", "damaged or cut off"),
-        ("sound.m4a", "has no video, only audio"),
-    ] {
-        let line = said.lines().find(|line| line.starts_with("vigie: ") && line.contains(name));
-        assert!(line.is_some_and(|line| line.contains(expected)), "{name}: {said}");
-    }
-    assert!(said.contains("the file is cut off"), "{said}");
-    let left: Vec<_> = std::fs::read_dir(&outputs).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left, ["half-annotated.mp4"]);
-    let (annotated, _) = pictures(&outputs.join("half-annotated.mp4"));
-    assert!((3..18).contains(&annotated.len()), "{} pictures", annotated.len());
 }

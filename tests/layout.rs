@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// What each part of `src/` may use of the others. Never upward.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("signalling", &["cluster", "ids", "shutdown", "telemetry"]),
+    ("signalling", &["blobs", "cluster", "container", "ids", "jobs", "shutdown", "telemetry"]),
     (
         "live",
         &[
@@ -26,15 +26,30 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("files", &["cluster", "codec", "frame", "imgproc", "inference", "models", "pipeline", "telemetry"]),
-    ("jobs", &["blobs", "ids", "telemetry"]),
+    (
+        "files",
+        &[
+            "blobs",
+            "cluster",
+            "codec",
+            "frame",
+            "imgproc",
+            "inference",
+            "jobs",
+            "models",
+            "pipeline",
+            "telemetry",
+        ],
+    ),
+    ("jobs", &["blobs", "container", "telemetry"]),
     ("blobs", &[]),
     ("cluster", &["ids"]),
     ("pipeline", &["frame", "imgproc", "inference", "models"]),
     ("models", &["frame", "inference"]),
     ("inference", &[]),
     ("imgproc", &["frame"]),
-    ("codec", &["frame"]),
+    ("codec", &["container", "frame"]),
+    ("container", &[]),
     ("rtp", &["frame"]),
     ("telemetry", &[]),
     ("frame", &[]),
@@ -55,15 +70,21 @@ const NAMED_IN: &[(&str, &[&str])] = &[
     ("str0m::", &["load/"]),
     ("async_nats::", &["jobs/queue/nats"]),
     ("object_store::", &["blobs/"]),
-    ("axum", &["signalling/", "live/control.rs", "files/control.rs", "commands/"]),
+    ("jsonwebtoken::", &["signalling/auth.rs"]),
+    ("tokio_rustls::", &["signalling/tls.rs", "signalling/server.rs", "load/"]),
+    ("axum", &["signalling/", "live/control.rs", "live/whip.rs", "files/control.rs", "commands/"]),
 ];
 
 /// Modules that do no I/O, spawn nothing and are given the time.
 const PURE: &[&str] = &[
     "cluster/placement.rs",
+    "container.rs",
     "inference/batcher.rs",
+    "inference/rows.rs",
+    "inference/turns.rs",
     "live/governor.rs",
     "live/headroom.rs",
+    "live/sdp.rs",
     "live/settings.rs",
     "models/check/",
     "models/heads/",

@@ -5,222 +5,30 @@
 
 #[path = "common/cluster.rs"]
 mod process;
+#[path = "common/turn.rs"]
+mod turn;
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::path::Path;
 
-use hmac::{Hmac, KeyInit, Mac};
-use md5::{Digest, Md5};
 use serde_json::Value;
-use sha1::Sha1;
+use vigie::cluster::token::ClusterToken;
+use vigie::ids::SessionId;
+use vigie::load::tls::{self, Trust};
+use vigie::load::turn::{Client, Family, Relay, SUCCESS, TurnError};
 use vigie::signalling::ice::Credential;
 
 use process::{Process, vigie};
+use turn::{SECRET, TurnServer, await_tcp, certificate, free_address, unix_now};
 
-const SECRET: &str = "the-secret-of-this-test";
-/// What the configuration under test may relay to.
-const WORKERS: &str = "10.77.0.0-10.77.0.255";
+const CLUSTER_TOKEN: &str = "0123456789abcdef";
 
-/// A coturn that ends with the test.
-struct TurnServer {
-    child: Child,
-    address: SocketAddr,
-    _folder: tempfile::TempDir,
+fn udp(server: &TurnServer, credential: &Credential) -> Client {
+    Client::udp(server.address, credential).unwrap()
 }
 
-impl TurnServer {
-    fn start(arguments: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let address = free_address();
-        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/turn/start"));
-        command.env("TMPDIR", folder.path()).env("VIGIE_TURN_SECRET", SECRET);
-        command.env("VIGIE_TURN_WORKERS", WORKERS).args(["--listening-ip=127.0.0.1", "--relay-ip=127.0.0.1"]);
-        command.arg(format!("--listening-port={}", address.port())).args(arguments);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let server = Self { child, address, _folder: folder };
-        // It is up when it answers a plain question.
-        let client = Client::new(server.address, &Credential::sign(SECRET, "nobody", 0));
-        let answer = client.exchange(&message(BINDING, [1; 12], &[], None));
-        assert!(answer.is_success(), "coturn answers: is the package coturn installed?");
-        server
-    }
-}
-
-impl Drop for TurnServer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A loopback port that is free for UDP and TCP: coturn cannot choose one itself.
-fn free_address() -> SocketAddr {
-    loop {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let address = socket.local_addr().unwrap();
-        if TcpListener::bind(address).is_ok() {
-            return address;
-        }
-    }
-}
-
-// STUN and TURN as RFC 8489 §5 and RFC 8656 §18 write them.
-const BINDING: u16 = 0x0001;
-const ALLOCATE: u16 = 0x0003;
-const CREATE_PERMISSION: u16 = 0x0008;
-const USERNAME: u16 = 0x0006;
-const MESSAGE_INTEGRITY: u16 = 0x0008;
-const ERROR_CODE: u16 = 0x0009;
-const XOR_PEER_ADDRESS: u16 = 0x0012;
-const REALM: u16 = 0x0014;
-const NONCE: u16 = 0x0015;
-const REQUESTED_ADDRESS_FAMILY: u16 = 0x0017;
-const REQUESTED_TRANSPORT: u16 = 0x0019;
-const COOKIE: [u8; 4] = 0x2112_a442_u32.to_be_bytes();
-const TCP: [u8; 4] = [6, 0, 0, 0];
-const UDP: [u8; 4] = [17, 0, 0, 0];
-const IPV6: [u8; 4] = [2, 0, 0, 0];
-
-type Attribute = (u16, Vec<u8>);
-
-fn message(kind: u16, transaction: [u8; 12], attributes: &[Attribute], key: Option<&[u8]>) -> Vec<u8> {
-    let mut bytes = [&kind.to_be_bytes()[..], &[0, 0], &COOKIE, &transaction].concat();
-    for (name, value) in attributes {
-        bytes.extend(name.to_be_bytes());
-        bytes.extend((value.len() as u16).to_be_bytes());
-        bytes.extend(value);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-    }
-    // The length that is signed counts the signature (RFC 8489 §14.5).
-    let length = bytes.len() - 20 + if key.is_some() { 24 } else { 0 };
-    bytes[2..4].copy_from_slice(&(length as u16).to_be_bytes());
-    if let Some(key) = key {
-        let signature = Hmac::<Sha1>::new_from_slice(key).unwrap().chain_update(&bytes).finalize();
-        bytes.extend(MESSAGE_INTEGRITY.to_be_bytes());
-        bytes.extend(20_u16.to_be_bytes());
-        bytes.extend(signature.into_bytes());
-    }
-    bytes
-}
-
-/// An address, masked with the cookie and the transaction (RFC 8489 §14.2).
-fn xor_address(address: IpAddr, port: u16, transaction: &[u8; 12]) -> Vec<u8> {
-    let mask = [&COOKIE[..], transaction].concat();
-    let (family, octets) = match address {
-        IpAddr::V4(address) => (1, address.octets().to_vec()),
-        IpAddr::V6(address) => (2, address.octets().to_vec()),
-    };
-    let port = port.to_be_bytes();
-    let masked = octets.iter().zip(&mask).map(|(octet, mask)| octet ^ mask);
-    [0, family, port[0] ^ mask[0], port[1] ^ mask[1]].into_iter().chain(masked).collect()
-}
-
-struct Answer {
-    kind: u16,
-    attributes: Vec<Attribute>,
-}
-
-impl Answer {
-    fn read(bytes: &[u8]) -> Self {
-        let mut attributes = Vec::new();
-        let mut rest = &bytes[20..];
-        while let [n0, n1, l0, l1, tail @ ..] = rest {
-            let length = usize::from(u16::from_be_bytes([*l0, *l1]));
-            attributes.push((u16::from_be_bytes([*n0, *n1]), tail[..length].to_vec()));
-            rest = &tail[length.next_multiple_of(4).min(tail.len())..];
-        }
-        Self { kind: u16::from_be_bytes([bytes[0], bytes[1]]), attributes }
-    }
-
-    fn is_success(&self) -> bool {
-        self.kind & 0x0110 == 0x0100
-    }
-
-    fn attribute(&self, wanted: u16) -> Vec<u8> {
-        let found = self.attributes.iter().find(|(name, _)| *name == wanted);
-        found.map(|(_, value)| value.clone()).unwrap_or_default()
-    }
-
-    /// The error's code, or 200.
-    fn status(&self) -> u16 {
-        match self.attribute(ERROR_CODE)[..] {
-            [_, _, class, number, ..] => u16::from(class) * 100 + u16::from(number),
-            _ => 200,
-        }
-    }
-}
-
-/// A TURN client over UDP, as small as can be.
-struct Client {
-    socket: UdpSocket,
-    credential: Credential,
-    realm: Vec<u8>,
-    nonce: Vec<u8>,
-}
-
-impl Client {
-    fn new(server: SocketAddr, credential: &Credential) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.connect(server).unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-        Self { socket, credential: credential.clone(), realm: Vec::new(), nonce: Vec::new() }
-    }
-
-    /// Sends until an answer comes.
-    fn exchange(&self, request: &[u8]) -> Answer {
-        let mut buffer = [0; 2000];
-        for _ in 0..50 {
-            let outcome = self.socket.send(request).and_then(|_| self.socket.recv(&mut buffer));
-            match outcome {
-                // An answer to an earlier transaction may come late.
-                Ok(length) if length >= 20 && buffer[8..20] == request[8..20] => {
-                    return Answer::read(&buffer[..length]);
-                }
-                Ok(_) => {}
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-                // Nobody listens there yet.
-                Err(_) => std::thread::sleep(Duration::from_millis(50)),
-            }
-        }
-        panic!("no answer");
-    }
-
-    fn key(&self) -> Vec<u8> {
-        let realm = String::from_utf8_lossy(&self.realm);
-        let text = format!("{}:{realm}:{}", self.credential.username, self.credential.credential);
-        Md5::digest(text).to_vec()
-    }
-
-    fn sign(&self, kind: u16, transaction: [u8; 12], mut attributes: Vec<Attribute>) -> Vec<u8> {
-        attributes.push((USERNAME, self.credential.username.clone().into_bytes()));
-        attributes.push((REALM, self.realm.clone()));
-        attributes.push((NONCE, self.nonce.clone()));
-        message(kind, transaction, &attributes, Some(&self.key()))
-    }
-
-    /// Asks for a relay address of the family; the status.
-    fn allocate(&mut self, family: Option<[u8; 4]>) -> u16 {
-        let mut attributes = vec![(REQUESTED_TRANSPORT, UDP.to_vec())];
-        attributes.extend(family.map(|family| (REQUESTED_ADDRESS_FAMILY, family.to_vec())));
-        // The first question is for the realm and the nonce.
-        let challenge = self.exchange(&message(ALLOCATE, rand::random(), &attributes, None));
-        assert_eq!(challenge.status(), 401, "nobody is let in without credentials");
-        (self.realm, self.nonce) = (challenge.attribute(REALM), challenge.attribute(NONCE));
-        self.exchange(&self.sign(ALLOCATE, rand::random(), attributes)).status()
-    }
-
-    /// Asks for leave to send to a peer; the status.
-    fn permit(&self, peer: IpAddr) -> u16 {
-        let transaction = rand::random();
-        let address = xor_address(peer, 50_000, &transaction);
-        self.exchange(&self.sign(CREATE_PERMISSION, transaction, vec![(XOR_PEER_ADDRESS, address)])).status()
-    }
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+/// Asks for a relay address over UDP; the status.
+fn allocate(client: &mut Client) -> u16 {
+    client.allocate(None, Relay::Udp).unwrap()
 }
 
 fn valid() -> Credential {
@@ -240,7 +48,7 @@ fn front(server: &TurnServer) -> Process {
         "--turn-url",
         &urls.join(","),
     ]);
-    command.env("VIGIE_CLUSTER_TOKEN", "0123456789abcdef").env("VIGIE_TURN_SECRET", SECRET);
+    command.env("VIGIE_CLUSTER_TOKEN", CLUSTER_TOKEN).env("VIGIE_TURN_SECRET", SECRET);
     Process::start(&mut command)
 }
 
@@ -248,7 +56,10 @@ fn front(server: &TurnServer) -> Process {
 fn the_fronts_credentials_open_the_relay_and_no_others_do() {
     let server = TurnServer::start(&[]);
     let front = front(&server);
-    let told = front.get_json("/api/ice-servers");
+    let key = ClusterToken::new(CLUSTER_TOKEN).unwrap().session_key();
+    let told_to = |session: &SessionId| front.get_json(&format!("/api/ice-servers?session={session}"));
+    let session = key.new_session("w1");
+    let told = told_to(&session);
     assert_eq!(told["ttl_seconds"], 600);
     let relay = &told["ice_servers"][0];
     assert_eq!(relay["urls"].as_array().unwrap().len(), 2);
@@ -257,8 +68,17 @@ fn the_fronts_credentials_open_the_relay_and_no_others_do() {
     let (expires, holder) = own.username.split_once(':').unwrap();
     let expires: u64 = expires.parse().unwrap();
     assert!((590..=600).contains(&(expires - unix_now())), "{}", own.username);
-    let second = front.get_json("/api/ice-servers");
-    assert_ne!(second["ice_servers"][0]["username"], relay["username"], "each page has its own");
+    assert!(session.as_str().starts_with(holder), "{holder} is the session's, on which quotas are counted");
+    let second = told_to(&key.new_session("w1"));
+    assert!(!text(&second["ice_servers"][0]["username"]).ends_with(holder), "each session has its own");
+    assert_eq!(
+        front.get_json("/api/ice-servers")["ice_servers"],
+        serde_json::json!([]),
+        "none without a session"
+    );
+    let forged = session.as_str().replacen("w1", "w2", 1);
+    let refused = front.get_json(&format!("/api/ice-servers?session={forged}"));
+    assert_eq!(refused["error"]["code"], "invalid_session");
 
     let other_name = |username: String| Credential { username, credential: own.credential.clone() };
     let table = [
@@ -272,7 +92,7 @@ fn the_fronts_credentials_open_the_relay_and_no_others_do() {
     ];
     for (what, credential, expected) in table {
         // RFC 8489 §9.2.4 lets a server call a username that it cannot read a bad request.
-        let status = Client::new(server.address, &credential).allocate(None);
+        let status = allocate(&mut udp(&server, &credential));
         assert!(status == expected || (expected == 401 && status == 400), "{what}: {status}");
     }
 }
@@ -280,11 +100,10 @@ fn the_fronts_credentials_open_the_relay_and_no_others_do() {
 #[test]
 fn a_request_that_was_overheard_opens_nothing() {
     let server = TurnServer::start(&[]);
-    let mut honest = Client::new(server.address, &valid());
-    assert_eq!(honest.allocate(None), 200);
-    let overheard = honest.sign(ALLOCATE, rand::random(), vec![(REQUESTED_TRANSPORT, UDP.to_vec())]);
-    let thief = Client::new(server.address, &valid());
-    let status = thief.exchange(&overheard).status();
+    let mut honest = udp(&server, &valid());
+    assert_eq!(allocate(&mut honest), SUCCESS);
+    let overheard = honest.signed_allocation();
+    let status = udp(&server, &valid()).exchange(&overheard).unwrap().status();
     assert!(status == 401 || status == 438, "{status}");
 }
 
@@ -292,13 +111,13 @@ fn a_request_that_was_overheard_opens_nothing() {
 fn nothing_but_workers_can_be_reached_through_the_relay() {
     let server = TurnServer::start(&["--relay-ip=::1"]);
     let allocation = |family| {
-        let mut client = Client::new(server.address, &valid());
-        (client.allocate(family), client)
+        let mut client = udp(&server, &valid());
+        (client.allocate(family, Relay::Udp).unwrap(), client)
     };
-    let (status, over_ipv4) = allocation(None);
+    let (status, mut over_ipv4) = allocation(None);
     assert_eq!(status, 200);
     for worker in ["10.77.0.0", "10.77.0.5", "10.77.0.255"] {
-        assert_eq!(over_ipv4.permit(worker.parse().unwrap()), 200, "{worker}");
+        assert_eq!(over_ipv4.permit(worker.parse().unwrap()).unwrap(), 200, "{worker}");
     }
     let forbidden = [
         "0.0.0.0",
@@ -323,7 +142,7 @@ fn nothing_but_workers_can_be_reached_through_the_relay() {
         "8.8.8.8",
     ];
     for peer in forbidden {
-        assert_eq!(over_ipv4.permit(peer.parse().unwrap()), 403, "{peer}");
+        assert_eq!(over_ipv4.permit(peer.parse().unwrap()).unwrap(), 403, "{peer}");
     }
 
     let forbidden = [
@@ -342,45 +161,67 @@ fn nothing_but_workers_can_be_reached_through_the_relay() {
         "2001:db8::1",
         "2002:7f00:1::1",
     ];
-    let (status, over_ipv6) = allocation(Some(IPV6));
+    let (status, mut over_ipv6) = allocation(Some(Family::V6));
     // Without IPv6 on the machine there is nothing to relay from, and the mismatch of families is the refusal.
-    let (client, expected) = if status == 200 { (&over_ipv6, 403) } else { (&over_ipv4, 443) };
+    let (client, expected) = if status == 200 { (&mut over_ipv6, 403) } else { (&mut over_ipv4, 443) };
     for peer in forbidden {
-        assert_eq!(client.permit(peer.parse().unwrap()), expected, "{peer}");
+        assert_eq!(client.permit(peer.parse().unwrap()).unwrap(), expected, "{peer}");
     }
 }
 
 #[test]
 fn the_relay_opens_no_connections() {
     let server = TurnServer::start(&[]);
-    let mut stream = TcpStream::connect(server.address).unwrap();
-    let mut exchange = |request: Vec<u8>| {
-        stream.write_all(&request).unwrap();
-        let mut answer = vec![0; 20];
-        stream.read_exact(&mut answer).unwrap();
-        let length = usize::from(u16::from_be_bytes([answer[2], answer[3]]));
-        answer.resize(20 + length, 0);
-        stream.read_exact(&mut answer[20..]).unwrap();
-        Answer::read(&answer)
-    };
-    for (transport, expected) in [(TCP, 442), (UDP, 200)] {
-        let attributes = vec![(REQUESTED_TRANSPORT, transport.to_vec())];
-        let challenge = exchange(message(ALLOCATE, rand::random(), &attributes, None));
-        let mut client = Client::new(server.address, &valid());
-        (client.realm, client.nonce) = (challenge.attribute(REALM), challenge.attribute(NONCE));
-        let status = exchange(client.sign(ALLOCATE, rand::random(), attributes)).status();
-        assert_eq!(status, expected, "a relay of protocol {}", transport[0]);
+    for (relay, expected) in [(Relay::Tcp, 442), (Relay::Udp, SUCCESS)] {
+        let mut client = Client::tcp(server.address, &valid()).unwrap();
+        assert_eq!(client.allocate(None, relay).unwrap(), expected, "{relay:?}");
     }
+}
+
+#[test]
+fn the_relay_is_reached_by_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = certificate(folder.path());
+    let tls_address = free_address();
+    let port = format!("--tls-listening-port={}", tls_address.port());
+    let environment = [("VIGIE_TURN_CERTIFICATE", certificate.as_str()), ("VIGIE_TURN_KEY", &key)];
+    let server = TurnServer::start_with(&[&port], &environment);
+
+    await_tcp(tls_address);
+    let allocate = |trust, host, credential: &Credential| {
+        let config = tls::client(trust).unwrap();
+        Client::tls(tls_address, host, config, credential).and_then(|mut c| c.allocate(None, Relay::Udp))
+    };
+    let own = Trust::File(Path::new(&certificate));
+    for host in ["127.0.0.1", "localhost"] {
+        assert_eq!(allocate(own, host, &valid()).unwrap(), SUCCESS, "{host}");
+    }
+    let expired = Credential::sign(SECRET, "test", unix_now() - 1);
+    assert_eq!(allocate(own, "localhost", &expired).unwrap(), 401);
+    assert_eq!(allocate(Trust::Anybody, "other.example", &valid()).unwrap(), SUCCESS);
+    for (trust, host) in [(Trust::System, "localhost"), (own, "other.example")] {
+        let refused = allocate(trust, host, &valid());
+        assert!(matches!(refused, Err(TurnError::Tls { .. })), "{host}: {refused:?}");
+    }
+    drop(server);
 }
 
 #[test]
 fn one_page_cannot_use_the_relay_up() {
     let server = TurnServer::start(&[]);
     let credential = valid();
-    let mut clients: Vec<Client> = (0..33).map(|_| Client::new(server.address, &credential)).collect();
-    let statuses: Vec<u16> = clients.iter_mut().map(|client| client.allocate(None)).collect();
+    let mut clients: Vec<Client> = (0..33).map(|_| udp(&server, &credential)).collect();
+    let statuses: Vec<u16> = clients.iter_mut().map(allocate).collect();
     assert_eq!(statuses[..32], [200; 32]);
     assert_eq!(statuses[32], 486, "the quota of one name is reached");
+    let (_, holder) = credential.username.split_once(':').unwrap();
+    let fresh = Credential::sign(SECRET, holder, unix_now() + 3600);
+    assert_ne!(fresh.username, credential.username);
+    assert_eq!(
+        allocate(&mut udp(&server, &fresh)),
+        486,
+        "a fresh credential of the same session is the same quota's"
+    );
     let other = Credential::sign(SECRET, "another-page", unix_now() + 60);
-    assert_eq!(Client::new(server.address, &other).allocate(None), 200);
+    assert_eq!(allocate(&mut udp(&server, &other)), SUCCESS);
 }

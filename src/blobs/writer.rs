@@ -119,13 +119,16 @@ impl Writer {
         let sha256: String = self.hash.finalize_reset().iter().map(|byte| format!("{byte:02x}")).collect();
         let key = match &self.target {
             Target::Key(key) => key.clone(),
-            Target::Content(folder) => self.publish(folder.clone().join(sha256.as_str())).await?,
+            Target::Content(folder) => {
+                let key = folder.clone().join(sha256.as_str());
+                self.publish(key).await?
+            }
         };
         Ok(Stored { key: key.into(), bytes: self.bytes, sha256 })
     }
 
     /// Gives what was written under a working name the name of its content.
-    async fn publish(&self, key: Key) -> Result<Key, BlobError> {
+    async fn publish(&mut self, key: Key) -> Result<Key, BlobError> {
         let store = self.blobs.store();
         let renamed = match store.head(&key).await {
             // The same content, by its name; a folder's rename would only replace it by itself.

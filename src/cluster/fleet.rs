@@ -15,10 +15,11 @@ use tokio::net::lookup_host;
 use tokio::time::timeout;
 
 use super::placement::{self, Load};
-use super::protocol::WorkerStatus;
+use super::protocol::{SessionTerms, WorkerStatus};
 use super::remote::{Remote, RemoteError, SessionSocket};
 use super::token::ClusterToken;
-use crate::ids::ResumeToken;
+use super::whip::{Publish, Published, WhipError};
+use crate::ids::{ResumeToken, SessionId};
 
 /// How old a worker's figures may get.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -206,18 +207,43 @@ impl Fleet {
         census
     }
 
-    /// Opens a session on the worker that placement chooses, or on the next when that one refuses.
+    /// Opens a session within `terms` on the worker that placement chooses, or on the next when that one refuses.
     ///
     /// # Errors
     /// When no worker takes it, even after a fresh look at all of them.
-    pub async fn open_session(&self) -> Result<SessionSocket, RemoteError> {
-        if let Some(socket) = self.try_all().await {
-            return Ok(socket);
+    pub async fn open_session(&self, terms: &SessionTerms) -> Result<SessionSocket, RemoteError> {
+        self.place_session(|worker| async move { worker.open_session(terms).await }).await
+    }
+
+    /// Opens a session for a publisher, likewise; a worker's refusal of the offer itself is final.
+    ///
+    /// # Errors
+    /// When no worker takes it, or the one that would refuses the offer.
+    pub async fn publish(&self, publish: &Publish) -> Result<Published, WhipError> {
+        let open = |worker: Remote| async move {
+            match worker.publish(publish).await {
+                Ok(published) => Ok(Ok(published)),
+                Err(WhipError::Refused(fault)) if fault.code.passes() => {
+                    Err(RemoteError::Full { retry_after_s: RETRY_AFTER_S })
+                }
+                Err(WhipError::Refused(fault)) => Ok(Err(fault)),
+                Err(WhipError::Remote(error)) => Err(error),
+            }
+        };
+        Ok(self.place_session(open).await??)
+    }
+
+    async fn place_session<T, F>(&self, open: impl Fn(Remote) -> F) -> Result<T, RemoteError>
+    where
+        F: Future<Output = Result<T, RemoteError>>,
+    {
+        if let Some(opened) = self.try_all(&open).await {
+            return Ok(opened);
         }
         // The figures may be a second old: places may have become free, and workers may have come.
         self.refresh().await;
-        if let Some(socket) = self.try_all().await {
-            return Ok(socket);
+        if let Some(opened) = self.try_all(&open).await {
+            return Ok(opened);
         }
         let Census { admitting, full, draining, unreachable: _ } = self.census();
         Err(if admitting + full + draining > 0 {
@@ -227,11 +253,14 @@ impl Fleet {
         })
     }
 
-    async fn try_all(&self) -> Option<SessionSocket> {
+    async fn try_all<T, F>(&self, open: &impl Fn(Remote) -> F) -> Option<T>
+    where
+        F: Future<Output = Result<T, RemoteError>>,
+    {
         for _ in 0..MAX_TRIES {
             let address = self.place()?;
-            match self.remote(address).open_session(None).await {
-                Ok(socket) => return Some(socket),
+            match open(self.remote(address)).await {
+                Ok(opened) => return Some(opened),
                 Err(error) => self.note_refusal(address, &error),
             }
         }
@@ -288,13 +317,20 @@ impl Fleet {
     /// # Errors
     /// [`RemoteError::UnknownSession`] when that worker is not there, or does not know the session.
     pub async fn resume(&self, token: &ResumeToken) -> Result<SessionSocket, RemoteError> {
-        let mut address = self.address_of(token.session.worker());
+        self.home_of(&token.session).await?.resume_session(token).await
+    }
+
+    /// The worker that a session's id names.
+    ///
+    /// # Errors
+    /// [`RemoteError::UnknownSession`] when that worker is not there.
+    pub async fn home_of(&self, session: &SessionId) -> Result<Remote, RemoteError> {
+        let mut address = self.address_of(session.worker());
         if address.is_none() {
             self.refresh().await;
-            address = self.address_of(token.session.worker());
+            address = self.address_of(session.worker());
         }
-        let address = address.ok_or(RemoteError::UnknownSession)?;
-        self.remote(address).open_session(Some(token)).await
+        address.map(|address| self.remote(address)).ok_or(RemoteError::UnknownSession)
     }
 
     fn address_of(&self, name: &str) -> Option<SocketAddr> {
@@ -397,6 +433,6 @@ mod tests {
         let fleet = Fleet::new(vec![closed.to_string()], ClusterToken::random());
         fleet.refresh().await;
         assert_eq!(fleet.census(), Census { unreachable: 1, ..Census::default() });
-        assert!(matches!(fleet.open_session().await, Err(RemoteError::NoWorker)));
+        assert!(matches!(fleet.open_session(&SessionTerms::default()).await, Err(RemoteError::NoWorker)));
     }
 }

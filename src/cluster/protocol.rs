@@ -45,6 +45,9 @@ pub enum ServerMessage {
         session: String,
         /// Presented as `?resume=` it attaches a new socket to this session.
         resume: String,
+        /// Presented to `/whep/` it shows this session's annotated video.
+        #[serde(default)]
+        watch: String,
         /// Task → `name@version`.
         models: BTreeMap<String, String>,
         /// Task → whether this service can do it.
@@ -78,6 +81,56 @@ impl ServerMessage {
     }
 }
 
+/// What a session may do at most, as its token says; a front adds it to its request of the worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionTerms {
+    /// Without it, all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<TaskList>,
+    /// From its opening to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_seconds: Option<u32>,
+}
+
+/// Tasks by name. One that is not known here allows nothing here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<String>", into = "Vec<String>")]
+pub struct TaskList {
+    pub faces: bool,
+    pub gender: bool,
+    pub objects: bool,
+}
+
+impl TaskList {
+    pub const NONE: Self = Self { faces: false, gender: false, objects: false };
+    pub const ALL: Self = Self { faces: true, gender: true, objects: true };
+
+    /// Reads what [`TaskList::to_text`] writes.
+    pub fn from_text(text: &str) -> Self {
+        text.split(',').map(str::trim).map(str::to_owned).collect::<Vec<_>>().into()
+    }
+
+    /// Comma-separated, for a query.
+    pub fn to_text(self) -> String {
+        Vec::from(self).join(",")
+    }
+}
+
+impl From<Vec<String>> for TaskList {
+    fn from(names: Vec<String>) -> Self {
+        let has = |name| names.iter().any(|given| given == name);
+        Self { faces: has("faces"), gender: has("gender"), objects: has("objects") }
+    }
+}
+
+impl From<TaskList> for Vec<String> {
+    fn from(list: TaskList) -> Self {
+        let TaskList { faces, gender, objects } = list;
+        let named = [("faces", faces), ("gender", gender), ("objects", objects)];
+        named.into_iter().filter(|(_, is_in)| *is_in).map(|(name, _)| name.to_owned()).collect()
+    }
+}
+
 /// What a worker says of itself when a front asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStatus {
@@ -94,7 +147,7 @@ pub struct WorkerStatus {
 }
 
 /// What a worker is to do with a picture, as a query.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PredictOptions {
     pub faces: bool,
     /// Needs `faces`.
@@ -103,6 +156,9 @@ pub struct PredictOptions {
     /// 0 to 1; without one, each model's own.
     #[serde(default)]
     pub threshold: Option<f32>,
+    /// `name` or `name@version`, comma-separated: the models that must be the ones in use, or no answer.
+    #[serde(default)]
+    pub model: Option<String>,
     pub answer: PredictAnswer,
 }
 
@@ -118,16 +174,18 @@ pub enum PredictAnswer {
 }
 
 impl PredictOptions {
-    /// The query of a request to the worker, without its question mark.
+    /// The query of a request to the worker, without its question mark. The models' names must be such as
+    /// need no escaping there.
     pub fn to_query(&self) -> String {
-        let Self { faces, gender, objects, threshold, answer } = self;
+        let Self { faces, gender, objects, threshold, model, answer } = self;
         let answer = match answer {
             PredictAnswer::Json => "json",
             PredictAnswer::Jpeg => "jpeg",
             PredictAnswer::Png => "png",
         };
         let threshold = threshold.map(|score| format!("&threshold={score}")).unwrap_or_default();
-        format!("faces={faces}&gender={gender}&objects={objects}&answer={answer}{threshold}")
+        let model = model.as_ref().map(|model| format!("&model={model}")).unwrap_or_default();
+        format!("faces={faces}&gender={gender}&objects={objects}&answer={answer}{threshold}{model}")
     }
 }
 
@@ -135,6 +193,7 @@ impl PredictOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PictureRefusal {
+    InvalidOption,
     Empty,
     UnsupportedType,
     TooLarge,
@@ -148,6 +207,7 @@ impl PictureRefusal {
     /// As it is written in JSON.
     pub fn code(self) -> &'static str {
         match self {
+            Self::InvalidOption => "invalid_option",
             Self::Empty => "empty",
             Self::UnsupportedType => "unsupported_type",
             Self::TooLarge => "too_large",
@@ -161,6 +221,7 @@ impl PictureRefusal {
     /// The HTTP status that goes with it (RFC 9110 §15).
     pub fn status(self) -> u16 {
         match self {
+            Self::InvalidOption => 400,
             Self::Empty | Self::Truncated | Self::Corrupt => 422,
             Self::UnsupportedType => 415,
             Self::TooLarge => 413,
@@ -211,7 +272,7 @@ mod tests {
     #[test]
     fn codes_are_written_as_they_are_read() {
         use PictureRefusal::*;
-        for refusal in [Empty, UnsupportedType, TooLarge, Truncated, Corrupt, Busy, Internal] {
+        for refusal in [InvalidOption, Empty, UnsupportedType, TooLarge, Truncated, Corrupt, Busy, Internal] {
             assert_eq!(serde_json::to_value(refusal).expect("JSON"), refusal.code());
         }
     }

@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WebSocketError, http};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use super::protocol::{MAX_MESSAGE_BYTES, PictureFault, PredictOptions, WorkerStatus};
+use super::protocol::{MAX_MESSAGE_BYTES, PictureFault, PredictOptions, SessionTerms, WorkerStatus};
 use super::token::ClusterToken;
 use crate::ids::ResumeToken;
 
@@ -97,10 +97,20 @@ pub fn peer_address(socket: &SessionSocket) -> Option<SocketAddr> {
 }
 
 impl Remote {
-    /// Opens a session, or with `resume` attaches to one that lives there.
-    pub async fn open_session(&self, resume: Option<&ResumeToken>) -> Result<SessionSocket, RemoteError> {
+    /// Opens a session within these terms.
+    pub async fn open_session(&self, terms: &SessionTerms) -> Result<SessionSocket, RemoteError> {
+        let tasks = terms.tasks.map(|tasks| format!("&tasks={}", tasks.to_text())).unwrap_or_default();
+        let limit = terms.max_seconds.map(|seconds| format!("&max_seconds={seconds}")).unwrap_or_default();
+        self.open_socket(&format!("?{tasks}{limit}")).await
+    }
+
+    /// Attaches to a session that lives there.
+    pub async fn resume_session(&self, token: &ResumeToken) -> Result<SessionSocket, RemoteError> {
+        self.open_socket(&format!("?resume={token}")).await
+    }
+
+    async fn open_socket(&self, query: &str) -> Result<SessionSocket, RemoteError> {
         let address = self.address;
-        let query = resume.map(|token| format!("?resume={token}")).unwrap_or_default();
         let mut request = format!("ws://{address}{SESSION_PATH}{query}")
             .into_client_request()
             .map_err(|source| self.unreachable(source))?;
@@ -151,11 +161,11 @@ impl Remote {
         Ok(body.map_err(|source| self.unreachable(source))?.to_bytes())
     }
 
-    fn unreachable(&self, source: impl Into<Box<dyn Error + Send + Sync>>) -> RemoteError {
+    pub(super) fn unreachable(&self, source: impl Into<Box<dyn Error + Send + Sync>>) -> RemoteError {
         RemoteError::Unreachable { address: self.address, source: source.into() }
     }
 
-    fn refused(&self, status: StatusCode) -> RemoteError {
+    pub(super) fn refused(&self, status: StatusCode) -> RemoteError {
         let address = self.address;
         match status {
             StatusCode::UNAUTHORIZED => RemoteError::WrongToken { address },

@@ -167,7 +167,7 @@ impl Encoder {
 /// Copies a picture of odd size into one of even size, repeating the last column and row of luma.
 ///
 /// Chroma is rounded up already, so its planes have the same size in both.
-fn widen(from: &I420Buffer, to: &mut I420Buffer) {
+pub(super) fn widen(from: &I420Buffer, to: &mut I420Buffer) {
     use crate::frame::Planes;
     for index in 0..3 {
         let source = from.plane(index);
@@ -306,39 +306,17 @@ impl Context {
         codec: Codec,
     ) -> Result<Option<EncodedOutput>, CodecError> {
         let loan = Loan::new(&picture.data)?;
-        let chroma_width = picture.width.div_ceil(2);
-        let luma = picture.width * picture.height;
-        let chroma = chroma_width * picture.height.div_ceil(2);
-        assert!(picture.data.len() >= luma + 2 * chroma, "an I420 buffer holds its three planes");
+        loan.fill(&mut self.input, picture)?;
         let (raw, input, packet) = (self.raw.as_ptr(), self.input.as_mut_ptr(), self.packet.as_ptr());
         let failed = |source| CodecError::Encode { codec: codec.name(), source };
-        // SAFETY: the frame describes the lent buffer, whose three planes were just checked to be inside it;
-        // it refers to the buffer through a reference of its own, read-only, which av_frame_unref gives back.
+        // SAFETY: context and frame are valid, and the frame is ours.
         let sent = unsafe {
-            ffi::av_frame_unref(input);
-            (*input).width = picture.width as c_int;
-            (*input).height = picture.height as c_int;
-            (*input).format = I420;
-            (*input).color_range = ffi::AVColorRange::AVCOL_RANGE_MPEG;
             (*input).pts = pts;
             (*input).pict_type = if force_key {
                 ffi::AVPictureType::AV_PICTURE_TYPE_I
             } else {
                 ffi::AVPictureType::AV_PICTURE_TYPE_NONE
             };
-            (*input).buf[0] = ffi::av_buffer_ref(loan.buffer);
-            if (*input).buf[0].is_null() {
-                return Err(CodecError::OutOfMemory { what: "a picture" });
-            }
-            let start = (*loan.buffer).data;
-            for (index, (offset, stride)) in
-                [(0, picture.width), (luma, chroma_width), (luma + chroma, chroma_width)]
-                    .into_iter()
-                    .enumerate()
-            {
-                (*input).data[index] = start.add(offset);
-                (*input).linesize[index] = stride as c_int;
-            }
             let sent = ffi::avcodec_send_frame(raw, input);
             ffi::av_frame_unref(input);
             sent
@@ -397,13 +375,13 @@ impl Drop for Context {
 }
 
 /// A picture's bytes, lent to FFmpeg for one call as a read-only reference-counted buffer.
-struct Loan<'a> {
+pub(super) struct Loan<'a> {
     buffer: *mut ffi::AVBufferRef,
     bytes: std::marker::PhantomData<&'a [u8]>,
 }
 
 impl<'a> Loan<'a> {
-    fn new(data: &'a [u8]) -> Result<Self, CodecError> {
+    pub(super) fn new(data: &'a [u8]) -> Result<Self, CodecError> {
         /// The bytes stay their owner's.
         unsafe extern "C" fn keep(_: *mut c_void, _: *mut u8) {}
         // SAFETY: the read-only flag forbids FFmpeg to write through the pointer, and `keep` frees nothing.
@@ -422,8 +400,40 @@ impl<'a> Loan<'a> {
         Ok(Self { buffer, bytes: std::marker::PhantomData })
     }
 
+    /// Lets `frame`, and through it an encoder, refer to the lent bytes, which are `picture`'s, read-only.
+    pub(super) fn fill(&self, frame: &mut Frame, picture: &I420Buffer) -> Result<(), CodecError> {
+        let chroma_width = picture.width.div_ceil(2);
+        let luma = picture.width * picture.height;
+        let chroma = chroma_width * picture.height.div_ceil(2);
+        assert!(picture.data.len() >= luma + 2 * chroma, "an I420 buffer holds its three planes");
+        let raw = frame.as_mut_ptr();
+        // SAFETY: the frame describes the lent buffer, whose three planes were just checked to be inside it;
+        // it refers to the buffer through a reference of its own, read-only, which av_frame_unref gives back.
+        unsafe {
+            ffi::av_frame_unref(raw);
+            (*raw).width = picture.width as c_int;
+            (*raw).height = picture.height as c_int;
+            (*raw).format = I420;
+            (*raw).color_range = ffi::AVColorRange::AVCOL_RANGE_MPEG;
+            (*raw).buf[0] = ffi::av_buffer_ref(self.buffer);
+            if (*raw).buf[0].is_null() {
+                return Err(CodecError::OutOfMemory { what: "a picture" });
+            }
+            let start = (*self.buffer).data;
+            for (index, (offset, stride)) in
+                [(0, picture.width), (luma, chroma_width), (luma + chroma, chroma_width)]
+                    .into_iter()
+                    .enumerate()
+            {
+                (*raw).data[index] = start.add(offset);
+                (*raw).linesize[index] = stride as c_int;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether this is the only reference left.
-    fn is_returned(&self) -> bool {
+    pub(super) fn is_returned(&self) -> bool {
         // SAFETY: the buffer is valid while `self` lives.
         unsafe { ffi::av_buffer_get_ref_count(self.buffer) == 1 }
     }

@@ -3,23 +3,29 @@
 //! [`Decoder`] stands between [`rtp`](crate::rtp) (or a file's demuxer) and the picture mailbox;
 //! [`Encoder`] stands after drawing. Neither holds a picture back: one goes in, one comes out.
 //! [`VideoFile`] and [`VideoWriter`] are the ends of a file's path, and open local files only.
-//! It opens no socket, keeps no queue, and never scales a picture.
+//! It opens no socket, keeps no queue, and scales only what changes its size within a file.
 
 mod colour;
+mod container;
 mod decoder;
 mod demux;
 mod encoder;
+mod fit;
 mod log;
 mod mux;
 mod picture;
 mod rotate;
+mod samples;
+mod still;
 
 use ffmpeg_sys_next as ffi;
 
+pub use container::{FileError, first_bytes, is_video};
 pub use decoder::{Decoder, MAX_PIXELS};
-pub use demux::{AudioPacket, AudioStream, FileError, Piece, VideoFile, VideoInfo, first_bytes, is_video};
+pub use demux::{AudioPacket, AudioStream, Piece, VideoFile, VideoInfo};
 pub use encoder::{EncodedOutput, Encoder, EncoderConfig, Speed};
 pub use mux::{VideoConfig, VideoWriter};
+pub use still::{Heif, decode_avif, heif};
 
 /// What FFmpeg answered: a negative `AVERROR` code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +35,12 @@ impl FfmpegError {
     /// Turns a return code into a result: negative codes are errors.
     fn check(code: i32) -> Result<i32, Self> {
         if code < 0 { Err(Self(code)) } else { Ok(code) }
+    }
+
+    /// The operating system's number of the error, if it is one of its own.
+    fn os_error(self) -> Option<i32> {
+        // FFmpeg's errors of its own are made of four letters, and far below.
+        (-4096..0).contains(&self.0).then(|| ffi::AVUNERROR(self.0))
     }
 }
 

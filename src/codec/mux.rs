@@ -3,17 +3,21 @@
 //! The last stage of a file's path. The file appears under its name only when it is whole.
 
 use std::ffi::c_int;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::ptr::{self, NonNull};
 use std::time::Duration;
 
 use ffmpeg_sys_next as ffi;
+use tempfile::TempPath;
 
-use super::demux::{AudioPacket, AudioStream, CLOCK, FileError, Packet, file_url};
-use super::encoder::Dictionary;
+use super::container::{FileError, file_url};
+use super::demux::{AudioPacket, AudioStream, CLOCK, Packet};
+use super::encoder::{Dictionary, Loan, widen};
 use super::picture::Frame;
 use super::{CodecError, FfmpegError, log};
-use crate::frame::{I420Buffer, Planes};
+use crate::frame::I420Buffer;
 
 /// What a video is written with.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,6 +27,8 @@ pub struct VideoConfig {
     pub height: usize,
     /// Pictures a second, about; the true times come with the pictures.
     pub rate: f64,
+    /// Width and height of a pixel, as a ratio.
+    pub pixel_aspect: (u32, u32),
     /// Threads of the encoder.
     pub threads: usize,
 }
@@ -32,10 +38,15 @@ pub struct VideoConfig {
 /// 1. [`create`](Self::create), then pictures and audio in any order, each in order of time.
 /// 2. [`finish`](Self::finish) puts the index first and gives the file its name; without it nothing is left.
 pub struct VideoWriter {
-    encoder: Encoder,
+    /// `None` once it has failed.
+    encoder: Option<Encoder>,
     output: Output,
     packet: Packet,
+    /// What refers to the picture that is being encoded; empty between calls.
+    frame: Frame,
     size: (usize, usize),
+    /// Where a picture of odd size is widened.
+    padded: Option<I420Buffer>,
     /// The clock of the audio packets that come in.
     audio_clock: Option<ffi::AVRational>,
     last_ticks: Option<i64>,
@@ -58,7 +69,8 @@ impl Drop for Encoder {
 /// An open output under a name of its own, which is removed unless it was kept.
 struct Output {
     raw: NonNull<ffi::AVFormatContext>,
-    partial: PathBuf,
+    /// `None` once it was kept.
+    partial: Option<TempPath>,
 }
 
 impl Drop for Output {
@@ -69,8 +81,6 @@ impl Drop for Output {
             ffi::avio_closep(&mut (*raw).pb);
             ffi::avformat_free_context(raw);
         }
-        // After `finish` it has another name.
-        let _ = std::fs::remove_file(&self.partial);
     }
 }
 
@@ -84,9 +94,9 @@ impl VideoWriter {
     /// When the file cannot be written or this build of FFmpeg lacks x264.
     pub fn create(path: &Path, config: &VideoConfig, audio: Option<&AudioStream>) -> Result<Self, FileError> {
         log::install();
-        let partial = path.with_extension("part");
-        let url = file_url(&partial)?;
-        let failed = |source| FileError::Write { path: path.to_owned(), source };
+        let partial = partial_beside(path)?;
+        let url = file_url(&partial).map_err(FileError::Create)?;
+        let failed = FileError::Write;
         let mut raw = ptr::null_mut();
         // SAFETY: the names are C strings; on failure the context stays null.
         let code = unsafe {
@@ -94,13 +104,14 @@ impl VideoWriter {
         };
         FfmpegError::check(code).map_err(failed)?;
         let raw = NonNull::new(raw).expect("an output that was made is not null");
-        let output = Output { raw, partial };
+        let output = Output { raw, partial: Some(partial) };
         let raw = raw.as_ptr();
         let encoder = Encoder::open(config)?;
         // SAFETY: output and encoder are open; new streams belong to the output.
         unsafe {
             let stream = new_stream(raw)?;
             (*stream).time_base = CLOCK;
+            (*stream).sample_aspect_ratio = (*encoder.0.as_ptr()).sample_aspect_ratio;
             FfmpegError::check(ffi::avcodec_parameters_from_context((*stream).codecpar, encoder.0.as_ptr()))
                 .map_err(failed)?;
         }
@@ -132,12 +143,15 @@ impl VideoWriter {
         };
         FfmpegError::check(code).map_err(failed)?;
         let size = (config.width, config.height);
+        let even = (config.width.next_multiple_of(2), config.height.next_multiple_of(2));
         let audio_clock = audio.map(|audio| audio.time_base);
         Ok(Self {
-            encoder,
+            encoder: Some(encoder),
             output,
             packet: Packet::new()?,
+            frame: Frame::empty()?,
             size,
+            padded: (even != size).then(|| I420Buffer::black(even.0, even.1)),
             audio_clock,
             last_ticks: None,
             step: (f64::from(CLOCK.den) / config.rate).round().max(1.0) as i64,
@@ -162,21 +176,40 @@ impl VideoWriter {
         let ticks = (at.as_secs_f64() * f64::from(CLOCK.den)).round() as i64;
         let ticks = self.last_ticks.map_or(ticks, |last| ticks.max(last + 1));
         self.last_ticks = Some(ticks);
-        let even = |side: usize| side.next_multiple_of(2) as c_int;
-        let mut frame = Frame::i420(even(picture.width), even(picture.height))?;
-        for index in 0..3 {
-            let source = picture.plane(index);
-            let rows = if index == 0 { picture.height.next_multiple_of(2) } else { source.height };
-            for row in 0..rows {
-                let line = &source.data[row.min(source.height - 1) * source.stride..][..source.width];
-                let to = frame.row_mut(index, row);
-                to[..source.width].copy_from_slice(line);
-                to[source.width..].fill(line[source.width - 1]);
+        let padded = self.padded.take();
+        let written = match padded {
+            Some(mut padded) => {
+                widen(picture, &mut padded);
+                let written = self.encode_picture(&padded, ticks);
+                self.padded = Some(padded);
+                written
             }
+            None => self.encode_picture(picture, ticks),
+        };
+        if matches!(written, Err(FileError::Codec(_))) {
+            self.encoder = None;
         }
+        written
+    }
+
+    /// Lends the encoder a picture of its size; it copies what it needs at once.
+    fn encode_picture(&mut self, picture: &I420Buffer, ticks: i64) -> Result<(), FileError> {
+        let loan = Loan::new(&picture.data)?;
+        loan.fill(&mut self.frame, picture)?;
+        let raw = self.frame.as_mut_ptr();
         // SAFETY: the frame is ours.
-        unsafe { (*frame.as_mut_ptr()).pts = ticks };
-        self.encode(frame.as_ptr())
+        unsafe { (*raw).pts = ticks };
+        let written = self.encode(raw);
+        // SAFETY: as above; this gives our own reference to the picture back.
+        unsafe { ffi::av_frame_unref(raw) };
+        if !loan.is_returned() {
+            // Never seen with x264. Closing the codec gives the picture back, and that must happen while
+            // the caller's borrow lasts.
+            self.encoder = None;
+            assert!(loan.is_returned(), "a closed codec refers to no picture");
+            return Err(CodecError::PictureKept { name: "libx264" }.into());
+        }
+        written
     }
 
     /// Copies a packet of audio; without effect when the file has none.
@@ -198,7 +231,7 @@ impl VideoWriter {
             ffi::av_packet_rescale_ts(packet, clock, (**(*raw).streams.add(1)).time_base);
             ffi::av_interleaved_write_frame(raw, packet)
         };
-        self.check(code)
+        packet_written(code)
     }
 
     /// Writes what the encoder still holds and the index, and gives the file its name.
@@ -211,19 +244,19 @@ impl VideoWriter {
         // SAFETY: the header was written, so the trailer may be.
         let code = unsafe {
             let code = ffi::av_write_trailer(raw);
-            if code < 0 { code } else { ffi::avio_closep(&mut (*raw).pb) }
+            if code < 0 && code != ffi::AVERROR_INVALIDDATA { code } else { ffi::avio_closep(&mut (*raw).pb) }
         };
-        self.check(code)?;
-        std::fs::rename(&self.output.partial, &self.path)
-            .map_err(|source| FileError::Io { path: self.path.clone(), source })
+        written(code)?;
+        let partial = self.output.partial.take().expect("only `finish` takes it");
+        partial.persist(&self.path).map_err(|error| FileError::Create(error.error))
     }
 
     /// Encodes a frame, or ends the stream with null, and writes what comes out.
     fn encode(&mut self, frame: *const ffi::AVFrame) -> Result<(), FileError> {
         let failed = |source| FileError::Codec(CodecError::Encode { codec: "H264", source });
-        let (encoder, output, packet) =
-            (self.encoder.0.as_ptr(), self.output.raw.as_ptr(), self.packet.as_ptr());
-        // SAFETY: encoder and frame are valid; x264 takes its own reference to the frame's buffers.
+        let encoder = self.encoder.as_ref().ok_or(CodecError::Closed)?.0.as_ptr();
+        let (output, packet) = (self.output.raw.as_ptr(), self.packet.as_ptr());
+        // SAFETY: encoder and frame are valid; null ends the stream.
         FfmpegError::check(unsafe { ffi::avcodec_send_frame(encoder, frame) }).map_err(failed)?;
         loop {
             // SAFETY: both are valid; the packet's former contents are released by the call.
@@ -242,14 +275,32 @@ impl VideoWriter {
                 ffi::av_packet_rescale_ts(packet, CLOCK, (**(*output).streams).time_base);
                 ffi::av_interleaved_write_frame(output, packet)
             };
-            self.check(code)?;
+            packet_written(code)?;
         }
     }
+}
 
-    fn check(&self, code: c_int) -> Result<(), FileError> {
-        let failed = |source| FileError::Write { path: self.path.clone(), source };
-        FfmpegError::check(code).map(drop).map_err(failed)
-    }
+fn written(code: c_int) -> Result<(), FileError> {
+    FfmpegError::check(code).map(drop).map_err(FileError::Write)
+}
+
+/// As [`written`], but a packet of audio that is damaged is left out: pictures come from our own encoder, and
+/// packets are written when their turn comes, not when they are given.
+fn packet_written(code: c_int) -> Result<(), FileError> {
+    if code == ffi::AVERROR_INVALIDDATA { Ok(()) } else { written(code) }
+}
+
+/// An empty file beside `path` that is removed unless it is kept.
+fn partial_beside(path: &Path) -> Result<TempPath, FileError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    tempfile::Builder::new()
+        .prefix(".vigie-")
+        .suffix(".part")
+        // As any other file: less what the process's mask takes off.
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(folder)
+        .map(tempfile::NamedTempFile::into_temp_path)
+        .map_err(FileError::Create)
 }
 
 /// A new stream of an output.
@@ -273,6 +324,11 @@ impl Encoder {
         let mut options = Dictionary::default();
         options.set(c"preset", c"veryfast");
         options.set(c"crf", c"21");
+        // Memory, at 1080p: the preset's ten pictures of look-ahead and three B-frames take 75 MB more, for
+        // files that are a twentieth smaller; threads that work on pictures of their own instead of slices
+        // take 20 MB each.
+        options.set(c"rc-lookahead", c"4");
+        options.set(c"x264-params", c"sliced-threads=1");
         let even = |side: usize| side.next_multiple_of(2) as c_int;
         // SAFETY: null is handled; the context is ours and not open yet, when its fields may be set.
         unsafe {
@@ -288,6 +344,10 @@ impl Encoder {
             (*raw).time_base = CLOCK;
             let rate = (config.rate * 1000.0).round().clamp(1.0, 1e6) as c_int;
             (*raw).framerate = ffi::AVRational { num: rate, den: 1000 };
+            (*raw).max_b_frames = 1;
+            let side = |side: u32| c_int::try_from(side).unwrap_or(1);
+            (*raw).sample_aspect_ratio =
+                ffi::AVRational { num: side(config.pixel_aspect.0), den: side(config.pixel_aspect.1) };
             // A player may seek to every fourth second or so.
             (*raw).gop_size = (config.rate * 4.0).round().clamp(1.0, 250.0) as c_int;
             (*raw).thread_count = config.threads.clamp(1, 16) as c_int;

@@ -108,6 +108,18 @@ impl Frame {
         }
     }
 
+    /// A row of plane `index`. The frame must be one of [`i420`](Self::i420)'s.
+    pub fn row(&self, index: usize, row: usize) -> &[u8] {
+        let (width, height) = self.plane_size(index);
+        assert!(self.format() == I420 && index < 3 && row < height, "a row of an I420 plane");
+        // SAFETY: as in `row_mut`; nobody writes while `self` is borrowed.
+        unsafe {
+            let data = (*self.as_ptr()).data[index];
+            let stride = (*self.as_ptr()).linesize[index] as usize;
+            std::slice::from_raw_parts(data.add(row * stride), width)
+        }
+    }
+
     fn plane_size(&self, index: usize) -> (usize, usize) {
         let (width, height) = self.size();
         let (width, height) = (width as usize, height as usize);

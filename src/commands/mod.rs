@@ -2,9 +2,14 @@
 
 pub mod annotate;
 pub mod bench;
+pub mod doctor;
+pub mod guard;
+pub mod load;
 pub mod models;
 pub mod recognition;
 pub mod serve;
 pub mod service;
 pub mod signal;
+pub mod token;
+mod videos;
 pub mod worker;

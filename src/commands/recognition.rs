@@ -69,6 +69,9 @@ impl Recognition {
                 _ => 1,
             };
             service.install(id, engines, max_batch)?;
+            if on_gpu {
+                service.set_pictures_under_way(service.lanes() * GPU_BATCH + 1);
+            }
             in_use.replace(Model { id, manifest: Arc::new(manifest) });
         }
         tracing::info!(lanes = service.lanes(), threads = args.lane_threads, "models loaded");
@@ -100,22 +103,25 @@ pub fn cores() -> usize {
 
 /// The runtime of `--ort-library`, or the newest that ./run has fetched.
 pub fn load_runtime(args: &InferenceArgs) -> anyhow::Result<Runtime> {
-    let path = find_library(args.ort_library.as_deref())?;
+    let path = find_library(args)?;
     let runtime = Runtime::load(&path)?;
     tracing::debug!(library = %path.display(), build = runtime.build_info(), "ONNX Runtime");
     Ok(runtime)
 }
 
-/// Where the runtime is: at `wanted`, or the newest that ./run has fetched.
-pub fn find_library(wanted: Option<&Path>) -> anyhow::Result<PathBuf> {
-    let path = match wanted {
-        Some(path) => path.to_owned(),
+/// The file that [`load_runtime`] loads; its name ends with its version.
+pub fn find_library(args: &InferenceArgs) -> anyhow::Result<PathBuf> {
+    library_at(args.ort_library.as_deref())
+}
+
+/// The library at `wanted`, or the newest that ./run has fetched.
+pub fn library_at(wanted: Option<&Path>) -> anyhow::Result<PathBuf> {
+    match wanted {
+        Some(path) => Ok(path.to_owned()),
         None => newest_library(Path::new(".vigie/onnxruntime")).context(
             "no ONNX Runtime library in .vigie/onnxruntime: ./run fetches it, or name yours with --ort-library",
-        )?,
-    };
-    // A trial's child runs in another folder.
-    std::path::absolute(&path).with_context(|| format!("finding {}", path.display()))
+        ),
+    }
 }
 
 fn newest_library(folder: &Path) -> Option<PathBuf> {

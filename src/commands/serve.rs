@@ -4,29 +4,31 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::guard;
 use super::recognition::Recognition;
-use super::service::{self, Stop};
+use super::service::{self, FrontDoor, Stop};
+use super::videos::{self, VideoJobs};
 use crate::cli::ServeArgs;
 use crate::cluster::fleet::Fleet;
 use crate::cluster::token::ClusterToken;
 use crate::files;
-use crate::live::control;
 use crate::live::session::Resources;
 use crate::live::worker::Worker;
+use crate::live::{control, whip};
 use crate::shutdown::Inside;
-use crate::signalling::router::{Front, router};
+use crate::signalling::router::Front;
 use crate::telemetry::metrics::Metrics;
 
 /// Serves until it is told to stop (SIGINT or SIGTERM), then sends the sessions home.
 pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
-    service::check_open(&args.front)?;
+    guard::check_open(&args.front)?;
     let metrics = Arc::new(Metrics::new());
     let recognition = Recognition::load(&args.inference, &metrics)?;
     service::run(serve(args, &recognition, metrics))
 }
 
 async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics>) -> anyhow::Result<()> {
-    let public = service::bind(args.front.listen, "--listen").await?;
+    let public = FrontDoor::bind(&args.front).await?;
     let internal = service::bind(SocketAddr::from(([127, 0, 0, 1], 0)), "--listen").await?;
     let token = ClusterToken::random();
     let resources = Resources {
@@ -34,6 +36,7 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         inference: recognition.handle(),
         models: recognition.models(),
         metrics: Arc::clone(&metrics),
+        max_viewers: args.worker.max_viewers,
     };
     let admission = service::admission(&args.worker, recognition);
     let worker = Worker::new("w1", admission, token.session_key(), resources);
@@ -43,29 +46,40 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         move || worker.admits().map_err(|refusal| refusal.to_string())
     };
     let desk = recognition.start_desk(&metrics)?;
+    let mut video_jobs = VideoJobs::alone(&args.store, &args.worker, &metrics).await?;
+    let videos = video_jobs.as_mut().map(|jobs| {
+        jobs.start(&args.worker, recognition, &metrics);
+        jobs.front(&args.front)
+    });
     let sockets = Inside::default();
     let front = Front {
         sockets: sockets.clone(),
         workers: Arc::clone(&fleet),
         session_key: token.session_key(),
         uploads: Arc::default(),
+        videos,
         metrics,
         readiness: Arc::new(readiness),
         ice: service::ice_config(&args.front),
+        door: guard::door(&args.front)?,
+        limits: guard::limits(&args.front.guard),
+        has_open_metrics: args.front.guard.open_metrics,
+        is_strictly_https: args.front.guard.tls_cert.is_some(),
         allowed_origins: args.front.allowed_origins.clone().into(),
     };
 
     // Told by a signal, heard by both servers once the sessions are gone.
     let stop = Stop::default();
-    let address = public.local_addr()?;
+    let url = public.url()?;
     let control = control::router(Arc::clone(&worker), token.clone())
+        .merge(whip::router(Arc::clone(&worker), token.clone()))
         .merge(files::control::router(Arc::new(desk), token));
     let serving =
-        async { tokio::try_join!(stop.serve(public, router(front)), stop.serve(internal, control),) };
+        async { tokio::try_join!(public.serve(&args.front, front, &stop), stop.serve(internal, control),) };
     let stopping = async {
         fleet.refresh().await;
         // The one line on standard output, for people and for scripts.
-        println!("vigie is ready: http://{address}");
+        println!("vigie is ready: {url}");
         tokio::select! {
             signalled = service::wait_for_signal() => signalled?,
             () = fleet.watch() => {}
@@ -73,10 +87,14 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         }
         // There is no other worker to move to.
         tracing::info!("stopping: sending the sessions home");
-        tokio::select! {
-            () = worker.close(service::FAREWELL_LIMIT) => {}
-            again = service::wait_for_signal() => again?,
-        }
+        let closing = async {
+            tokio::select! {
+                () = worker.close(service::FAREWELL_LIMIT) => Ok(()),
+                again = service::wait_for_signal() => again,
+            }
+        };
+        let (closed, ()) = tokio::join!(closing, videos::leave(video_jobs, service::FAREWELL_LIMIT));
+        closed?;
         sockets.emptied(Duration::from_secs(1)).await;
         stop.tell();
         anyhow::Ok(())

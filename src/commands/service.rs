@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use axum::Router;
 use axum::serve::{Listener, ListenerExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::guard;
 use super::recognition::{Recognition, cores};
 use crate::cli::{Admit, AnnotatedCodec, ClusterArgs, FrontArgs, WorkerArgs};
 use crate::cluster::token::ClusterToken;
@@ -19,6 +20,9 @@ use crate::live::headroom::Capacity;
 use crate::live::peer::PeerConfig;
 use crate::live::worker::{Admission, Measured};
 use crate::signalling::ice::{IceConfig, TurnConfig};
+use crate::signalling::router::{Front, router};
+use crate::signalling::server::Server;
+use crate::signalling::tls::Certificate;
 
 /// What sessions have to end in once they have been told goodbye.
 pub const FAREWELL_LIMIT: Duration = Duration::from_secs(5);
@@ -26,18 +30,6 @@ pub const FAREWELL_LIMIT: Duration = Duration::from_secs(5);
 pub const HASTY_FAREWELL_LIMIT: Duration = Duration::from_millis(500);
 /// What open connections have to finish in once the end has come.
 const CLOSING_LIMIT: Duration = Duration::from_secs(2);
-
-/// Refuses to serve strangers by accident.
-pub fn check_open(front: &FrontArgs) -> anyhow::Result<()> {
-    if !front.listen.ip().is_loopback() && !front.insecure_open {
-        bail!(
-            "{} can be reached by other machines, and anybody there could open sessions: \
-             listen on 127.0.0.1, or allow it with --insecure-open",
-            front.listen
-        );
-    }
-    Ok(())
-}
 
 pub fn cluster_token(args: &ClusterArgs) -> anyhow::Result<ClusterToken> {
     Ok(ClusterToken::new(&args.token.0)?)
@@ -60,6 +52,46 @@ pub fn peer_config(args: &WorkerArgs) -> PeerConfig {
     PeerConfig {
         addresses: args.media.iter().map(ToString::to_string).collect(),
         annotated_codecs: codecs.collect(),
+    }
+}
+
+/// The front's listener and its certificate, before anything is said of it.
+pub struct FrontDoor {
+    listener: TcpListener,
+    certificate: Option<Arc<Certificate>>,
+}
+
+impl FrontDoor {
+    pub async fn bind(args: &FrontArgs) -> anyhow::Result<Self> {
+        let certificate = guard::certificate(&args.guard)?;
+        Ok(Self { listener: bind(args.listen, "--listen").await?, certificate })
+    }
+
+    /// Where pages find it.
+    pub fn url(&self) -> anyhow::Result<String> {
+        let scheme = if self.certificate.is_some() { "https" } else { "http" };
+        Ok(format!("{scheme}://{}", self.listener.local_addr()?))
+    }
+
+    /// Serves until told to stop.
+    pub async fn serve(self, args: &FrontArgs, front: Front, stop: &Stop) -> anyhow::Result<()> {
+        let server = Server {
+            tls: self.certificate.as_ref().map(Certificate::acceptor).transpose()?,
+            connections: guard::connections(&args.guard),
+            limits: Arc::clone(&front.limits),
+            metrics: Arc::clone(&front.metrics),
+            router: router(front),
+        };
+        let Some(certificate) = self.certificate else {
+            return stop.serve_front(self.listener, server).await;
+        };
+        if args.guard.tls_self_signed {
+            guard::introduce(&certificate, self.listener.local_addr()?);
+        }
+        tokio::select! {
+            served = stop.serve_front(self.listener, server) => served,
+            watched = certificate.watch() => watched.context("listening for SIGHUP"),
+        }
     }
 }
 
@@ -98,6 +130,18 @@ impl Stop {
 
     pub fn is_told(&self) -> bool {
         *self.0.borrow()
+    }
+
+    /// Serves the front until told to stop, then for as long as open connections need, within a limit.
+    pub async fn serve_front(&self, listener: TcpListener, server: Server) -> anyhow::Result<()> {
+        let overdue = async {
+            self.clone().told().await;
+            tokio::time::sleep(CLOSING_LIMIT).await;
+        };
+        tokio::select! {
+            () = server.run(listener, self.0.subscribe()) => Ok(()),
+            () = overdue => Ok(()),
+        }
     }
 
     async fn told(self) {

@@ -7,13 +7,14 @@ use anyhow::bail;
 
 use super::recognition::Recognition;
 use super::service::{self, Stop};
+use super::videos::{self, VideoJobs};
 use crate::cli::WorkerProcessArgs;
 use crate::cluster::token::ClusterToken;
 use crate::files;
 use crate::ids::is_worker_name;
-use crate::live::control;
 use crate::live::session::Resources;
 use crate::live::worker::Worker;
+use crate::live::{control, whip};
 use crate::telemetry::metrics::Metrics;
 
 /// Serves until it is told to stop (SIGINT or SIGTERM), then has the sessions
@@ -41,11 +42,16 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let listener = service::bind(args.control, "--control").await?;
     let desk = recognition.start_desk(&metrics)?;
+    let mut video_jobs = VideoJobs::shared(&args.store, &metrics).await?;
+    if let Some(jobs) = &mut video_jobs {
+        jobs.start(&args.worker, recognition, &metrics);
+    }
     let resources = Resources {
         peers: service::peer_config(&args.worker),
         inference: recognition.handle(),
         models: recognition.models(),
         metrics,
+        max_viewers: args.worker.max_viewers,
     };
     let admission = service::admission(&args.worker, recognition);
     let worker = Worker::new(name, admission, token.session_key(), resources);
@@ -58,18 +64,20 @@ async fn serve(
             () = worker.watch() => {}
         }
         tracing::info!("draining: having the sessions move to other workers");
-        let farewell = tokio::select! {
-            _ = worker.drain(Duration::from_secs(args.drain_seconds)) => service::FAREWELL_LIMIT,
-            again = service::wait_for_signal() => {
-                again?;
-                service::HASTY_FAREWELL_LIMIT
+        let limit = Duration::from_secs(args.drain_seconds);
+        let draining = async {
+            tokio::select! {
+                _ = worker.drain(limit) => Ok(service::FAREWELL_LIMIT),
+                again = service::wait_for_signal() => again.map(|()| service::HASTY_FAREWELL_LIMIT),
             }
         };
-        worker.close(farewell).await;
+        let (farewell, ()) = tokio::join!(draining, videos::leave(video_jobs, service::FAREWELL_LIMIT));
+        worker.close(farewell?).await;
         stop.tell();
         anyhow::Ok(())
     };
     let control = control::router(Arc::clone(&worker), token.clone())
+        .merge(whip::router(Arc::clone(&worker), token.clone()))
         .merge(files::control::router(Arc::new(desk), token));
     tokio::try_join!(stop.serve(listener, control), stopping).map(drop)
 }

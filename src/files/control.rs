@@ -51,7 +51,8 @@ async fn predict(
         PredictAnswer::Jpeg => (Some(Format::Jpeg), "image/jpeg"),
         PredictAnswer::Png => (Some(Format::Png), "image/png"),
     };
-    let order = Order { bytes, wanted: wanted(&options), annotated };
+    let models = options.model.as_deref().map(named).unwrap_or_default();
+    let order = Order { bytes, wanted: wanted(&options), models, annotated };
     match control.desk.recognise(order).await {
         Ok(Answer::Report(report)) => Json(*report).into_response(),
         Ok(Answer::Annotated(bytes)) => ([(header::CONTENT_TYPE, content_type)], bytes).into_response(),
@@ -60,8 +61,13 @@ async fn predict(
 }
 
 fn wanted(options: &PredictOptions) -> Wanted {
-    let PredictOptions { faces, gender, objects, threshold, .. } = *options;
+    let &PredictOptions { faces, gender, objects, threshold, .. } = options;
     Wanted { tasks: Tasks { faces, gender: faces && gender, objects }, threshold }
+}
+
+/// The models of a comma-separated list.
+fn named(list: &str) -> Vec<String> {
+    list.split(',').map(str::trim).filter(|model| !model.is_empty()).map(str::to_owned).collect()
 }
 
 /// Tells the front; what is our own fault is logged here and not explained.
@@ -69,13 +75,14 @@ fn refuse(error: &DeskError) -> Response {
     let refusal = match error {
         DeskError::Image(image) => match image {
             ImageError::Empty => PictureRefusal::Empty,
-            ImageError::UnsupportedType => PictureRefusal::UnsupportedType,
+            ImageError::UnsupportedType | ImageError::Heic => PictureRefusal::UnsupportedType,
             ImageError::TooManyBytes { .. }
             | ImageError::TooManyPixels { .. }
             | ImageError::TooMuchMemory => PictureRefusal::TooLarge,
             ImageError::Truncated => PictureRefusal::Truncated,
             ImageError::Corrupt(_) => PictureRefusal::Corrupt,
         },
+        DeskError::UnknownModel { .. } => PictureRefusal::InvalidOption,
         _ if error.is_busy() => PictureRefusal::Busy,
         _ => {
             tracing::error!(error = error as &dyn Error, "a picture was not recognised");
@@ -84,6 +91,7 @@ fn refuse(error: &DeskError) -> Response {
     };
     let message = match error {
         DeskError::Image(image) => format!("the picture is not readable: {image}"),
+        DeskError::UnknownModel { .. } => error.to_string(),
         error if refusal == PictureRefusal::Busy => error.to_string(),
         _ => "the picture could not be recognised; see the server's log".into(),
     };

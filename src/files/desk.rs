@@ -15,7 +15,7 @@ use super::image::{self, EncodeError, Format, ImageError};
 use super::still::{self, StillReport, Wanted};
 use crate::inference::engine::EngineError;
 use crate::inference::service::{Handle, lower_priority};
-use crate::pipeline::recognise::{ModelSet, RecogniseError, Recogniser};
+use crate::pipeline::recognise::{Model, ModelSet, RecogniseError, Recogniser};
 use crate::telemetry::metrics::Metrics;
 
 /// Pictures that wait, beside those at work; more are refused.
@@ -36,6 +36,12 @@ pub enum DeskError {
     Recognise(#[from] RecogniseError),
     #[error("the result could not be written")]
     Encode(#[from] EncodeError),
+    #[error("{asked:?} is not in use: there are {}", in_use.join(", "))]
+    UnknownModel {
+        asked: String,
+        /// `name@version`.
+        in_use: Vec<String>,
+    },
     #[error("{QUEUE} pictures wait already")]
     Full,
     #[error("the service is stopping")]
@@ -57,6 +63,8 @@ impl DeskError {
 pub struct Order {
     pub bytes: Bytes,
     pub wanted: Wanted,
+    /// `name` or `name@version` of models that must be the ones in use.
+    pub models: Vec<String>,
     /// What to draw the result on; without it the report is the answer.
     pub annotated: Option<Format>,
 }
@@ -79,6 +87,7 @@ struct Job {
 pub struct Desk {
     /// `None` only while it is dropped.
     queue: Option<SyncSender<Job>>,
+    models: ModelSet,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -95,7 +104,7 @@ impl Desk {
     ) -> std::io::Result<Self> {
         let (queue, jobs) = sync_channel(QUEUE);
         let jobs = Arc::new(Mutex::new(jobs));
-        let mut desk = Self { queue: Some(queue), threads: Vec::new() };
+        let mut desk = Self { queue: Some(queue), models: models.clone(), threads: Vec::new() };
         for index in 0..threads.max(1) {
             let asker = FIRST_ASKER + (index / THREADS_PER_ASKER) as u64;
             let clerk = Clerk {
@@ -114,8 +123,9 @@ impl Desk {
     /// Dropping the future withdraws the picture if its turn has not come.
     ///
     /// # Errors
-    /// [`DeskError::Full`] at once, when too many wait.
+    /// [`DeskError::Full`] and [`DeskError::UnknownModel`] at once.
     pub async fn recognise(&self, order: Order) -> Outcome {
+        self.check_models(&order.models)?;
         let (answer, outcome) = oneshot::channel();
         let queue = self.queue.as_ref().ok_or(DeskError::Stopped)?;
         queue.try_send(Job { order, answer }).map_err(|error| match error {
@@ -123,6 +133,22 @@ impl Desk {
             TrySendError::Disconnected(_) => DeskError::Stopped,
         })?;
         outcome.await.unwrap_or(Err(DeskError::Stopped))
+    }
+}
+
+impl Desk {
+    fn check_models(&self, asked: &[String]) -> Result<(), DeskError> {
+        let loaded = self.models.list();
+        let full = |model: &Model| format!("{}@{}", model.manifest.name, model.manifest.version);
+        let is_used =
+            |asked: &str| loaded.iter().any(|model| asked == model.manifest.name || asked == full(model));
+        match asked.iter().find(|asked| !is_used(asked)) {
+            None => Ok(()),
+            Some(asked) => Err(DeskError::UnknownModel {
+                asked: asked.clone(),
+                in_use: loaded.iter().map(full).collect(),
+            }),
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use image::codecs::png::PngEncoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageEncoder, ImageFormat, ImageReader, Limits, RgbImage};
 
+use crate::codec::{self, CodecError, FileError, Heif};
 use crate::frame::{I420Buffer, Picture};
 use crate::imgproc::{self, Region};
 
@@ -42,8 +43,10 @@ const FORMATS: [ImageFormat; 6] = [
 pub enum ImageError {
     #[error("there are no bytes in it")]
     Empty,
-    #[error("it is no JPEG, PNG, WebP, BMP, TIFF or GIF picture")]
+    #[error("it is no JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF picture")]
     UnsupportedType,
+    #[error("it is a HEIC picture, which is not read: send it as JPEG or AVIF")]
+    Heic,
     #[error("{bytes} bytes are more than {MAX_BYTES}")]
     TooManyBytes { bytes: usize },
     #[error("{width}x{height} pixels are more than {MAX_PIXELS}, or than {MAX_SIDE} a side")]
@@ -53,7 +56,20 @@ pub enum ImageError {
     #[error("it ends before the picture does")]
     Truncated,
     #[error("it cannot be decoded")]
-    Corrupt(#[source] image::ImageError),
+    Corrupt(#[source] Box<dyn Error + Send + Sync>),
+}
+
+impl From<FileError> for ImageError {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Truncated => Self::Truncated,
+            FileError::Codec(CodecError::TooLarge { size, .. }) => {
+                let (width, height) = size.unwrap_or_default();
+                Self::TooManyPixels { width: width as u32, height: height as u32 }
+            }
+            error => Self::Corrupt(error.into()),
+        }
+    }
 }
 
 /// Why a picture did not become bytes.
@@ -72,9 +88,9 @@ pub enum Format {
     Png,
 }
 
-/// Whether the first bytes of a file are those of a picture that is read here.
+/// Whether the first bytes of a file are those of a picture, even of one that is not read here.
 pub fn is_picture(start: &[u8]) -> bool {
-    recognised(start).is_some()
+    recognised(start).is_some() || codec::heif(start).is_some()
 }
 
 fn recognised(start: &[u8]) -> Option<ImageFormat> {
@@ -93,6 +109,11 @@ pub fn decode(bytes: &[u8]) -> Result<Picture, ImageError> {
     }
     if bytes.len() > MAX_BYTES {
         return Err(ImageError::TooManyBytes { bytes: bytes.len() });
+    }
+    match codec::heif(bytes) {
+        Some(Heif::Avif) => return decode_avif(bytes),
+        Some(Heif::Other) => return Err(ImageError::Heic),
+        None => {}
     }
     let format = recognised(bytes).ok_or(ImageError::UnsupportedType)?;
     // The JPEG decoder makes up what is missing.
@@ -124,6 +145,15 @@ pub fn decode(bytes: &[u8]) -> Result<Picture, ImageError> {
     Ok(Picture { decoded: Instant::now(), ..picture })
 }
 
+fn decode_avif(bytes: &[u8]) -> Result<Picture, ImageError> {
+    let picture = codec::decode_avif(bytes, MAX_PIXELS as usize)?;
+    let (width, height) = (picture.width as u32, picture.height as u32);
+    if width > MAX_SIDE || height > MAX_SIDE {
+        return Err(ImageError::TooManyPixels { width, height });
+    }
+    Ok(picture)
+}
+
 fn fault(error: image::ImageError) -> ImageError {
     let is_end = |error: &io::Error| error.kind() == io::ErrorKind::UnexpectedEof;
     match error {
@@ -137,7 +167,7 @@ fn fault(error: image::ImageError) -> ImageError {
                 }
                 cause = inner.source();
             }
-            ImageError::Corrupt(error)
+            ImageError::Corrupt(error.into())
         }
     }
 }

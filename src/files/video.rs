@@ -2,33 +2,56 @@
 //!
 //! The same stages as in a live session, overlapped on threads with bounded queues between them:
 //!
-//! decode → [lanes' threads, in turn] → track, draw (the caller's thread) → encode
+//! ```text
+//! decode ─┬──────────── every picture, in order ────────────▶ track, draw ─▶ encode
+//!         └─ those to recognise ─▶ detect, one thread a lane ─────▲
+//! ```
 //!
-//! Everything waits for what comes after it, and no picture is dropped.
+//! Everything waits for what comes after it, and no picture is dropped. How many pictures are in memory
+//! depends on the lanes and not on the file.
 
-use std::collections::BTreeMap;
+mod follower;
+mod summary;
+
+use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvError, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+pub use self::summary::{AudioOutcome, Summary, TrackSummary};
 
-use crate::codec::{AudioPacket, FileError, Piece, VideoConfig, VideoFile, VideoInfo, VideoWriter};
-use crate::frame::{I420Buffer, Kind, Picture};
-use crate::inference::service::Handle;
-use crate::pipeline::draw::{DrawnTrack, colour_of, draw, label_of};
-use crate::pipeline::follow::{classify, track_config};
+use self::follower::Follower;
+use self::summary::Ending;
+use crate::codec::{
+    AudioPacket, FileError, MAX_PIXELS, Piece, VideoConfig, VideoFile, VideoInfo, VideoWriter,
+};
+use crate::frame::{I420Buffer, Picture};
+use crate::inference::batcher::BACKGROUND;
+use crate::inference::engine::EngineError;
+use crate::inference::service::{Handle, lowest_priority};
+use crate::pipeline::follow::track_config;
 use crate::pipeline::recognise::{Found, MinScores, ModelSet, RecogniseError, Recogniser, Tasks};
-use crate::pipeline::report::{FrameReport, GenderReport, Timings};
-use crate::pipeline::track::{TrackConfig, Tracker, Tracks};
+use crate::pipeline::report::FrameReport;
 
-/// Pictures and packets between two stages.
-const QUEUE: usize = 4;
-/// Pictures of one group that wait for their turn, at most.
+/// Pictures and packets that wait for the encoder.
+const ENCODER_QUEUE: usize = 1;
+/// Pictures that are decoded beyond those that the lanes are at, so that a lane finds the next one ready.
+const AHEAD: usize = 2;
+/// How far apart the pictures are that lanes work on at the same time, at most.
 const MAX_GROUP: u64 = 4;
+/// Slices that the encoder works on side by side: more make files larger.
+const MAX_ENCODER_THREADS: usize = 4;
+/// Decoding takes a fraction of encoding's time.
+const MAX_DECODER_THREADS: usize = 4;
 /// Threads that ask the lanes under one number, as in [`desk`](super::desk).
 const THREADS_PER_ASKER: usize = 4;
+/// Askers of videos count from here, in the background: sessions count from 1, posted pictures from far above.
+const FIRST_ASKER: u64 = BACKGROUND;
+/// How long a video waits when the lanes' queue is full.
+const OVERLOAD_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why a video was not annotated.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +62,26 @@ pub enum VideoError {
     Recognise(#[from] RecogniseError),
     #[error("not one picture in it could be decoded")]
     NoPictures,
+    #[error("its pictures have {width}x{height} pixels, more than the {max_pixels} that are allowed")]
+    TooLarge { width: usize, height: usize, max_pixels: usize },
+    #[error("it lasts {:.0} s, longer than the {:.0} s that are allowed", duration.as_secs_f64(), limit.as_secs_f64())]
+    TooLong { duration: Duration, limit: Duration },
+    #[error("it was cancelled")]
+    Cancelled,
+}
+
+impl VideoError {
+    /// The stable code under which users are told.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::File(error) => error.code(),
+            Self::NoPictures => "corrupt",
+            Self::TooLarge { .. } => "too_large",
+            Self::TooLong { .. } => "too_long",
+            Self::Cancelled => "cancelled",
+            Self::Recognise(_) => "internal",
+        }
+    }
 }
 
 /// How a video is annotated.
@@ -49,6 +92,26 @@ pub struct VideoOptions {
     pub every: u64,
     /// 0 to 1; without one, each model's own.
     pub threshold: Option<f32>,
+    /// Larger pictures are refused.
+    pub max_pixels: usize,
+    /// Longer videos are refused, by what they say of themselves and by what they turn out to be.
+    pub max_duration: Option<Duration>,
+    /// Decode, draw and encode at the lowest priority, so that live sessions go first.
+    pub background: bool,
+}
+
+impl Default for VideoOptions {
+    /// Everything in every picture, of any length.
+    fn default() -> Self {
+        Self {
+            tasks: Tasks::ALL,
+            every: 1,
+            threshold: None,
+            max_pixels: MAX_PIXELS,
+            max_duration: None,
+            background: false,
+        }
+    }
 }
 
 /// What recognises pictures.
@@ -70,78 +133,28 @@ pub struct Progress<'a> {
     pub report: Option<&'a FrameReport>,
 }
 
-/// What a video showed.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Summary {
-    pub width: usize,
-    pub height: usize,
-    pub frames: u64,
-    pub recognised: u64,
-    /// Media time of the last picture.
-    pub duration_s: f64,
-    /// The file ended before it said it would.
-    pub cut_off: bool,
-    /// Why the rest was not annotated, if something kept it from being.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stopped: Option<String>,
-    /// Frames that were damaged and gave no picture.
-    pub damaged_frames: u64,
-    pub audio: AudioOutcome,
-    /// In the order of appearance.
-    pub tracks: Vec<TrackSummary>,
-    /// Tracks by label.
-    pub counts: BTreeMap<String, u64>,
-    /// Face tracks by the label of their apparent gender.
-    pub apparent_genders: BTreeMap<String, u64>,
-}
+/// Is told of every picture, and may end the work by a [`Break`](ControlFlow::Break).
+pub type Each<'a> = dyn FnMut(&Progress<'_>) -> ControlFlow<()> + Send + 'a;
 
-/// What became of the audio.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AudioOutcome {
-    None,
-    Copied,
-    /// MP4 cannot hold it.
-    LeftOut,
-}
+/// What was found in a picture, and how long it waited for its turn.
+type Outcome = (Result<Found, RecogniseError>, Duration);
 
-/// One thing that a video showed.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct TrackSummary {
-    pub id: u64,
-    pub kind: Kind,
-    pub label: String,
-    pub first_s: f64,
-    pub last_s: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub apparent_gender: Option<GenderReport>,
-}
-
-/// A decoded picture on its way to recognition.
+/// A decoded picture; `found` brings what is in it if that was asked.
 struct Decoded {
     picture: Picture,
     at: Duration,
-    is_wanted: bool,
+    found: Option<Receiver<Outcome>>,
 }
 
-/// A picture that has been looked at.
-struct Detected {
+/// A picture to recognise, and where the answer goes.
+struct Asked {
     picture: Picture,
-    at: Duration,
-    found: Option<(Result<Found, RecogniseError>, Duration)>,
+    answer: SyncSender<Outcome>,
 }
 
 enum Output {
     Picture(I420Buffer, Duration),
     Audio(AudioPacket),
-}
-
-/// How the reading of a file ended.
-#[derive(Default)]
-struct Ending {
-    cut_off: bool,
-    damaged: u64,
-    stopped: Option<FileError>,
 }
 
 /// Writes `source` annotated to `target`, an MP4 file, and tells `each` of every picture.
@@ -155,277 +168,242 @@ pub fn annotate(
     target: &Path,
     engines: &Engines,
     options: &VideoOptions,
-    each: &mut dyn FnMut(&Progress<'_>),
+    each: &mut Each<'_>,
 ) -> Result<Summary, VideoError> {
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    let mut file = VideoFile::open(source, threads)?;
+    if !options.background {
+        return annotate_here(source, target, engines, options, each);
+    }
+    // Threads inherit their priority, FFmpeg's and x264's too, and none can raise it again: so the
+    // caller's own is left alone.
+    thread::scope(|scope| {
+        let lowered = scope.spawn(|| {
+            lowest_priority();
+            annotate_here(source, target, engines, options, each)
+        });
+        joined(lowered)
+    })
+}
+
+fn annotate_here(
+    source: &Path,
+    target: &Path,
+    engines: &Engines,
+    options: &VideoOptions,
+    each: &mut Each<'_>,
+) -> Result<Summary, VideoError> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let mut file = VideoFile::open(source, decoder_threads(cores))?;
     let info = *file.info();
+    check(&info, options)?;
     let audio = file.audio().map_err(FileError::from)?;
-    let config = VideoConfig { width: info.width, height: info.height, rate: info.rate, threads };
+    let config = VideoConfig {
+        width: info.width,
+        height: info.height,
+        rate: info.rate,
+        pixel_aspect: info.pixel_aspect,
+        threads: encoder_threads(cores),
+    };
     let mut writer = VideoWriter::create(target, &config, audio.as_ref())?;
     let audio = match (info.has_audio, writer.has_audio()) {
         (false, _) => AudioOutcome::None,
         (true, true) => AudioOutcome::Copied,
         (true, false) => AudioOutcome::LeftOut,
     };
-    let every = options.every.max(1);
     let lanes = engines.lanes.max(1);
-    let group = every.min(MAX_GROUP) as usize + 1;
+    let askers = Askers::for_video(lanes);
+    let recogniser = |asker: u64| Recogniser::new(engines.handle.clone(), engines.models.clone(), asker);
     let config = track_config(&engines.models, options.threshold);
     let scores = MinScores { faces: Some(config.faces.low_score), objects: Some(config.objects.low_score) };
-    let recogniser = |index: usize| {
-        let asker = (index / THREADS_PER_ASKER) as u64;
-        Recogniser::new(engines.handle.clone(), engines.models.clone(), asker)
-    };
+    let ahead = (lanes - 1) * options.every.clamp(1, MAX_GROUP) as usize + AHEAD;
 
     thread::scope(|scope| {
-        let (output, outputs) = sync_channel(QUEUE);
-        let encoding = scope.spawn(move || write_all(&outputs, &mut writer).map(|()| writer));
-        let (mut to_detect, mut detected) = (Vec::new(), Vec::new());
+        let (to_follow, decoded) = sync_channel(ahead);
+        let (to_detect, asked) = sync_channel(lanes);
+        let (output, outputs) = sync_channel(ENCODER_QUEUE);
+        let (used, spare) = sync_channel(ENCODER_QUEUE + 1);
+        let encoding = scope.spawn(move || write_all(&outputs, &used, &mut writer).map(|()| writer));
+        let asked = std::sync::Arc::new(Mutex::new(asked));
         for index in 0..lanes {
-            let (give, take) = sync_channel::<Decoded>(group);
-            let (answer, answers) = sync_channel::<Detected>(group);
-            let (mut recogniser, tasks) = (recogniser(index), options.tasks);
-            scope.spawn(move || detect_all(&take, &answer, &mut recogniser, &tasks, &scores));
-            to_detect.push(give);
-            detected.push(answers);
+            let (asked, mut recogniser) = (asked.clone(), recogniser(askers.of_thread(index)));
+            let tasks = options.tasks;
+            scope.spawn(move || detect_all(&asked, &mut recogniser, &tasks, &scores));
         }
+        drop(asked);
         let to_encode = output.clone();
-        let decoding = scope.spawn(move || read_all(&mut file, &to_detect, &to_encode, every));
-        let mut follower = Follower {
-            recogniser: recogniser(lanes),
-            models: &engines.models,
-            tracker: Tracker::new(config),
-            config,
-            tasks: options.tasks,
-            info: &info,
-            tracks: Tracks::default(),
-            summaries: BTreeMap::new(),
-            frames: 0,
-            recognised: 0,
-            last: Duration::ZERO,
-        };
+        let decoding = scope.spawn(move || read_all(&mut file, &to_detect, &to_follow, &to_encode, options));
+        let mut follower =
+            Follower::new(recogniser(askers.of_follower()), &engines.models, config, options.tasks, &info);
         // The queues end with this call, whatever its outcome, and so do the other threads.
-        let followed = follower.run(detected, output, every, each);
-        let ending = decoding.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let writer = encoding.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let followed = follower.run(decoded, output, spare, each);
+        let ending = joined(decoding);
+        let writer = joined(encoding)?;
         followed?;
-        if follower.frames == 0 {
-            return Err(ending.stopped.map_or(VideoError::NoPictures, VideoError::File));
+        if let Some(error @ VideoError::TooLong { .. }) = ending.stopped {
+            return Err(error);
+        }
+        if follower.frames() == 0 {
+            return Err(ending.stopped.unwrap_or(VideoError::NoPictures));
         }
         writer.finish()?;
         Ok(follower.summary(&ending, audio))
     })
 }
 
-/// Decodes to the end, and deals the pictures out: a recognised one and those up to the next to each in turn.
+/// Threads that decode a file on a machine of so many cores.
+pub fn decoder_threads(cores: usize) -> usize {
+    cores.div_ceil(2).min(MAX_DECODER_THREADS)
+}
+
+/// Threads that encode a file on a machine of so many cores.
+pub fn encoder_threads(cores: usize) -> usize {
+    cores.min(MAX_ENCODER_THREADS)
+}
+
+/// What is known to be too much before anything is decoded.
+fn check(info: &VideoInfo, options: &VideoOptions) -> Result<(), VideoError> {
+    let (width, height, max_pixels) = (info.width, info.height, options.max_pixels);
+    if width * height > max_pixels {
+        return Err(VideoError::TooLarge { width, height, max_pixels });
+    }
+    check_time(info.duration.unwrap_or_default(), options)
+}
+
+fn check_time(duration: Duration, options: &VideoOptions) -> Result<(), VideoError> {
+    match options.max_duration {
+        Some(limit) if duration > limit => Err(VideoError::TooLong { duration, limit }),
+        _ => Ok(()),
+    }
+}
+
+fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// The numbers under which one video asks the lanes.
+struct Askers {
+    first: u64,
+    count: u64,
+}
+
+impl Askers {
+    fn for_video(lanes: usize) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(FIRST_ASKER);
+        let count = lanes.div_ceil(THREADS_PER_ASKER) as u64 + 1;
+        Self { first: NEXT.fetch_add(count, Ordering::Relaxed), count }
+    }
+
+    fn of_thread(&self, index: usize) -> u64 {
+        self.first + (index / THREADS_PER_ASKER) as u64
+    }
+
+    /// Its own, because every picture waits for the follower.
+    fn of_follower(&self) -> u64 {
+        self.first + self.count - 1
+    }
+}
+
+/// Decodes to the end, and deals the pictures out.
 fn read_all(
     file: &mut VideoFile,
-    to_detect: &[SyncSender<Decoded>],
+    to_detect: &SyncSender<Asked>,
+    to_follow: &SyncSender<Decoded>,
     to_encode: &SyncSender<Output>,
-    every: u64,
+    options: &VideoOptions,
 ) -> Ending {
     let mut index = 0;
     let mut ending = Ending::default();
     loop {
         let is_taken = match file.read() {
             Ok(Some(Piece::Picture(picture, at))) => {
-                let lane = (index / every) as usize % to_detect.len();
-                let is_wanted = index.is_multiple_of(every);
+                if let Err(error) = check_time(at, options) {
+                    ending.stopped = Some(error);
+                    break;
+                }
+                let is_wanted = u64::is_multiple_of(index, options.every.max(1));
                 index += 1;
-                to_detect[lane].send(Decoded { picture, at, is_wanted }).is_ok()
+                let found = is_wanted.then(|| ask(&picture, to_detect));
+                to_follow.send(Decoded { picture, at, found }).is_ok()
             }
             Ok(Some(Piece::Audio(packet))) => to_encode.send(Output::Audio(packet)).is_ok(),
             Ok(None) => break,
             Err(error) => {
-                ending.stopped = Some(error);
+                ending.stopped = Some(error.into());
                 break;
             }
         };
-        // Whoever comes after has failed, and says why.
+        // Whoever comes after has failed, or was told to end.
         if !is_taken {
             break;
         }
     }
     ending.cut_off = file.is_cut_off();
     ending.damaged = file.damaged();
+    ending.rescaled = file.rescaled();
     ending
 }
 
+/// Without threads to detect nothing is found, and whoever waits for it sees that.
+fn ask(picture: &Picture, to_detect: &SyncSender<Asked>) -> Receiver<Outcome> {
+    let (answer, found) = sync_channel(1);
+    let _ = to_detect.send(Asked { picture: picture.clone(), answer });
+    found
+}
+
 fn detect_all(
-    pictures: &Receiver<Decoded>,
-    answers: &SyncSender<Detected>,
+    asked: &Mutex<Receiver<Asked>>,
     recogniser: &mut Recogniser,
     tasks: &Tasks,
     scores: &MinScores,
 ) {
-    for Decoded { picture, at, is_wanted } in pictures {
-        let found = is_wanted.then(|| {
-            let queue = picture.decoded.elapsed();
-            (recogniser.detect(&picture, tasks, scores), queue)
-        });
-        if answers.send(Detected { picture, at, found }).is_err() {
+    loop {
+        let next = asked.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(Asked { picture, answer }) = next else { return };
+        let queue = picture.decoded.elapsed();
+        let found = patiently(|| recogniser.detect(&picture, tasks, scores));
+        // Dropped first: the picture's memory is the decoder's.
+        drop(picture);
+        if answer.send((found, queue)).is_err() {
             return;
         }
     }
 }
 
-fn write_all(outputs: &Receiver<Output>, writer: &mut VideoWriter) -> Result<(), FileError> {
+/// Tries again for as long as the lanes' queue is full: a file waits.
+fn patiently<T>(mut attempt: impl FnMut() -> Result<T, RecogniseError>) -> Result<T, RecogniseError> {
+    loop {
+        match attempt() {
+            Err(RecogniseError::Infer { source: EngineError::Overloaded, .. }) => {
+                thread::sleep(OVERLOAD_PAUSE);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn write_all(
+    outputs: &Receiver<Output>,
+    used: &SyncSender<I420Buffer>,
+    writer: &mut VideoWriter,
+) -> Result<(), FileError> {
     for output in outputs {
         match output {
-            Output::Picture(picture, at) => writer.write(&picture, at)?,
+            Output::Picture(picture, at) => {
+                writer.write(&picture, at)?;
+                // One that is not taken is freed.
+                let _ = used.try_send(picture);
+            }
             Output::Audio(packet) => writer.write_audio(&packet)?,
         }
     }
     Ok(())
 }
 
-/// Tracks what was detected, in the order of the pictures, and draws it.
-struct Follower<'a> {
-    recogniser: Recogniser,
-    models: &'a ModelSet,
-    tracker: Tracker,
-    config: TrackConfig,
-    tasks: Tasks,
-    info: &'a VideoInfo,
-    /// Of the last recognition.
-    tracks: Tracks,
-    summaries: BTreeMap<u64, TrackSummary>,
-    frames: u64,
-    recognised: u64,
-    last: Duration,
+/// The time of a stage for a report.
+fn ms(duration: Duration) -> f32 {
+    duration.as_secs_f32() * 1000.0
 }
 
-impl Follower<'_> {
-    fn run(
-        &mut self,
-        detected: Vec<Receiver<Detected>>,
-        output: SyncSender<Output>,
-        every: u64,
-        each: &mut dyn FnMut(&Progress<'_>),
-    ) -> Result<(), VideoError> {
-        loop {
-            let lane = (self.frames / every) as usize % detected.len();
-            let Detected { picture, at, found } = match detected[lane].recv() {
-                Ok(detected) => detected,
-                Err(RecvError) => return Ok(()),
-            };
-            self.frames += 1;
-            self.last = at;
-            let report = match found {
-                Some((found, queue)) => Some(self.follow(&picture, at, found?, queue)?),
-                None => None,
-            };
-            let canvas = self.drawn(&picture, at);
-            if output.send(Output::Picture(canvas, at)).is_err() {
-                return Ok(()); // The encoder has failed, and says why.
-            }
-            each(&Progress { info: self.info, frames: self.frames, at, report: report.as_ref() });
-        }
-    }
-
-    fn follow(
-        &mut self,
-        picture: &Picture,
-        at: Duration,
-        found: Found,
-        queue: Duration,
-    ) -> Result<FrameReport, RecogniseError> {
-        let tracking = Instant::now();
-        self.tracker.reconfigure(self.config);
-        self.tracker.update(&found.detections, at);
-        let track = tracking.elapsed();
-        let (mut models, mut infer) = (found.models, found.infer);
-        if self.tasks.gender {
-            let classifying = Instant::now();
-            let Self { recogniser, tracker, .. } = self;
-            classify(recogniser, tracker, picture, at, &mut models)?;
-            infer += classifying.elapsed();
-        }
-        self.tracks = self.tracker.snapshot();
-        let (width, height) = (picture.width, picture.height);
-        let reports = self
-            .tracker
-            .tracks()
-            .iter()
-            .map(|track| track.report(&self.models.label(track.kind, track.class), at, width, height));
-        let ms = |duration: Duration| duration.as_secs_f32() * 1000.0;
-        let report = FrameReport {
-            seq: self.recognised,
-            rtp_timestamp: picture.rtp_timestamp,
-            captured_ms: None,
-            width: width as u32,
-            height: height as u32,
-            tracks: reports.collect(),
-            models,
-            timings_ms: Timings {
-                receive: 0.0,
-                decode: ms(picture.decoded.saturating_duration_since(picture.decode_started)),
-                queue: ms(queue),
-                prepare: ms(found.prepare),
-                infer: ms(infer),
-                track: ms(track),
-                total: ms(picture.received.elapsed()),
-            },
-            dropped: 0,
-        };
-        self.recognised += 1;
-        for track in &report.tracks {
-            let seconds = at.as_secs_f64();
-            let summary = self.summaries.entry(track.id).or_insert_with(|| TrackSummary {
-                id: track.id,
-                kind: track.kind,
-                label: String::new(),
-                first_s: seconds,
-                last_s: seconds,
-                apparent_gender: None,
-            });
-            // A track's label is a vote: the last word counts.
-            summary.label.clone_from(&track.label);
-            summary.last_s = seconds;
-            summary.apparent_gender = track.attributes.apparent_gender.or(summary.apparent_gender);
-        }
-        Ok(report)
-    }
-
-    fn drawn(&self, picture: &Picture, at: Duration) -> I420Buffer {
-        let mut canvas = I420Buffer::black(picture.width, picture.height);
-        canvas.copy_from(picture);
-        let drawn = self.tracks.at(at).map(|(track, bbox)| {
-            let label = self.models.label(track.kind, track.class);
-            DrawnTrack {
-                bbox,
-                label: label_of(&track.report(&label, at, picture.width, picture.height)),
-                colour: colour_of(track.kind, track.class),
-            }
-        });
-        draw(&mut canvas, &drawn.collect::<Vec<_>>());
-        canvas
-    }
-
-    fn summary(&self, ending: &Ending, audio: AudioOutcome) -> Summary {
-        let mut counts = BTreeMap::new();
-        let mut apparent_genders = BTreeMap::new();
-        for track in self.summaries.values() {
-            *counts.entry(track.label.clone()).or_default() += 1;
-            if let Some(gender) = track.apparent_gender {
-                let label = format!("{:?}", gender.label).to_lowercase();
-                *apparent_genders.entry(label).or_default() += 1;
-            }
-        }
-        Summary {
-            width: self.info.width,
-            height: self.info.height,
-            frames: self.frames,
-            recognised: self.recognised,
-            duration_s: self.last.as_secs_f64(),
-            cut_off: ending.cut_off,
-            stopped: ending.stopped.as_ref().map(ToString::to_string),
-            damaged_frames: ending.damaged,
-            audio,
-            tracks: self.summaries.values().cloned().collect(),
-            counts,
-            apparent_genders,
-        }
-    }
+/// The time that a stage took from `started`.
+fn ms_since(started: Instant) -> f32 {
+    ms(started.elapsed())
 }

@@ -7,14 +7,25 @@
 //! The rules, in order:
 //! 1. A request whose asker has gone is never run; it is removed and counted.
 //! 2. A batch holds requests of one model whose inputs differ in axis 0 only.
-//! 3. Askers take turns, so one that floods waits behind its own requests and not others behind it.
-//! 4. A batch runs when it is full or when its oldest request has waited `max_wait`.
-//! 5. What would not fit the bounds is refused at the door.
+//! 3. Askers take turns, so one that floods waits behind its own requests and not others behind it;
+//!    an asker's own requests run in order, save those that it puts ahead.
+//! 4. Askers in the background go when nobody else waits, and take turns like others once they have waited long.
+//! 5. A batch runs when it is full or when its oldest request has waited `max_wait`.
+//! 6. What would not fit the bounds is refused at the door.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+/// The bit of an asker's number that puts it in the background: a file can wait, a person cannot.
+pub const BACKGROUND: u64 = 1 << 62;
+
+/// How long a request in the background lets others go first: so files go on, slowly, however many are live.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Whether an asker that waits since then has its turn before those in the background.
+pub(super) fn goes_first(asker: u64, since: Instant, now: Instant) -> bool {
+    asker & BACKGROUND == 0 || now.saturating_duration_since(since) >= PATIENCE
+}
 
 /// Names an installed model: one version of one model on this worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,27 +56,34 @@ pub struct Policy {
     pub max_wait: Duration,
 }
 
+/// What travels with a request, as far as the batcher looks into it.
+pub trait Payload {
+    /// The input's shape, the batch on axis 0.
+    fn shape(&self) -> &[usize];
+
+    /// Whether the asker no longer wants the answer.
+    fn is_withdrawn(&self) -> bool;
+}
+
 /// One request for inference, waiting or about to run.
 #[derive(Debug)]
 pub struct Request<T> {
     pub model: ModelId,
     /// The session (or job) that asked; turns are taken between askers.
     pub asker: u64,
-    /// The input's shape, the batch on axis 0.
-    pub shape: Vec<usize>,
-    /// Set by the asker when it no longer wants the answer.
-    pub cancelled: Arc<AtomicBool>,
-    /// What travels with the request: the tensor and where the answer goes.
+    /// Runs before the asker's other requests: it belongs to an older picture than they do.
+    pub is_ahead: bool,
+    /// The tensor and where the answer goes.
     pub payload: T,
 }
 
-impl<T> Request<T> {
+impl<T: Payload> Request<T> {
     fn rows(&self) -> usize {
-        self.shape.first().copied().unwrap_or(1)
+        self.payload.shape().first().copied().unwrap_or(1)
     }
 
     fn group(&self) -> Group<'_> {
-        (self.model, self.shape.get(1..).unwrap_or_default())
+        (self.model, self.payload.shape().get(1..).unwrap_or_default())
     }
 }
 
@@ -120,17 +138,20 @@ pub struct Batcher<T> {
     queues: HashMap<u64, VecDeque<Queued<T>>>,
     /// Every asker with a queue, once; the front has the next turn.
     turns: VecDeque<u64>,
+    /// Empty queues, kept for the next askers.
+    spare: Vec<VecDeque<Queued<T>>>,
     waiting: usize,
     skipped: u64,
 }
 
-impl<T> Batcher<T> {
+impl<T: Payload> Batcher<T> {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
             models: HashMap::new(),
             queues: HashMap::new(),
             turns: VecDeque::new(),
+            spare: Vec::new(),
             waiting: 0,
             skipped: 0,
         }
@@ -188,9 +209,14 @@ impl<T> Batcher<T> {
         let asker = request.asker;
         let queue = self.queues.entry(asker).or_insert_with(|| {
             self.turns.push_back(asker);
-            VecDeque::new()
+            self.spare.pop().unwrap_or_default()
         });
-        queue.push_back(Queued { request, since: now });
+        let queued = Queued { request, since: now };
+        if queued.request.is_ahead {
+            queue.push_front(queued);
+        } else {
+            queue.push_back(queued);
+        }
         self.waiting += 1;
         Ok(())
     }
@@ -207,17 +233,24 @@ impl<T> Batcher<T> {
     /// Says what to run at `now`.
     pub fn poll(&mut self, now: Instant) -> Poll<T> {
         self.skip_departed();
-        let due_at = self.due_times();
-        let mut next = None;
-        'turns: for (turn, asker) in self.turns.iter().enumerate() {
-            for (position, queued) in self.queues[asker].iter().enumerate() {
-                if due_at[&queued.request.group()] <= now {
-                    next = Some((turn, position));
-                    break 'turns;
-                }
+        let is_patient = self.models.values().any(|model| !model.policy.max_wait.is_zero());
+        let due_times = is_patient.then(|| self.due_times());
+        let is_due = |queued: &Queued<T>| match &due_times {
+            Some(times) => times[&queued.request.group()] <= now,
+            None => true,
+        };
+        let (mut next, mut otherwise) = (None, None);
+        for (turn, asker) in self.turns.iter().enumerate() {
+            let queue = &self.queues[asker];
+            let Some(position) = queue.iter().position(is_due) else { continue };
+            if goes_first(*asker, queue[position].since, now) {
+                next = Some((turn, position));
+                break;
             }
+            otherwise = otherwise.or(Some((turn, position)));
         }
-        let wake_at = due_at.values().min().copied();
+        let next = next.or(otherwise);
+        let wake_at = due_times.and_then(|times| times.values().min().copied());
         match (next, wake_at) {
             (Some((turn, position)), _) => Poll::Run(self.take(turn, position)),
             (None, Some(at)) => Poll::WakeAt(at),
@@ -249,7 +282,7 @@ impl<T> Batcher<T> {
         let mut rows = first.request.rows();
         let mut requests = vec![first];
         // One request an asker a round, so that a batch is shared like everything else.
-        loop {
+        while rows < max_batch {
             let round: Vec<u64> = self.turns.iter().copied().collect();
             let before = requests.len();
             for asker in round {
@@ -266,7 +299,7 @@ impl<T> Batcher<T> {
                 rows += taken.request.rows();
                 requests.push(taken);
             }
-            if requests.len() == before || rows >= max_batch {
+            if requests.len() == before {
                 break;
             }
         }
@@ -280,7 +313,7 @@ impl<T> Batcher<T> {
         let queue = self.queues.get_mut(&asker).expect("an asker with a turn has a queue");
         let taken = queue.remove(position).expect("the position was just found");
         if queue.is_empty() {
-            self.queues.remove(&asker);
+            self.spare.extend(self.queues.remove(&asker));
         } else {
             self.turns.push_back(asker);
         }
@@ -292,7 +325,7 @@ impl<T> Batcher<T> {
         let before = self.waiting;
         self.queues.retain(|_, queue| {
             let had = queue.len();
-            queue.retain(|queued| !queued.request.cancelled.load(Ordering::Acquire));
+            queue.retain(|queued| !queued.request.payload.is_withdrawn());
             self.waiting -= had - queue.len();
             !queue.is_empty()
         });
@@ -304,6 +337,9 @@ impl<T> Batcher<T> {
     }
 
     fn forget_drained(&mut self) {
+        if !self.models.values().any(|model| model.retired) {
+            return;
+        }
         let queues = &self.queues;
         self.models.retain(|id, model| {
             !model.retired || queues.values().flatten().any(|queued| queued.request.model == *id)
@@ -313,13 +349,33 @@ impl<T> Batcher<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
+
+    /// A number in place of a tensor.
+    struct Item {
+        value: u32,
+        shape: Vec<usize>,
+        withdrawn: Arc<AtomicBool>,
+    }
+
+    impl Payload for Item {
+        fn shape(&self) -> &[usize] {
+            &self.shape
+        }
+
+        fn is_withdrawn(&self) -> bool {
+            self.withdrawn.load(Ordering::Acquire)
+        }
+    }
 
     const SMALL: [usize; 3] = [1, 4, 4];
     const WIDE: [usize; 3] = [1, 4, 8];
 
     struct Bench {
-        batcher: Batcher<u32>,
+        batcher: Batcher<Item>,
         start: Instant,
     }
 
@@ -345,16 +401,23 @@ mod tests {
             shape: &[usize],
             payload: u32,
         ) -> Result<Arc<AtomicBool>, Refusal> {
-            let cancelled = Arc::new(AtomicBool::new(false));
-            let request = Request {
-                model: ModelId(model),
-                asker,
-                shape: shape.to_vec(),
-                cancelled: cancelled.clone(),
-                payload,
-            };
+            self.push_as(false, ms, model, asker, shape, payload)
+        }
+
+        fn push_as(
+            &mut self,
+            is_ahead: bool,
+            ms: u64,
+            model: u32,
+            asker: u64,
+            shape: &[usize],
+            value: u32,
+        ) -> Result<Arc<AtomicBool>, Refusal> {
+            let withdrawn = Arc::new(AtomicBool::new(false));
+            let payload = Item { value, shape: shape.to_vec(), withdrawn: withdrawn.clone() };
+            let request = Request { model: ModelId(model), asker, is_ahead, payload };
             self.batcher.push(request, self.at(ms)).map_err(|(refusal, _)| refusal)?;
-            Ok(cancelled)
+            Ok(withdrawn)
         }
 
         /// The payloads of the batch to run at `ms`; `Err(Some(ms))` to wake then, `Err(None)` when idle.
@@ -364,7 +427,7 @@ mod tests {
                     let rows: usize = batch.requests.iter().map(|queued| queued.request.rows()).sum();
                     assert_eq!(rows, batch.rows);
                     assert!(batch.requests.iter().all(|queued| queued.request.model == batch.model));
-                    Ok(batch.requests.into_iter().map(|queued| queued.request.payload).collect())
+                    Ok(batch.requests.into_iter().map(|queued| queued.request.payload.value).collect())
                 }
                 Poll::WakeAt(at) => Err(Some(at.duration_since(self.start).as_millis() as u64)),
                 Poll::Idle => Err(None),
@@ -437,6 +500,23 @@ mod tests {
     }
 
     #[test]
+    fn the_background_goes_when_nobody_else_waits_or_after_a_while() {
+        let mut bench = Bench::new(Limits { per_asker: 100, total: 1000 }, &[(0, 1, 0)]);
+        let file = BACKGROUND + 1;
+        bench.push(0, 0, file, &SMALL, 100).unwrap();
+        assert_eq!(bench.poll(0), Ok(vec![100]), "alone it does not wait");
+        bench.push(0, 0, file, &SMALL, 101).unwrap();
+        bench.push(0, 0, file, &SMALL, 102).unwrap();
+        for index in 0..4 {
+            bench.push(1, 0, 1, &SMALL, index).unwrap();
+            bench.push(1, 0, 2, &SMALL, 10 + index).unwrap();
+        }
+        assert_eq!([bench.poll(1), bench.poll(2), bench.poll(999)].map(Result::unwrap), [[0], [10], [1]]);
+        let turns = std::iter::from_fn(|| bench.poll(1000).ok());
+        assert_eq!(turns.flatten().collect::<Vec<_>>(), [101, 11, 2, 102, 12, 3, 13], "then it takes turns");
+    }
+
+    #[test]
     fn askers_take_turns() {
         let mut bench = Bench::new(Limits { per_asker: 100, total: 1000 }, &[(0, 1, 0)]);
         for index in 0..50 {
@@ -447,6 +527,17 @@ mod tests {
         bench.push(1, 0, 2, &SMALL, 101).unwrap();
         let order: Vec<u32> = bench.drain(1).into_iter().flatten().take(6).collect();
         assert_eq!(order, [0, 100, 200, 1, 101, 2]);
+    }
+
+    #[test]
+    fn an_older_picture_goes_ahead_of_its_own_asker_only() {
+        let mut bench = Bench::new(Limits::default(), &[(0, 1, 0)]);
+        bench.push(0, 0, 1, &SMALL, 10).unwrap();
+        bench.push(0, 0, 1, &SMALL, 11).unwrap();
+        bench.push(0, 0, 2, &SMALL, 20).unwrap();
+        bench.push_as(true, 0, 0, 2, &SMALL, 21).unwrap();
+        let order: Vec<u32> = bench.drain(0).into_iter().flatten().collect();
+        assert_eq!(order, [10, 21, 11, 20]);
     }
 
     #[test]

@@ -25,4 +25,10 @@ pub enum EngineError {
 pub trait Engine: Send {
     /// Runs one batch. `input` has the batch on axis 0, and so has every output.
     fn run(&mut self, input: &Tensor) -> Result<Outputs, EngineError>;
+
+    /// As [`Engine::run`], into `outputs`, whose buffers are used again where they serve.
+    fn run_into(&mut self, input: &Tensor, outputs: &mut Outputs) -> Result<(), EngineError> {
+        *outputs = self.run(input)?;
+        Ok(())
+    }
 }

@@ -5,6 +5,12 @@
 
 pub mod batcher;
 pub mod engine;
+mod handle;
 pub mod ort;
+mod rows;
 pub mod service;
+#[cfg(test)]
+mod simulation;
 pub mod tensor;
+mod ticket;
+pub mod turns;

@@ -169,9 +169,9 @@ pub struct OrtEngine {
     session: Session,
     /// For error texts: the file's path.
     model: String,
-    input: String,
-    /// A second input, `int64 [N, 2]`, that asks for the first one's width and height.
-    size_input: Option<String>,
+    /// What the picture's input is called, where a second one, `int64 [N, 2]`, asks for its width and height:
+    /// `(picture, size)`.
+    named: Option<(String, String)>,
     device_used: DeviceUsed,
 }
 
@@ -219,14 +219,13 @@ impl OrtEngine {
 
     fn over(session: Session, model: String, device_used: DeviceUsed) -> Result<Self, String> {
         let asks_size = |outlet: &Outlet| outlet.dtype().tensor_type() == Some(TensorElementType::Int64);
-        let (sizes, inputs): (Vec<&Outlet>, Vec<&Outlet>) =
-            session.inputs().iter().partition(|o| asks_size(o));
-        let ([input], true) = (inputs.as_slice(), sizes.len() <= 1) else {
-            return Err(format!("the graph has {} inputs, one is expected", session.inputs().len()));
+        let name = |outlet: &Outlet| outlet.name().to_owned();
+        let named = match session.inputs() {
+            [_] => None,
+            [picture, size] | [size, picture] if asks_size(size) => Some((name(picture), name(size))),
+            others => return Err(format!("the graph has {} inputs, one is expected", others.len())),
         };
-        let input = input.name().to_owned();
-        let size_input = sizes.first().map(|outlet| outlet.name().to_owned());
-        Ok(Self { session, model, input, size_input, device_used })
+        Ok(Self { session, model, named, device_used })
     }
 
     /// Where it runs, and why not where it was asked to.
@@ -245,6 +244,12 @@ impl OrtEngine {
 
 impl Engine for OrtEngine {
     fn run(&mut self, input: &Tensor) -> Result<Outputs, EngineError> {
+        let mut outputs = Outputs::default();
+        self.run_into(input, &mut outputs)?;
+        Ok(outputs)
+    }
+
+    fn run_into(&mut self, input: &Tensor, outputs: &mut Outputs) -> Result<(), EngineError> {
         let model = &self.model;
         let refuse = |reason: String| EngineError::Run { model: model.clone(), reason };
         let failed = |error: ort::Error| refuse(error.to_string());
@@ -260,18 +265,23 @@ impl Engine for OrtEngine {
                 TensorRef::from_array_view((shape, data.as_slice())).map_err(failed)?.into()
             }
         };
-        let mut inputs = vec![(self.input.as_str(), value)];
-        if let Some(name) = &self.size_input {
-            let sizes = ([rows_of(shape), 2], sizes_of(shape));
-            let value = ort::value::Tensor::from_array(sizes).map_err(failed)?;
-            inputs.push((name.as_str(), value.into()));
-        }
-        let outputs = self.session.run(inputs).map_err(failed)?;
-        let read = |(name, value): (&str, ort::value::ValueRef<'_>)| {
-            let tensor = read_tensor(&value).map_err(|reason| refuse(format!("output {name}: {reason}")))?;
-            Ok((name.to_owned(), tensor))
+        let values = match &self.named {
+            None => self.session.run([value]),
+            Some((picture, size)) => {
+                let sizes = ort::value::Tensor::from_array(([rows_of(shape), 2], sizes_of(shape)));
+                let sizes = sizes.map_err(failed)?.into();
+                self.session.run(vec![(picture.as_str(), value), (size.as_str(), sizes)])
+            }
         };
-        outputs.iter().map(read).collect::<Result<_, _>>().map(Outputs)
+        let values = values.map_err(failed)?;
+        outputs.0.resize_with(values.len(), Default::default);
+        for ((name, value), (known, tensor)) in values.iter().zip(&mut outputs.0) {
+            read_tensor(&value, tensor).map_err(|reason| refuse(format!("output {name}: {reason}")))?;
+            if known != name {
+                *known = name.to_owned();
+            }
+        }
+        Ok(())
     }
 }
 
@@ -319,24 +329,31 @@ fn port(outlet: &Outlet) -> Port {
     }
 }
 
-fn read_tensor(value: &DynValue) -> Result<Tensor, String> {
+/// Copies `value` into `tensor`, whose buffers are used again where they are of its type.
+fn read_tensor(value: &DynValue, tensor: &mut Tensor) -> Result<(), String> {
     let element = value.dtype().tensor_type().ok_or("is not a tensor")?;
     macro_rules! read {
-        ($type:ty, $convert:expr) => {{
+        ($type:ty, $variant:ident, $convert:expr) => {{
             let (shape, data) = value.try_extract_tensor::<$type>().map_err(|error| error.to_string())?;
-            (shape.iter().map(|&side| side as usize).collect(), $convert(data))
+            let mut buffer = match std::mem::take(&mut tensor.data) {
+                TensorData::$variant(buffer) => buffer,
+                _ => Vec::new(),
+            };
+            buffer.clear();
+            buffer.extend(data.iter().map($convert));
+            tensor.data = TensorData::$variant(buffer);
+            tensor.shape.clear();
+            tensor.shape.extend(shape.iter().map(|&side| side as usize));
         }};
     }
-    let (shape, data): (Vec<usize>, TensorData) = match element {
-        TensorElementType::Float32 => read!(f32, |data: &[f32]| TensorData::F32(data.to_vec())),
-        TensorElementType::Uint8 => read!(u8, |data: &[u8]| TensorData::U8(data.to_vec())),
-        TensorElementType::Int64 => read!(i64, |data: &[i64]| TensorData::I64(data.to_vec())),
-        TensorElementType::Int32 => {
-            read!(i32, |data: &[i32]| TensorData::I64(data.iter().map(|&v| i64::from(v)).collect()))
-        }
+    match element {
+        TensorElementType::Float32 => read!(f32, F32, |&value| value),
+        TensorElementType::Uint8 => read!(u8, U8, |&value| value),
+        TensorElementType::Int64 => read!(i64, I64, |&value| value),
+        TensorElementType::Int32 => read!(i32, I64, |&value| i64::from(value)),
         other => return Err(format!("has elements of type {other}, which no head reads")),
-    };
-    Ok(Tensor { shape, data })
+    }
+    Ok(())
 }
 
 #[cfg(test)]

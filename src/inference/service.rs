@@ -5,28 +5,36 @@
 //! anything is due. Loading a model is the caller's work: a lane only ever runs.
 //!
 //! 1. [`Service::install`] hands every lane its own engine of a model.
-//! 2. [`Handle::submit`] queues a tensor or refuses at once.
-//! 3. [`Ticket::wait`] blocks until the outputs are there; dropping the ticket withdraws the request.
-//! 4. Dropping the [`Service`] ends the running batches, joins the lanes and fails what still waits.
+//! 2. [`Handle::ask_turn`] says when the asker's next picture may be begun.
+//! 3. [`Handle::submit`] queues a tensor or refuses at once.
+//! 4. [`Ticket::wait`] blocks until the outputs are there; dropping the ticket withdraws the request.
+//! 5. Dropping the [`Service`] ends the running batches, joins the lanes and fails what still waits.
 
 use std::any::Any;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::batcher::{Batch, Batcher, Limits, ModelId, Policy, Poll, Queued, Refusal, Request};
+use super::batcher::{Batch, Batcher, Limits, ModelId, Policy, Poll, Queued};
 use super::engine::{Engine, EngineError};
-use super::tensor::{Outputs, Tensor, TensorData};
+use super::handle::Place;
+pub use super::handle::{Ask, Handle, Turn};
+use super::rows::{join, rows_of, split};
+use super::tensor::{Outputs, Tensor};
+use super::ticket::{Answer, Work};
+pub use super::ticket::{Completed, Ticket};
+use super::turns::Turns;
 
 /// How far below the media threads the lanes are scheduled.
 ///
 /// Recognition can always take more processor time than there is. A late packet or a late encoded
 /// frame is seen as a stall, a late box is carried by the tracker, so media must win.
 const LANE_NICENESS: i32 = 10;
+
+/// How far below them those who decode and encode files for a server are: nobody waits for a single picture there.
+const FILE_NICENESS: i32 = 15;
 
 /// How the service is to run.
 #[derive(Clone, Debug)]
@@ -75,50 +83,47 @@ pub struct BatchRun<'a> {
     pub succeeded: bool,
 }
 
-/// The outputs of one request.
-#[derive(Clone, Debug)]
-pub struct Completed {
-    pub outputs: Outputs,
-    /// From submission to the start of the run.
-    pub queued: Duration,
-    /// The run of the whole batch.
-    pub ran: Duration,
-    /// Rows of the batch it ran in.
-    pub batch_size: usize,
-}
-
-type Answer = Result<Completed, EngineError>;
-
-/// What waits in the batcher beside a request.
-struct Work {
-    input: Tensor,
-    answer: SyncSender<Answer>,
-}
-
 enum Change {
     Install(ModelId, Box<dyn Engine>),
     Remove(ModelId),
 }
 
-struct State {
-    batcher: Batcher<Work>,
+pub(super) struct State {
+    pub(super) batcher: Batcher<Work>,
+    pub(super) turns: Turns<Arc<Place>>,
+    /// Lanes that run a batch.
+    busy: usize,
     /// Per lane, in order: what it applies between two batches.
     changes: Vec<Vec<Change>>,
     /// Of the batcher's count, how many the observer knows of.
     skipped_told: u64,
-    is_stopping: bool,
+    pub(super) is_stopping: bool,
 }
 
-struct Shared {
-    state: Mutex<State>,
-    wake: Condvar,
+impl State {
+    /// Whether there is a lane that neither runs a batch nor is about to.
+    pub(super) fn has_idle_lane(&self) -> bool {
+        self.busy + self.batcher.len() < self.changes.len()
+    }
+
+    pub(super) fn grant_turns(&mut self) {
+        let now = Instant::now();
+        while let Some(place) = self.turns.grant(now) {
+            place.grant();
+        }
+    }
+}
+
+pub(super) struct Shared {
+    pub(super) state: Mutex<State>,
+    pub(super) wake: Condvar,
     options: Options,
     observer: Arc<dyn Observer>,
 }
 
 impl Shared {
     /// Locks the state; a panic elsewhere leaves it whole, because every change to it is one call.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -138,6 +143,9 @@ impl Service {
         let count = options.lanes.max(1);
         let state = State {
             batcher: Batcher::new(options.limits),
+            // One more than the lanes, so that a lane never waits for a picture to be prepared.
+            turns: Turns::new(count + 1),
+            busy: 0,
             changes: (0..count).map(|_| Vec::new()).collect(),
             skipped_told: 0,
             is_stopping: false,
@@ -148,7 +156,7 @@ impl Service {
             let shared = service.shared.clone();
             let lane = std::thread::Builder::new()
                 .name(format!("lane-{index}"))
-                .spawn(move || Lane { index, shared, engines: HashMap::new() }.run())?;
+                .spawn(move || Lane { index, shared, engines: HashMap::new(), queued: Vec::new() }.run())?;
             service.lanes.push(lane);
         }
         Ok(service)
@@ -161,7 +169,7 @@ impl Service {
 
     /// A way to submit work; it outlives the service harmlessly.
     pub fn handle(&self) -> Handle {
-        Handle { shared: self.shared.clone() }
+        Handle::new(self.shared.clone())
     }
 
     /// Gives every lane its engine of `model`, in place of any earlier one, between two batches.
@@ -204,15 +212,27 @@ impl Service {
         self.shared.wake.notify_all();
     }
 
+    /// Lets `pictures` be under way at the same time, where batches pay; at first it is one more than the lanes.
+    pub fn set_pictures_under_way(&self, pictures: usize) {
+        let mut state = self.shared.lock();
+        state.turns.set_places(pictures);
+        state.grant_turns();
+    }
+
     fn stop(&mut self) {
-        self.shared.lock().is_stopping = true;
+        {
+            let mut state = self.shared.lock();
+            state.is_stopping = true;
+            // They go on, and are told when they submit.
+            state.turns.drain().for_each(|place| place.grant());
+        }
         self.shared.wake.notify_all();
         for lane in self.lanes.drain(..) {
             if lane.join().is_err() {
                 tracing::error!("an inference lane ended in a panic");
             }
         }
-        // Dropping the senders is what tells their waiters.
+        // Dropped unanswered, they tell their waiters.
         let stranded = self.shared.lock().batcher.drain();
         drop(stranded);
     }
@@ -224,75 +244,13 @@ impl Drop for Service {
     }
 }
 
-/// Submits work to the lanes; cheap to clone.
-#[derive(Clone)]
-pub struct Handle {
-    shared: Arc<Shared>,
-}
-
-impl Handle {
-    /// Queues `input` (batch on axis 0) for `model` on behalf of `asker`, without blocking.
-    ///
-    /// # Errors
-    /// [`EngineError::Overloaded`] when the queue is full, [`EngineError::NotInstalled`] when the model
-    /// is not there (any more), [`EngineError::Stopped`] when the service has ended.
-    pub fn submit(&self, model: ModelId, asker: u64, input: Tensor) -> Result<Ticket, EngineError> {
-        let (answer, receiver) = sync_channel(1);
-        let cancelled = Arc::new(AtomicBool::new(false));
-        let request = Request {
-            model,
-            asker,
-            shape: input.shape.clone(),
-            cancelled: cancelled.clone(),
-            payload: Work { input, answer },
-        };
-        let mut state = self.shared.lock();
-        if state.is_stopping {
-            return Err(EngineError::Stopped);
-        }
-        state.batcher.push(request, Instant::now()).map_err(|(refusal, _)| match refusal {
-            Refusal::Overloaded => EngineError::Overloaded,
-            Refusal::UnknownModel(model) => EngineError::NotInstalled { model: model.0.to_string() },
-        })?;
-        drop(state);
-        self.shared.wake.notify_one();
-        Ok(Ticket { receiver, cancelled })
-    }
-
-    /// Requests that wait for a lane.
-    pub fn waiting(&self) -> usize {
-        self.shared.lock().batcher.len()
-    }
-}
-
-/// A claim on the answer to one request. Dropping it withdraws the request if it has not run.
-#[derive(Debug)]
-pub struct Ticket {
-    receiver: Receiver<Answer>,
-    cancelled: Arc<AtomicBool>,
-}
-
-impl Ticket {
-    /// Blocks until the request has run.
-    ///
-    /// # Errors
-    /// What the engine reported, or [`EngineError::Stopped`] when the service ended first.
-    pub fn wait(self) -> Answer {
-        self.receiver.recv().unwrap_or(Err(EngineError::Stopped))
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.cancelled.store(true, Ordering::Release);
-    }
-}
-
 /// One thread and the engines it owns.
 struct Lane {
     index: usize,
     shared: Arc<Shared>,
     engines: HashMap<ModelId, Box<dyn Engine>>,
+    /// How long each request of the running batch had waited.
+    queued: Vec<Duration>,
 }
 
 impl Lane {
@@ -338,6 +296,7 @@ impl Lane {
                     } else if !state.batcher.is_empty() {
                         shared.wake.notify_one();
                     }
+                    state.busy += 1;
                     return Some(batch);
                 }
                 Poll::WakeAt(at) => {
@@ -366,48 +325,55 @@ impl Lane {
 
     fn run_batch(&mut self, batch: Batch<Work>) {
         let started = Instant::now();
-        let model = batch.model;
-        let queued: Vec<Duration> =
-            batch.requests.iter().map(|request| started.saturating_duration_since(request.since)).collect();
-        let rows: Vec<usize> =
-            batch.requests.iter().map(|queued| rows_of(&queued.request.payload.input)).collect();
-        let (inputs, answers): (Vec<Tensor>, Vec<SyncSender<Answer>>) = batch
-            .requests
-            .into_iter()
-            .map(|Queued { request, .. }| (request.payload.input, request.payload.answer))
-            .unzip();
-        let result = join(inputs).and_then(|input| self.run_engine(model, &input));
+        let Batch { model, mut requests, rows: batch_size } = batch;
+        let queued = |request: &Queued<Work>| started.saturating_duration_since(request.since);
+        self.queued.clear();
+        self.queued.extend(requests.iter().map(queued));
+        let result = self.run_requests(model, &mut requests);
         let mut ran = started.elapsed();
         let factor = self.shared.options.slowdown;
         if factor > 1.0 {
             std::thread::sleep(ran.mul_f32(factor - 1.0));
             ran = started.elapsed();
         }
-        let outputs = result.and_then(|outputs| split(model, outputs, &rows));
-        let run =
-            BatchRun { model, batch_size: batch.rows, queued: &queued, ran, succeeded: outputs.is_ok() };
+        let run = BatchRun { model, batch_size, queued: &self.queued, ran, succeeded: result.is_ok() };
         self.shared.observer.ran(&run);
-        match outputs {
-            Ok(outputs) => {
-                for ((outputs, answer), queued) in outputs.into_iter().zip(answers).zip(queued) {
-                    // A closed channel is an asker that left while the batch ran.
-                    let _ = answer.send(Ok(Completed { outputs, queued, ran, batch_size: batch.rows }));
-                }
-            }
-            Err(error) => {
-                for answer in answers {
-                    let _ = answer.send(Err(error.clone()));
-                }
-            }
+        // Whoever is answered may look for an idle lane at once.
+        self.shared.lock().busy -= 1;
+        for (request, queued) in requests.into_iter().zip(&self.queued) {
+            let answer = result.clone().map(|()| Answer { queued: *queued, ran, batch_size });
+            request.request.payload.answer(answer);
         }
     }
 
-    fn run_engine(&mut self, model: ModelId, input: &Tensor) -> Result<Outputs, EngineError> {
+    /// Runs the engine on all requests at once and leaves each its outputs.
+    fn run_requests(&mut self, model: ModelId, requests: &mut [Queued<Work>]) -> Result<(), EngineError> {
+        if let [only] = requests {
+            let work = &mut only.request.payload;
+            return self.run_engine(model, &work.input, &mut work.outputs);
+        }
+        let rows: Vec<usize> = requests.iter().map(|queued| rows_of(&queued.request.payload.input)).collect();
+        let inputs = requests.iter().map(|queued| &queued.request.payload.input);
+        let input = join(&inputs.collect::<Vec<_>>())?;
+        let mut outputs = Outputs::default();
+        self.run_engine(model, &input, &mut outputs)?;
+        for (queued, outputs) in requests.iter_mut().zip(split(model, outputs, &rows)?) {
+            queued.request.payload.outputs = outputs;
+        }
+        Ok(())
+    }
+
+    fn run_engine(
+        &mut self,
+        model: ModelId,
+        input: &Tensor,
+        outputs: &mut Outputs,
+    ) -> Result<(), EngineError> {
         let name = || model.0.to_string();
         let engine =
             self.engines.get_mut(&model).ok_or_else(|| EngineError::NotInstalled { model: name() })?;
         // A panic must cost one batch and not the lane: every session of the worker runs on it.
-        catch_unwind(AssertUnwindSafe(|| engine.run(input))).unwrap_or_else(|panic| {
+        catch_unwind(AssertUnwindSafe(|| engine.run_into(input, outputs))).unwrap_or_else(|panic| {
             let reason = format!("the engine panicked: {}", panic_text(&*panic));
             tracing::error!(model = model.0, "{reason}");
             Err(EngineError::Run { model: name(), reason })
@@ -420,71 +386,22 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
-fn rows_of(tensor: &Tensor) -> usize {
-    tensor.shape.first().copied().unwrap_or(1)
-}
-
-/// Joins tensors along axis 0; the batcher saw to it that the other axes agree.
-fn join(mut inputs: Vec<Tensor>) -> Result<Tensor, EngineError> {
-    if inputs.len() == 1 {
-        return Ok(inputs.remove(0));
-    }
-    let mut shape = inputs[0].shape.clone();
-    shape[0] = inputs.iter().map(rows_of).sum();
-    let mut inputs = inputs.into_iter();
-    let mut data = inputs.next().expect("a batch holds at least one request").data;
-    for input in inputs {
-        match (&mut data, input.data) {
-            (TensorData::U8(to), TensorData::U8(from)) => to.extend(from),
-            (TensorData::F32(to), TensorData::F32(from)) => to.extend(from),
-            (TensorData::I64(to), TensorData::I64(from)) => to.extend(from),
-            _ => {
-                let reason = "inputs of different element types met in one batch".into();
-                return Err(EngineError::Run { model: "batch".into(), reason });
-            }
-        }
-    }
-    Ok(Tensor { shape, data })
-}
-
-/// Gives each request its rows of every output.
-fn split(model: ModelId, outputs: Outputs, rows: &[usize]) -> Result<Vec<Outputs>, EngineError> {
-    if rows.len() == 1 {
-        return Ok(vec![outputs]);
-    }
-    let total: usize = rows.iter().sum();
-    let mut shares = vec![Outputs::default(); rows.len()];
-    for (name, tensor) in outputs.0 {
-        if tensor.shape.first() != Some(&total) {
-            let reason = format!("output {name} has shape {:?} for a batch of {total}", tensor.shape);
-            return Err(EngineError::Run { model: model.0.to_string(), reason });
-        }
-        let per_row = tensor.data.len() / total.max(1);
-        let mut start = 0;
-        for (share, &rows) in shares.iter_mut().zip(rows) {
-            let range = start * per_row..(start + rows) * per_row;
-            start += rows;
-            let data = match &tensor.data {
-                TensorData::U8(v) => TensorData::U8(v[range].to_vec()),
-                TensorData::F32(v) => TensorData::F32(v[range].to_vec()),
-                TensorData::I64(v) => TensorData::I64(v[range].to_vec()),
-            };
-            let mut shape = tensor.shape.clone();
-            shape[0] = rows;
-            share.0.push((name.clone(), Tensor { shape, data }));
-        }
-    }
-    Ok(shares)
-}
-
-/// Lowers the calling thread's priority; without effect where the kernel keeps none per thread.
+/// Lowers the calling thread's priority to the lanes'; without effect where the kernel keeps none per thread.
 pub fn lower_priority() {
+    set_niceness(LANE_NICENESS);
+}
+
+/// Lowers the calling thread's priority, and that of the threads it starts from then on, below the lanes'.
+pub fn lowest_priority() {
+    set_niceness(FILE_NICENESS);
+}
+
+fn set_niceness(niceness: libc::c_int) {
     // SAFETY: gettid and setpriority take and return plain integers. On Linux the niceness belongs to
     // the thread, and a thread may always raise its own.
-    let outcome =
-        unsafe { libc::setpriority(libc::PRIO_PROCESS, libc::gettid() as libc::id_t, LANE_NICENESS) };
+    let outcome = unsafe { libc::setpriority(libc::PRIO_PROCESS, libc::gettid() as libc::id_t, niceness) };
     if outcome != 0 {
-        tracing::warn!(error = %std::io::Error::last_os_error(), "inference lanes keep normal priority");
+        tracing::warn!(error = %std::io::Error::last_os_error(), "a thread keeps normal priority");
     }
 }
 

@@ -22,8 +22,14 @@ impl TensorData {
     }
 }
 
+impl Default for TensorData {
+    fn default() -> Self {
+        Self::U8(Vec::new())
+    }
+}
+
 /// A dense tensor, row-major. Axis 0 is the batch.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tensor {
     pub shape: Vec<usize>,
     pub data: TensorData,
@@ -38,6 +44,31 @@ impl Tensor {
     /// See [`Tensor::u8`].
     pub fn f32(shape: &[usize], data: Vec<f32>) -> Self {
         Self::new(shape, TensorData::F32(data))
+    }
+
+    /// Takes this shape, in the buffers that are there, and returns the bytes to be written: what they hold is
+    /// left over from before.
+    pub fn make_u8(&mut self, shape: &[usize]) -> &mut [u8] {
+        self.shape.clear();
+        self.shape.extend_from_slice(shape);
+        if !matches!(self.data, TensorData::U8(_)) {
+            self.data = TensorData::default();
+        }
+        let TensorData::U8(bytes) = &mut self.data else { unreachable!("it was just made so") };
+        bytes.resize(shape.iter().product(), 0);
+        bytes
+    }
+
+    /// As [`Tensor::make_u8`], for floats.
+    pub fn make_f32(&mut self, shape: &[usize]) -> &mut [f32] {
+        self.shape.clear();
+        self.shape.extend_from_slice(shape);
+        if !matches!(self.data, TensorData::F32(_)) {
+            self.data = TensorData::F32(Vec::new());
+        }
+        let TensorData::F32(values) = &mut self.data else { unreachable!("it was just made so") };
+        values.resize(shape.iter().product(), 0.0);
+        values
     }
 
     fn new(shape: &[usize], data: TensorData) -> Self {

@@ -5,59 +5,40 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, watch};
 
+use super::audience::{AnnotatedFrame, Audience};
 use super::governor::{Governor, Level};
-use super::peer::Feedback;
-use super::settings::{ControlReply, Settings};
+use super::settings::ControlReply;
 use crate::codec::{CodecError, Decoder, Encoder, EncoderConfig, MAX_PIXELS, Speed};
 use crate::frame::{BBox, Codec, EncodedFrame, I420Buffer, Picture};
 use crate::imgproc;
 use crate::mailbox::Latest;
-use crate::pipeline::draw::{DrawnTrack, colour_of, draw, label_of};
+use crate::pipeline::draw::{DrawnTrack, Plates, colour_of, draw_with, write_label};
 use crate::pipeline::recognise::ModelSet;
+use crate::pipeline::report::Attributes;
 use crate::pipeline::track::Tracks;
 use crate::rtp::Unwrapper;
 use crate::telemetry::metrics::{Metrics, Stage};
-
-/// Encoded pictures that may wait to be sent; more means that the viewer's network is slower.
-pub const OUTGOING_CAPACITY: usize = 4;
-
-/// One encoded picture of the annotated track.
-pub struct AnnotatedFrame {
-    pub data: Bytes,
-    pub rtp_timestamp: u32,
-    /// When the frame that it shows had come in.
-    pub received: Instant,
-}
-
-/// Where the annotated track goes.
-pub struct AnnotatedOutput {
-    pub codec: Codec,
-    pub feedback: Feedback,
-    pub frames: mpsc::Sender<AnnotatedFrame>,
-}
 
 /// Everything the media thread is connected to.
 pub struct Media {
     pub frames: Receiver<EncodedFrame>,
     pub pictures: Latest<Picture>,
     pub key_wanted: Arc<Notify>,
-    pub settings: watch::Receiver<Settings>,
     pub tracks: watch::Receiver<Tracks>,
     pub models: ModelSet,
-    pub annotated: Option<AnnotatedOutput>,
+    pub audience: Arc<Audience>,
     pub notices: mpsc::Sender<ControlReply>,
     pub metrics: Arc<Metrics>,
 }
 
 impl Media {
     /// Runs until the sender of frames is dropped.
-    pub fn run(mut self) {
+    pub fn run(self) {
         let mut decoder: Option<(Codec, Decoder)> = None;
         let mut clock = Unwrapper::default();
-        let mut annotator = self.annotated.take().map(|output| Annotator::new(output, &self));
+        let mut annotator = Annotator::new(&self);
         while let Ok(frame) = self.frames.recv() {
             let started = Instant::now();
             self.metrics.observe(Stage::Receive, started.duration_since(frame.received));
@@ -70,8 +51,7 @@ impl Media {
             if self.pictures.put(picture.clone()) {
                 self.metrics.frame_dropped(Stage::Queue);
             }
-            let wants_video = self.settings.borrow().output.has_video();
-            if let (Some(annotator), true) = (&mut annotator, wants_video) {
+            if self.audience.is_watched() {
                 annotator.show(&picture, at, started);
             }
         }
@@ -114,13 +94,16 @@ impl Media {
 
 /// Draws and encodes, at the level that the machine keeps up with.
 struct Annotator {
-    output: AnnotatedOutput,
+    audience: Arc<Audience>,
     tracks: watch::Receiver<Tracks>,
     models: ModelSet,
     notices: mpsc::Sender<ControlReply>,
     metrics: Arc<Metrics>,
     encoder: Option<(usize, usize, Encoder)>,
     canvas: I420Buffer,
+    /// Of the last picture; their buffers are used again.
+    drawn: Vec<DrawnTrack>,
+    plates: Plates,
     governor: Governor,
     bitrate: Bitrate,
     shown: u64,
@@ -128,15 +111,17 @@ struct Annotator {
 }
 
 impl Annotator {
-    fn new(output: AnnotatedOutput, media: &Media) -> Self {
+    fn new(media: &Media) -> Self {
         Self {
-            output,
+            audience: Arc::clone(&media.audience),
             tracks: media.tracks.clone(),
             models: media.models.clone(),
             notices: media.notices.clone(),
             metrics: Arc::clone(&media.metrics),
             encoder: None,
             canvas: I420Buffer::black(2, 2),
+            drawn: Vec::new(),
+            plates: Plates::default(),
             governor: Governor::default(),
             bitrate: Bitrate::default(),
             shown: 0,
@@ -174,27 +159,36 @@ impl Annotator {
         }
         let tracks = self.tracks.borrow().clone();
         let factor = 1.0 / scale as f32;
-        let drawn = tracks.at(at).map(|(track, bbox)| {
-            let label = self.models.label(track.kind, track.class);
-            DrawnTrack {
-                bbox: BBox { x: bbox.x * factor, y: bbox.y * factor, w: bbox.w * factor, h: bbox.h * factor },
-                label: label_of(&track.report(&label, at, picture.width, picture.height)),
-                colour: colour_of(track.kind, track.class),
+        let mut count = 0;
+        for (track, bbox) in tracks.at(at) {
+            if count == self.drawn.len() {
+                self.drawn.push(DrawnTrack::default());
             }
-        });
-        draw(&mut self.canvas, &drawn.collect::<Vec<_>>());
+            let drawn = &mut self.drawn[count];
+            drawn.bbox =
+                BBox { x: bbox.x * factor, y: bbox.y * factor, w: bbox.w * factor, h: bbox.h * factor };
+            drawn.colour = colour_of(track.kind, track.class);
+            drawn.label.clear();
+            let attributes = Attributes { apparent_gender: track.gender };
+            self.models.read_label(track.kind, track.class, |label| {
+                write_label(&mut drawn.label, track.id, label, track.score, &attributes);
+            });
+            count += 1;
+        }
+        draw_with(&mut self.plates, &mut self.canvas, &self.drawn[..count]);
         self.metrics.observe(Stage::Draw, began.elapsed());
     }
 
     fn encode(&mut self, picture: &Picture) {
         let began = Instant::now();
+        let Some(codec) = self.audience.codec() else { return };
         let (width, height) = (self.canvas.width, self.canvas.height);
-        self.force_key |= self.output.feedback.take_key_wanted();
-        let target_kbps = self.bitrate.target_kbps(width, height, self.output.feedback.loss_ratio(), began);
+        self.force_key |= self.audience.takes_key(began);
+        let target_kbps = self.bitrate.target_kbps(width, height, self.audience.loss_ratio(), began);
 
         if self.encoder.as_ref().is_none_or(|(w, h, _)| (*w, *h) != (width, height)) {
             let config = EncoderConfig {
-                codec: self.output.codec,
+                codec,
                 width,
                 height,
                 bitrate_kbps: target_kbps,
@@ -216,16 +210,13 @@ impl Annotator {
         match encoder.encode(&self.canvas, picture.rtp_timestamp, self.force_key) {
             Ok(Some(encoded)) => {
                 self.metrics.observe(Stage::Encode, began.elapsed());
-                let frame = AnnotatedFrame {
+                self.force_key = false;
+                self.audience.show(AnnotatedFrame {
                     data: encoded.data,
+                    is_key: encoded.is_key,
                     rtp_timestamp: picture.rtp_timestamp,
                     received: picture.received,
-                };
-                // What is not sent breaks the frames that depend on it: start again from a key frame.
-                self.force_key = self.output.frames.try_send(frame).is_err();
-                if self.force_key {
-                    self.metrics.frame_dropped(Stage::Send);
-                }
+                });
             }
             Ok(None) => {}
             Err(error) => {

@@ -1,22 +1,30 @@
 //! The recognition thread of a session: takes the newest picture, recognises, tracks, reports.
+//!
+//! It has one picture under way, and begins a second one only where that keeps nobody waiting: while a lane
+//! is idle. What was begun first is finished first, whatever the lanes are done with first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
+use super::audience::Audience;
 use super::peer::Feedback;
 use super::settings::{ControlReply, Settings};
-use crate::frame::{Kind, Picture};
+use crate::frame::{Detection, Kind, Picture};
 use crate::inference::engine::EngineError;
+use crate::inference::service::Turn;
 use crate::mailbox::Latest;
-use crate::pipeline::follow::{classify, track_config};
-use crate::pipeline::recognise::{Found, MinScores, RecogniseError, Recogniser, Tasks};
+use crate::pipeline::follow::{Unsure, begin_classifying, track_config, vote};
+use crate::pipeline::recognise::{Begun, Found, MinScores, RecogniseError, Recogniser, Tasks};
 use crate::pipeline::report::{FrameReport, Timings};
 use crate::pipeline::track::{TrackConfig, Tracker, Tracks};
 use crate::rtp::Unwrapper;
 use crate::telemetry::metrics::{Metrics, Stage};
+
+/// Pictures of one session that the lanes may have at the same time.
+const MAX_UNDER_WAY: usize = 2;
 
 /// Everything the recognition thread is connected to.
 pub struct Recognition {
@@ -24,7 +32,7 @@ pub struct Recognition {
     pub recogniser: Recogniser,
     pub settings: watch::Receiver<Settings>,
     pub tracks: watch::Sender<Tracks>,
-    pub reports: mpsc::Sender<String>,
+    pub audience: Arc<Audience>,
     pub notices: mpsc::Sender<ControlReply>,
     pub feedback: Feedback,
     pub metrics: Arc<Metrics>,
@@ -32,60 +40,180 @@ pub struct Recognition {
 
 impl Recognition {
     /// Runs until the mailbox is closed.
-    pub fn run(mut self) {
-        let mut tracker = Tracker::new(TrackConfig::default());
-        let mut clock = Unwrapper::default();
-        let mut seq = 0;
-        let mut next_start = Instant::now();
-        let mut is_failing = false;
-        // Waiting before taking, so that what is taken then is the newest.
-        while self.pictures.pause_until(next_start) {
-            let Some(picture) = self.pictures.take() else { return };
-            let settings = self.settings.borrow().clone();
-            next_start = Instant::now() + Duration::from_secs_f32(1.0 / settings.max_rate);
-
-            let at = clock.unwrap(picture.rtp_timestamp);
-            match self.recognise(&picture, &settings, &mut tracker, at) {
-                Ok((timings, models)) => {
-                    is_failing = false;
-                    self.report(seq, &picture, &tracker, at, timings, models);
-                    seq += 1;
-                }
+    pub fn run(self) {
+        self.pictures.listen();
+        let mut run = Run {
+            connections: self,
+            tracker: Tracker::new(TrackConfig::default()),
+            clock: Unwrapper::default(),
+            under_way: VecDeque::with_capacity(MAX_UNDER_WAY),
+            asked: None,
+            next_start: Instant::now(),
+            seq: 0,
+            report_bytes: 512,
+            is_failing: false,
+        };
+        while !run.connections.pictures.is_closed() {
+            match run.step() {
+                Ok(Step::Taken) => {}
+                Ok(Step::Waiting(None)) => std::thread::park(),
+                Ok(Step::Waiting(Some(pause))) => std::thread::park_timeout(pause),
                 Err(RecogniseError::Infer { source: EngineError::Stopped, .. }) => return,
-                Err(error) => {
-                    self.metrics.frame_dropped(Stage::Infer);
-                    if !std::mem::replace(&mut is_failing, true) {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "recognition fails");
-                        let text = "recognition fails on the server; see its log";
-                        let _ = self.notices.try_send(ControlReply::error("recognition_failed", text));
-                    }
-                }
+                Err(error) => run.note_failure(&error),
             }
         }
     }
+}
 
-    /// Everything between the mailbox and the report.
-    fn recognise(
-        &mut self,
-        picture: &Picture,
-        settings: &Settings,
-        tracker: &mut Tracker,
-        at: Duration,
-    ) -> Result<(Timings, BTreeMap<String, String>), RecogniseError> {
+/// A picture between the mailbox and its report.
+struct UnderWay {
+    picture: Picture,
+    at: Duration,
+    tasks: Tasks,
+    config: TrackConfig,
+    state: State,
+    spent: Spent,
+    _turn: Turn,
+}
+
+enum State {
+    Detecting(Begun),
+    /// Since when.
+    Classifying(Unsure, Instant),
+}
+
+/// What a picture's report will say of how it came about.
+struct Spent {
+    taken: Instant,
+    prepare: Duration,
+    infer: Duration,
+    track: Duration,
+    models: BTreeMap<String, String>,
+}
+
+impl UnderWay {
+    fn is_answered(&self) -> bool {
+        match &self.state {
+            State::Detecting(begun) => begun.is_answered(),
+            State::Classifying(unsure, _) => unsure.is_answered(),
+        }
+    }
+}
+
+enum Step {
+    Taken,
+    /// Nothing can be done before this thread is unparked, or this time has passed.
+    Waiting(Option<Duration>),
+}
+
+struct Run {
+    connections: Recognition,
+    tracker: Tracker,
+    clock: Unwrapper,
+    /// Oldest first.
+    under_way: VecDeque<UnderWay>,
+    /// The turn that this session queues for.
+    asked: Option<Turn>,
+    next_start: Instant,
+    seq: u64,
+    /// That the last report had room for.
+    report_bytes: usize,
+    is_failing: bool,
+}
+
+impl Run {
+    /// Does the next thing that can be done, the oldest picture first.
+    fn step(&mut self) -> Result<Step, RecogniseError> {
+        if self.under_way.front().is_some_and(UnderWay::is_answered)
+            && let Some(oldest) = self.under_way.pop_front()
+        {
+            let unfinished = self.advance(oldest)?;
+            unfinished.into_iter().for_each(|picture| self.under_way.push_front(picture));
+            return Ok(Step::Taken);
+        }
+        let may_begin = self.under_way.len() < MAX_UNDER_WAY && self.connections.pictures.is_filled();
+        if !may_begin {
+            return Ok(Step::Waiting(None));
+        }
+        let pause = self.next_start.saturating_duration_since(Instant::now());
+        if !pause.is_zero() {
+            return Ok(Step::Waiting(Some(pause)));
+        }
+        let Some(turn) = self.turn() else { return Ok(Step::Waiting(None)) };
+        // Taken only now, so that it is the newest.
+        if let Some(picture) = self.connections.pictures.try_take() {
+            let begun = self.begin(picture, turn)?;
+            self.under_way.push_back(begun);
+        }
+        Ok(Step::Taken)
+    }
+
+    /// The right to begin a picture, if its time has come.
+    fn turn(&mut self) -> Option<Turn> {
+        let recogniser = &self.connections.recogniser;
+        if !self.under_way.is_empty() {
+            return recogniser.spare_turn();
+        }
+        let has_come = self.asked.get_or_insert_with(|| recogniser.ask_turn()).has_come();
+        if has_come { self.asked.take() } else { None }
+    }
+
+    fn begin(&mut self, picture: Picture, turn: Turn) -> Result<UnderWay, RecogniseError> {
         let taken = Instant::now();
+        let Recognition { recogniser, settings, .. } = &self.connections;
+        let settings = settings.borrow().clone();
+        self.next_start = taken + Duration::from_secs_f32(1.0 / settings.max_rate);
         let tasks = Tasks {
             faces: settings.tasks.faces,
             gender: settings.tasks.faces && settings.tasks.gender,
             objects: settings.tasks.objects,
         };
-        let config = track_config(self.recogniser.models(), settings.threshold);
+        let config = track_config(recogniser.models(), settings.threshold);
         // The tracker also wants what scores too low to be reported: often it is a known thing, half hidden.
         let scores =
             MinScores { faces: Some(config.faces.low_score), objects: Some(config.objects.low_score) };
-        let Found { detections, prepare, mut infer, mut models } =
-            self.recogniser.detect(picture, &tasks, &scores)?;
+        let at = self.clock.unwrap(picture.rtp_timestamp);
+        let begun = recogniser.begin(&picture, &tasks, &scores)?;
+        let spent = Spent {
+            taken,
+            prepare: Duration::ZERO,
+            infer: Duration::ZERO,
+            track: Duration::ZERO,
+            models: BTreeMap::new(),
+        };
+        Ok(UnderWay { picture, at, tasks, config, state: State::Detecting(begun), spent, _turn: turn })
+    }
 
-        let tracking = Instant::now();
+    /// Takes the answers that have come for a picture; gives it back when it needs more.
+    fn advance(&mut self, under_way: UnderWay) -> Result<Option<UnderWay>, RecogniseError> {
+        let UnderWay { picture, at, tasks, config, state, mut spent, _turn } = under_way;
+        let recogniser = &self.connections.recogniser;
+        match state {
+            State::Detecting(begun) => {
+                let Found { detections, prepare, infer, models } = recogniser.finish(begun)?;
+                (spent.prepare, spent.infer, spent.models) = (prepare, infer, models);
+                let tracking = Instant::now();
+                self.follow(&detections, &tasks, config, at);
+                spent.track = tracking.elapsed();
+                let recogniser = &self.connections.recogniser;
+                if tasks.gender
+                    && let Some(unsure) = begin_classifying(recogniser, &mut self.tracker, &picture, at)?
+                {
+                    let state = State::Classifying(unsure, tracking + spent.track);
+                    return Ok(Some(UnderWay { picture, at, tasks, config, state, spent, _turn }));
+                }
+            }
+            State::Classifying(unsure, since) => {
+                vote(recogniser, &mut self.tracker, unsure, at, &mut spent.models)?;
+                spent.infer += since.elapsed();
+            }
+        }
+        self.finish(&picture, at, spent);
+        Ok(None)
+    }
+
+    fn follow(&mut self, detections: &[Detection], tasks: &Tasks, config: TrackConfig, at: Duration) {
+        let tracker = &mut self.tracker;
         tracker.reconfigure(config);
         for (kind, is_wanted) in [(Kind::Face, tasks.faces), (Kind::Object, tasks.objects)] {
             if !is_wanted {
@@ -95,73 +223,89 @@ impl Recognition {
         if !tasks.gender {
             tracker.forget_gender();
         }
-        tracker.update(&detections, at);
-        let mut track = tracking.elapsed();
+        tracker.update(detections, at);
+    }
 
-        if tasks.gender {
-            let classifying = Instant::now();
-            classify(&mut self.recogniser, tracker, picture, at, &mut models)?;
-            infer += classifying.elapsed();
-        }
+    fn finish(&mut self, picture: &Picture, at: Duration, mut spent: Spent) {
         let publishing = Instant::now();
-        self.tracks.send_replace(tracker.snapshot());
-        track += publishing.elapsed();
+        self.connections.tracks.send_replace(self.tracker.snapshot());
+        spent.track += publishing.elapsed();
 
-        for detected in tracker.tracks() {
-            self.metrics.detections_total.with_label_values(&[detected.kind.name()]).inc();
+        let metrics = &self.connections.metrics;
+        for detected in self.tracker.tracks() {
+            metrics.detections_total.with_label_values(&[detected.kind.name()]).inc();
         }
         let receive = picture.decode_started.saturating_duration_since(picture.received);
         let decode = picture.decoded.saturating_duration_since(picture.decode_started);
-        let queue = taken.saturating_duration_since(picture.decoded);
-        let measured =
-            [(Stage::Queue, queue), (Stage::Prepare, prepare), (Stage::Infer, infer), (Stage::Track, track)];
+        let queue = spent.taken.saturating_duration_since(picture.decoded);
+        let measured = [
+            (Stage::Queue, queue),
+            (Stage::Prepare, spent.prepare),
+            (Stage::Infer, spent.infer),
+            (Stage::Track, spent.track),
+        ];
         for (stage, took) in measured {
-            self.metrics.observe(stage, took);
+            metrics.observe(stage, took);
         }
+        let total = picture.received.elapsed();
+        metrics.observe(Stage::Total, total);
         let ms = |duration: Duration| duration.as_secs_f32() * 1000.0;
         let timings = Timings {
             receive: ms(receive),
             decode: ms(decode),
             queue: ms(queue),
-            prepare: ms(prepare),
-            infer: ms(infer),
-            track: ms(track),
-            total: 0.0,
+            prepare: ms(spent.prepare),
+            infer: ms(spent.infer),
+            track: ms(spent.track),
+            total: ms(total),
         };
-        Ok((timings, models))
+        self.report(picture, at, timings, spent.models);
+        self.seq += 1;
+        self.is_failing = false;
     }
 
     fn report(
-        &self,
-        seq: u64,
+        &mut self,
         picture: &Picture,
-        tracker: &Tracker,
         at: Duration,
-        mut timings: Timings,
+        timings: Timings,
         models: BTreeMap<String, String>,
     ) {
-        let total = picture.received.elapsed();
-        self.metrics.observe(Stage::Total, total);
-        timings.total = total.as_secs_f32() * 1000.0;
+        let Recognition { recogniser, feedback, pictures, audience, .. } = &self.connections;
+        if !audience.has_readers() {
+            return;
+        }
         let (width, height) = (picture.width, picture.height);
-        let tracks = tracker.tracks().iter().map(|track| {
-            track.report(&self.recogniser.models().label(track.kind, track.class), at, width, height)
+        let tracks = self.tracker.tracks().iter().map(|track| {
+            track.report(&recogniser.models().label(track.kind, track.class), at, width, height)
         });
         let report = FrameReport {
-            seq,
+            seq: self.seq,
             rtp_timestamp: picture.rtp_timestamp,
-            captured_ms: self.feedback.captured_ms(picture.rtp_timestamp),
+            captured_ms: feedback.captured_ms(picture.rtp_timestamp),
             width: width as u32,
             height: height as u32,
             tracks: tracks.collect(),
             models,
             timings_ms: timings,
-            dropped: self.pictures.replaced(),
+            dropped: pictures.replaced(),
         };
-        let json = serde_json::to_string(&report).expect("a report is always JSON");
-        // Results are for now: when the channel is behind, this one is lost and the next will do.
-        if self.reports.try_send(json).is_err() {
-            self.metrics.frame_dropped(Stage::Send);
+        let mut json = Vec::with_capacity(self.report_bytes);
+        serde_json::to_writer(&mut json, &report).expect("a report is always JSON");
+        self.report_bytes = json.capacity();
+        let json = String::from_utf8(json).expect("JSON is UTF-8");
+        audience.tell(json);
+    }
+
+    fn note_failure(&mut self, error: &RecogniseError) {
+        self.connections.metrics.frame_dropped(Stage::Infer);
+        if !std::mem::replace(&mut self.is_failing, true) {
+            tracing::warn!(error = error as &dyn std::error::Error, "recognition fails");
+            let text = "recognition fails on the server; see its log";
+            let _ = self.connections.notices.try_send(ControlReply::error("recognition_failed", text));
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

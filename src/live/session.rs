@@ -1,6 +1,7 @@
 //! One session from its first message to its last: the task that owns the peer connection and the
 //! threads behind it.
 //!
+//! A publisher by WHIP has no socket: what it says comes as single [`Command`]s, and so does its goodbye.
 //! A session outlives its signalling socket: while media flows, the page may come back with a new
 //! one ([`Command::Attach`]). It ends when either side says so, when it never connects, or when the
 //! connection has failed and nobody comes back.
@@ -11,33 +12,31 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::audience::{AnnotatedStream, Audience, send_reports};
+use super::ice::{IceSession, refuse_peer};
 use super::ingest;
-use super::media::{AnnotatedFrame, AnnotatedOutput, Media, OUTGOING_CAPACITY};
-use super::peer::{
-    Channel, ChannelEvent, OutgoingTrack, Peer, PeerConfig, PeerError, PeerEvent, RemoteTrack,
-};
+use super::media::Media;
+use super::peer::{Channel, ChannelEvent, Peer, PeerConfig, PeerError, PeerEvent, RemoteTrack};
 use super::recognition::Recognition;
 use super::settings::{self, ControlReply, Settings};
-use crate::cluster::protocol::{ClientMessage, ServerMessage};
+use crate::cluster::protocol::{ClientMessage, ServerMessage, TaskList};
+use crate::cluster::whip::{Answer, IceChange, IceRestarted, WhipFault, WhipRefusal};
 use crate::ids::SessionId;
 use crate::inference::service::Handle as InferenceHandle;
 use crate::mailbox::Latest;
 use crate::pipeline::recognise::{ModelSet, Recogniser};
 use crate::pipeline::track::Tracks;
-use crate::rtp::{DEFAULT_MTU, Packetiser};
-use crate::telemetry::metrics::{Metrics, Stage};
+use crate::telemetry::metrics::Metrics;
 
 /// A page that does not connect within this time is not coming.
-const SETUP_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const SETUP_LIMIT: Duration = Duration::from_secs(30);
 /// How long a session whose connection failed waits for an ICE restart or a new socket.
 const RETURN_LIMIT: Duration = Duration::from_secs(15);
 /// Messages that may wait for the page's signalling socket.
 const SIGNALLING_CAPACITY: usize = 64;
-/// Reports that may wait for the data channel; they are for now, so few.
-const REPORT_CAPACITY: usize = 4;
 const NOTICE_CAPACITY: usize = 16;
 
 /// The session's end of a signalling socket.
@@ -64,10 +63,26 @@ pub fn signalling() -> (Attachment, Signalling) {
 pub enum Command {
     /// A page has come back with a new socket; the old one is let go.
     Attach(Attachment),
+    /// A publisher's offer, the first thing that a session without a socket is told.
+    Publish(String, oneshot::Sender<Result<Answer, WhipFault>>),
+    ChangeIce(IceChange, oneshot::Sender<Result<Option<IceRestarted>, WhipFault>>),
     /// Have the page open a session elsewhere, then close this one.
     Migrate,
     /// End now, with this reason for the page.
     Close(&'static str),
+}
+
+/// What a session begins with.
+pub struct Opening {
+    pub id: SessionId,
+    /// None for a publisher.
+    pub attachment: Option<Attachment>,
+    /// The tasks that its token allows.
+    pub allowed: TaskList,
+    pub max_seconds: Option<u32>,
+    pub settings: Settings,
+    pub audience: Arc<Audience>,
+    pub demand: Demand,
 }
 
 /// What a session asks of its worker, as the worker sees it: nothing before its video has come.
@@ -90,6 +105,8 @@ pub struct Resources {
     pub inference: InferenceHandle,
     pub models: ModelSet,
     pub metrics: Arc<Metrics>,
+    /// Viewers of one session at a time.
+    pub max_viewers: usize,
 }
 
 /// How a session ended.
@@ -108,25 +125,33 @@ pub enum End {
 }
 
 /// Runs a session to its end; everything that it holds is freed when this returns.
-pub async fn run(
-    id: SessionId,
-    resources: Resources,
-    attachment: Attachment,
-    mut commands: mpsc::Receiver<Command>,
-    demand: Demand,
-) -> End {
-    let mut session = Session::new(resources, attachment, demand);
+pub async fn run(resources: Resources, opening: Opening, commands: &mut mpsc::Receiver<Command>) -> End {
+    let id = opening.id.clone();
+    let max_seconds = opening.max_seconds;
+    let mut session = Session::new(resources, opening);
+    let mut time_up = std::pin::pin!(async {
+        match max_seconds {
+            Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds.into())).await,
+            None => std::future::pending().await,
+        }
+    });
     let mut deadline = Some(Instant::now() + SETUP_LIMIT);
     let end = loop {
-        let expired = async {
-            match deadline {
-                Some(at) => sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             command = commands.recv() => match command {
                 Some(Command::Attach(attachment)) => session.attach(attachment),
+                Some(Command::Publish(offer, reply)) => {
+                    let answer = session.publish(&offer).await;
+                    let is_refused = answer.is_err();
+                    if reply.send(answer).is_err() || is_refused { break End::HungUp }
+                }
+                Some(Command::ChangeIce(change, reply)) => {
+                    let _ = reply.send(session.change_ice(&change).await);
+                }
+                // A publisher cannot be told; it comes back by itself when its connection is closed.
+                Some(Command::Migrate) if session.ice.is_some() => {
+                    break End::Closed("the server is shutting down");
+                }
                 Some(Command::Migrate) => {
                     session.is_leaving = true;
                     session.tell(ServerMessage::Migrate);
@@ -152,7 +177,10 @@ pub async fn run(
                     session.state = State::Connected;
                     deadline = None;
                 }
-                Some(PeerEvent::Disconnected) => session.state = State::Failing,
+                Some(PeerEvent::Disconnected) => {
+                    if session.was_closed().await { break End::HungUp }
+                    session.state = State::Failing;
+                }
                 Some(PeerEvent::Failed) => {
                     session.state = State::Failing;
                     session.resources.metrics.ice_failures_total.inc();
@@ -165,7 +193,8 @@ pub async fn run(
                 Some(event) => session.handle_peer_event(event).await,
             },
             () = session.fault.notified() => break End::Fault,
-            () = expired => break match session.state {
+            () = &mut time_up => break End::Closed("its time is up"),
+            () = wait_until(deadline) => break match session.state {
                 State::New => End::NeverConnected,
                 _ => End::Lost,
             },
@@ -181,6 +210,14 @@ enum State {
     New,
     Connected,
     Failing,
+}
+
+/// Waits until `deadline`, or for ever.
+pub(super) async fn wait_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn next_message(attachment: &mut Option<Attachment>) -> Option<ClientMessage> {
@@ -205,35 +242,41 @@ struct Session {
     demand: Demand,
     state: State,
     peer: Option<Peer>,
+    /// A publisher's.
+    ice: Option<IceSession>,
     events: Option<mpsc::Receiver<PeerEvent>>,
+    /// The tasks that its token allows.
+    allowed: TaskList,
     settings: watch::Sender<Settings>,
     pictures: Latest<crate::frame::Picture>,
     threads: Vec<JoinHandle<()>>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
-    /// Filled by the recognition thread, emptied by the task that has the `results` channel.
-    reports: (mpsc::Sender<String>, Option<mpsc::Receiver<String>>),
+    audience: Arc<Audience>,
+    has_results: bool,
     notices: (mpsc::Sender<ControlReply>, Option<mpsc::Receiver<ControlReply>>),
     /// A thread of this session panicked.
     fault: Arc<Notify>,
 }
 
 impl Session {
-    fn new(resources: Resources, attachment: Attachment, demand: Demand) -> Self {
-        let (reports, report_receiver) = mpsc::channel(REPORT_CAPACITY);
+    fn new(resources: Resources, opening: Opening) -> Self {
         let (notices, notice_receiver) = mpsc::channel(NOTICE_CAPACITY);
         Self {
             resources,
-            attachment: Some(attachment),
+            attachment: opening.attachment,
             is_leaving: false,
-            demand,
+            demand: opening.demand,
             state: State::New,
             peer: None,
+            ice: None,
             events: None,
-            settings: watch::Sender::new(Settings::default()),
+            allowed: opening.allowed,
+            settings: watch::Sender::new(opening.settings),
             pictures: Latest::default(),
             threads: Vec::new(),
             tasks: Vec::new(),
-            reports: (reports, Some(report_receiver)),
+            audience: opening.audience,
+            has_results: false,
             notices: (notices, Some(notice_receiver)),
             fault: Arc::new(Notify::new()),
         }
@@ -302,6 +345,37 @@ impl Session {
         Ok(())
     }
 
+    async fn was_closed(&self) -> bool {
+        match &self.peer {
+            Some(peer) => peer.was_closed().await,
+            None => false,
+        }
+    }
+
+    /// Answers a publisher's offer; nothing is sent back to it.
+    async fn publish(&mut self, offer: &str) -> Result<Answer, WhipFault> {
+        let config = PeerConfig { annotated_codecs: Vec::new(), ..self.resources.peers.clone() };
+        let (peer, events) = Peer::open(&config, offer).await.map_err(|error| refuse_peer(&error))?;
+        match IceSession::begin(&peer, offer).await {
+            Ok((ice, answer)) => {
+                (self.peer, self.events, self.ice) = (Some(peer), Some(events), Some(ice));
+                Ok(answer)
+            }
+            Err(fault) => {
+                peer.close().await;
+                Err(fault)
+            }
+        }
+    }
+
+    async fn change_ice(&mut self, change: &IceChange) -> Result<Option<IceRestarted>, WhipFault> {
+        match (&self.peer, &mut self.ice) {
+            (Some(peer), Some(ice)) => ice.change(peer, change).await,
+            // A page's session, which is spoken to over its socket.
+            _ => Err(WhipFault::new(WhipRefusal::UnknownSession, "no such session was published")),
+        }
+    }
+
     async fn handle_peer_event(&mut self, event: PeerEvent) {
         match event {
             PeerEvent::Candidate(candidate) => self.tell(ServerMessage::Candidate(candidate)),
@@ -314,13 +388,15 @@ impl Session {
     fn adopt_channel(&mut self, channel: Channel) {
         match channel.label.as_str() {
             "results" => {
-                if let Some(reports) = self.reports.1.take() {
-                    self.tasks.push(tokio::spawn(send_reports(channel, reports)));
+                if !std::mem::replace(&mut self.has_results, true) {
+                    let (reports, metrics) = (self.audience.reports(), Arc::clone(&self.resources.metrics));
+                    self.tasks.push(tokio::spawn(send_reports(channel, reports, metrics)));
                 }
             }
             "control" => {
                 if let Some(notices) = self.notices.1.take() {
-                    self.tasks.push(tokio::spawn(serve_control(channel, self.settings.clone(), notices)));
+                    let control = serve_control(channel, self.allowed, self.settings.clone(), notices);
+                    self.tasks.push(tokio::spawn(control));
                 }
             }
             other => tracing::debug!(label = other, "a data channel that means nothing here"),
@@ -338,20 +414,18 @@ impl Session {
         let _ = self.demand.0.set(self.settings.subscribe());
 
         let outgoing = self.peer.as_ref().and_then(Peer::outgoing);
-        let annotated = outgoing.map(|outgoing| {
-            let (frames, receiver) = mpsc::channel(OUTGOING_CAPACITY);
-            let (codec, feedback) = (outgoing.codec, outgoing.feedback.clone());
-            self.tasks.push(tokio::spawn(send_annotated(outgoing, receiver, Arc::clone(metrics))));
-            AnnotatedOutput { codec, feedback, frames }
-        });
+        self.audience.go_live(outgoing.as_ref().map(|outgoing| outgoing.codec));
+        if let Some(stream) = outgoing.and_then(AnnotatedStream::new) {
+            let (audience, settings) = (Arc::clone(&self.audience), self.settings.subscribe());
+            self.tasks.push(tokio::spawn(show_page(stream, audience, settings, Arc::clone(metrics))));
+        }
         let media = Media {
             frames,
             pictures: self.pictures.clone(),
             key_wanted: Arc::clone(&key_wanted),
-            settings: self.settings.subscribe(),
             tracks,
             models: models.clone(),
-            annotated,
+            audience: Arc::clone(&self.audience),
             notices: self.notices.0.clone(),
             metrics: Arc::clone(metrics),
         };
@@ -360,7 +434,7 @@ impl Session {
             recogniser: Recogniser::new(self.resources.inference.clone(), models.clone(), next_asker()),
             settings: self.settings.subscribe(),
             tracks: tracks_sender,
-            reports: self.reports.0.clone(),
+            audience: Arc::clone(&self.audience),
             notices: self.notices.0.clone(),
             feedback,
             metrics: Arc::clone(metrics),
@@ -422,21 +496,9 @@ fn next_asker() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-async fn send_reports(channel: Channel, mut reports: mpsc::Receiver<String>) {
-    // The first event is the channel's opening; after it nothing is expected here.
-    loop {
-        tokio::select! {
-            event = channel.recv() => if event.is_none() { return },
-            report = reports.recv() => match report {
-                Some(report) => drop(channel.try_send(&report).await),
-                None => return,
-            },
-        }
-    }
-}
-
 async fn serve_control(
     channel: Channel,
+    allowed: TaskList,
     settings: watch::Sender<Settings>,
     mut notices: mpsc::Receiver<ControlReply>,
 ) {
@@ -448,7 +510,7 @@ async fn serve_control(
                 Some(ChannelEvent::Binary) => ControlReply::error("control_unreadable", "expected text"),
                 Some(ChannelEvent::Text(text)) => {
                     let mut next = settings.borrow().clone();
-                    let reply = settings::apply(&mut next, &text);
+                    let reply = settings::apply(&mut next, allowed, &text);
                     settings.send_if_modified(|current| {
                         let changed = *current != next;
                         *current = next;
@@ -466,22 +528,22 @@ async fn serve_control(
     }
 }
 
-async fn send_annotated(
-    track: OutgoingTrack,
-    mut frames: mpsc::Receiver<AnnotatedFrame>,
+/// Shows the page the annotated video while its settings want it.
+async fn show_page(
+    mut stream: AnnotatedStream,
+    audience: Arc<Audience>,
+    mut settings: watch::Receiver<Settings>,
     metrics: Arc<Metrics>,
 ) {
-    let Some(mut packetiser) = Packetiser::new(track.codec, DEFAULT_MTU) else { return };
-    let mut sequence_number: u16 = rand::random();
-    while let Some(frame) = frames.recv().await {
-        let began = Instant::now();
-        for payload in packetiser.packetise(&frame.data) {
-            sequence_number = sequence_number.wrapping_add(1);
-            if !track.send(sequence_number, frame.rtp_timestamp, payload.marker, payload.data).await {
-                return;
-            }
+    loop {
+        if settings.wait_for(|settings| settings.output.has_video()).await.is_err() {
+            return;
         }
-        metrics.observe(Stage::Send, began.elapsed());
-        metrics.observe(Stage::Annotated, frame.received.elapsed());
+        let watcher = audience.join(stream.feedback());
+        let unwanted = async { settings.wait_for(|settings| !settings.output.has_video()).await.is_err() };
+        tokio::select! {
+            () = stream.run(watcher, &metrics) => return,
+            _ = unwanted => {}
+        }
     }
 }

@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::protocol::TaskList;
+use crate::cluster::whip::Wishes;
+
 /// Where results go besides the JSON reports, which always flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -64,6 +67,17 @@ struct TaskPatch {
     objects: Option<bool>,
 }
 
+impl From<&Wishes> for SettingsPatch {
+    fn from(wishes: &Wishes) -> Self {
+        let tasks = wishes.tasks.map_or_else(TaskPatch::default, |tasks| TaskPatch {
+            faces: Some(tasks.faces),
+            gender: Some(tasks.gender),
+            objects: Some(tasks.objects),
+        });
+        Self { tasks, threshold: wishes.threshold, output: None, max_rate: wishes.max_rate }
+    }
+}
+
 /// Why a patch was not applied.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum SettingsError {
@@ -74,6 +88,14 @@ pub enum SettingsError {
 }
 
 impl Settings {
+    /// These settings without the tasks that the session's token does not allow.
+    pub fn within(mut self, allowed: TaskList) -> Self {
+        self.tasks.faces &= allowed.faces;
+        self.tasks.gender &= allowed.gender;
+        self.tasks.objects &= allowed.objects;
+        self
+    }
+
     /// These settings with `patch` applied; all of it or nothing.
     pub fn patched(&self, patch: &SettingsPatch) -> Result<Self, SettingsError> {
         let mut next = self.clone();
@@ -136,12 +158,12 @@ impl ControlReply {
     }
 }
 
-/// Applies one control message to `settings` and says what to answer.
-pub fn apply(settings: &mut Settings, text: &str) -> ControlReply {
+/// Applies one control message to `settings`, as far as `allowed` goes, and says what to answer.
+pub fn apply(settings: &mut Settings, allowed: TaskList, text: &str) -> ControlReply {
     match serde_json::from_str(text) {
         Ok(ControlRequest::Settings(patch)) => match settings.patched(&patch) {
             Ok(next) => {
-                *settings = next;
+                *settings = next.within(allowed);
                 ControlReply::Settings(settings.clone())
             }
             Err(error) => ControlReply::error("settings_refused", error),
@@ -159,11 +181,23 @@ mod tests {
         let mut settings = Settings::default();
         let reply = apply(
             &mut settings,
+            TaskList::ALL,
             r#"{"type":"settings","tasks":{"gender":false},"output":"both","threshold":0.4}"#,
         );
         assert_eq!(reply, ControlReply::Settings(settings.clone()));
         assert_eq!(settings.tasks, TaskSwitches { faces: true, gender: false, objects: true });
         assert_eq!((settings.output, settings.threshold, settings.max_rate), (Output::Both, Some(0.4), 60.0));
+    }
+
+    #[test]
+    fn a_task_that_is_not_allowed_stays_off() {
+        let allowed = TaskList { faces: true, ..TaskList::NONE };
+        let mut settings = Settings::default().within(allowed);
+        let off = TaskSwitches { faces: true, gender: false, objects: false };
+        assert_eq!(settings.tasks, off);
+        let wanted = r#"{"type":"settings","tasks":{"gender":true,"objects":true},"max_rate":5}"#;
+        assert_eq!(apply(&mut settings, allowed, wanted), ControlReply::Settings(settings.clone()));
+        assert_eq!((settings.tasks, settings.max_rate), (off, 5.0));
     }
 
     #[test]
@@ -179,7 +213,10 @@ mod tests {
         ];
         for text in refused {
             let mut settings = Settings::default();
-            assert!(matches!(apply(&mut settings, text), ControlReply::Error { .. }), "{text}");
+            assert!(
+                matches!(apply(&mut settings, TaskList::ALL, text), ControlReply::Error { .. }),
+                "{text}"
+            );
             assert_eq!(settings, Settings::default(), "{text}");
         }
     }

@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::audience::Audience;
 use super::headroom::{Capacity, Headroom, Sample};
-use super::session::{self, Attachment, Command, Demand, Resources};
+use super::session::{self, Attachment, Command, Demand, Opening, Resources};
+use super::settings::Settings;
 use super::usage::Usage;
-use crate::cluster::protocol::{ServerMessage, WorkerStatus};
+use super::viewer::Viewers;
+use crate::cluster::protocol::{ServerMessage, SessionTerms, TaskList, WorkerStatus};
 use crate::ids::{ResumeToken, SessionId, SessionKey};
 use crate::models::manifest::Task;
 use crate::shutdown::{Inside, Presence};
@@ -66,6 +69,7 @@ pub struct Worker {
     sessions: Inside,
     /// The signalling sockets that are open.
     pub sockets: Inside,
+    pub(super) viewers: Arc<Viewers>,
 }
 
 struct Table {
@@ -74,8 +78,12 @@ struct Table {
     headroom: Option<Headroom>,
 }
 
-struct Entry {
-    commands: mpsc::Sender<Command>,
+#[derive(Clone)]
+pub(super) struct Entry {
+    pub commands: mpsc::Sender<Command>,
+    pub audience: Arc<Audience>,
+    /// The tasks that its token allows.
+    allowed: TaskList,
     admitted: Instant,
     demand: Demand,
 }
@@ -86,8 +94,8 @@ impl Worker {
         let headroom = admission.measured.map(|measured| Headroom::new(measured.capacity));
         let table = Mutex::new(Table { sessions: HashMap::new(), draining: false, headroom });
         let (sessions, sockets) = (Inside::default(), Inside::default());
-        let started = Instant::now();
-        Arc::new(Self { name: name.into(), admission, started, key, resources, table, sessions, sockets })
+        let (name, started, viewers) = (name.into(), Instant::now(), Arc::default());
+        Arc::new(Self { name, admission, started, key, resources, table, sessions, sockets, viewers })
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -137,34 +145,44 @@ impl Worker {
         }
     }
 
-    /// Keeps a place for a session; it becomes free again when what is returned is dropped.
-    pub fn admit(self: &Arc<Self>) -> Result<Place, AdmissionError> {
+    /// Keeps a place for a session within these terms; it becomes free again when what is returned is dropped.
+    pub fn admit(self: &Arc<Self>, terms: SessionTerms) -> Result<Place, AdmissionError> {
         let id = self.key.new_session(&self.name);
         let (commands, receiver) = mpsc::channel(4);
-        let demand = Demand::default();
+        let audience = Audience::new(self.resources.max_viewers);
         let mut table = self.table();
         self.check(&table)?;
-        table
-            .sessions
-            .insert(id.clone(), Entry { commands, admitted: Instant::now(), demand: demand.clone() });
+        let allowed = terms.tasks.unwrap_or(TaskList::ALL);
+        let (admitted, demand) = (Instant::now(), Demand::default());
+        let entry = Entry { commands, audience, allowed, admitted, demand };
+        table.sessions.insert(id.clone(), entry.clone());
         self.note_load(&table);
         let running = self.sessions.enter();
-        Ok(Place { worker: Arc::clone(self), id, commands: Some(receiver), demand, _running: running })
+        Ok(Place { worker: Arc::clone(self), id, terms, commands: Some(receiver), entry, _running: running })
     }
 
     /// Starts a session whose page is at the other end of `attachment`.
-    pub fn open(self: &Arc<Self>, attachment: Attachment) -> Result<SessionId, AdmissionError> {
-        Ok(self.admit()?.open(attachment))
+    pub fn open(
+        self: &Arc<Self>,
+        terms: SessionTerms,
+        attachment: Attachment,
+    ) -> Result<SessionId, AdmissionError> {
+        Ok(self.admit(terms)?.open(attachment))
+    }
+
+    /// The live session of this id.
+    pub(super) fn find(&self, id: &SessionId) -> Result<Entry, AdmissionError> {
+        self.table().sessions.get(id).cloned().ok_or(AdmissionError::UnknownSession)
+    }
+
+    pub(super) fn resources(&self) -> &Resources {
+        &self.resources
     }
 
     /// Gives a live session a new signalling socket; that the token is genuine was found when it was read.
     pub async fn resume(&self, token: &ResumeToken, attachment: Attachment) -> Result<(), AdmissionError> {
-        let commands = {
-            let table = self.table();
-            let entry = table.sessions.get(&token.session);
-            entry.map(|entry| entry.commands.clone()).ok_or(AdmissionError::UnknownSession)?
-        };
-        self.welcome(&attachment, token);
+        let Entry { commands, allowed, .. } = self.find(&token.session)?;
+        self.welcome(&attachment, token, allowed);
         let sent = commands.send(Command::Attach(attachment)).await;
         sent.map_err(|_| AdmissionError::UnknownSession)
     }
@@ -182,6 +200,8 @@ impl Worker {
         if !self.sessions.emptied(limit).await {
             tracing::warn!("sessions are left at the end");
         }
+        // Viewers end with what they watch.
+        self.viewers.inside.emptied(FAREWELL).await;
         // What the sessions said last is still on its way.
         self.sockets.emptied(FAREWELL).await;
     }
@@ -241,12 +261,15 @@ impl Worker {
         (counted.max(measured) * 1000.0).round() / 1000.0
     }
 
-    fn welcome(&self, attachment: &Attachment, token: &ResumeToken) {
+    fn welcome(&self, attachment: &Attachment, token: &ResumeToken, allowed: TaskList) {
         let models = self.models();
+        let may = Vec::from(allowed);
+        let can = |name: &str| models.contains_key(name) && may.iter().any(|allowed| allowed == name);
         let welcome = ServerMessage::Welcome {
             session: token.session.to_string(),
             resume: token.to_string(),
-            tasks: TASKS.iter().map(|(name, _)| (name.to_string(), models.contains_key(*name))).collect(),
+            watch: self.key.watch_token(token.session.clone()).to_string(),
+            tasks: TASKS.iter().map(|(name, _)| (name.to_string(), can(name))).collect(),
             models,
         };
         let _ = attachment.outgoing.try_send(welcome);
@@ -262,27 +285,54 @@ impl Worker {
 pub struct Place {
     worker: Arc<Worker>,
     id: SessionId,
+    terms: SessionTerms,
     /// What the worker tells it, from the moment on that it has the place.
     commands: Option<mpsc::Receiver<Command>>,
-    demand: Demand,
+    entry: Entry,
     _running: Presence,
 }
 
 impl Place {
     /// Starts the session whose page is at the other end of `attachment`.
-    pub fn open(mut self, attachment: Attachment) -> SessionId {
-        let id = self.id.clone();
-        let Some(commands) = self.commands.take() else { return id };
+    pub fn open(self, attachment: Attachment) -> SessionId {
+        let token = self.worker.key.resume_token(self.id.clone());
+        self.worker.welcome(&attachment, &token, self.entry.allowed);
+        self.start(Some(attachment), Settings::default()).0
+    }
+
+    /// Starts the session of a publisher, which is told what to do by commands.
+    pub(super) fn publish(self, settings: Settings) -> (SessionId, mpsc::Sender<Command>) {
+        self.start(None, settings)
+    }
+
+    fn start(
+        mut self,
+        attachment: Option<Attachment>,
+        settings: Settings,
+    ) -> (SessionId, mpsc::Sender<Command>) {
+        let (id, sender) = (self.id.clone(), self.entry.commands.clone());
+        let Some(mut commands) = self.commands.take() else { return (id, sender) };
         self.worker.resources.metrics.sessions_total.inc();
         tracing::info!(session = %id, "session opened");
-        self.worker.welcome(&attachment, &self.worker.key.resume_token(id.clone()));
+        let Entry { audience, allowed, demand, .. } = self.entry.clone();
+        let settings = settings.within(allowed);
+        let opening = Opening {
+            id: id.clone(),
+            attachment,
+            allowed,
+            max_seconds: self.terms.max_seconds,
+            settings,
+            audience,
+            demand,
+        };
         tokio::spawn(async move {
             // However the session ends, a fault of ours included, its place becomes free.
             let place = self;
-            let resources = place.worker.resources.clone();
-            session::run(place.id.clone(), resources, attachment, commands, place.demand.clone()).await;
+            session::run(place.worker.resources.clone(), opening, &mut commands).await;
+            // By the closing of its commands others know that the place is free.
+            drop(place);
         });
-        id
+        (id, sender)
     }
 }
 

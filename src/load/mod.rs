@@ -1,6 +1,14 @@
-//! Synthetic browsers: real ICE, DTLS, SRTP and SCTP from an independent WebRTC implementation.
+//! Synthetic clients: real ICE, DTLS, SRTP and SCTP from an independent WebRTC implementation, a TURN
+//! client, and pictures posted over HTTP.
 //!
-//! `vigie bench` and the integration tests publish a [`clip`] with them and take the results back.
+//! `vigie load`, `vigie doctor`, `vigie bench` and the tests publish a [`clip`] with them and take the
+//! results back.
 
 pub mod clip;
+pub mod poster;
 pub mod publisher;
+mod signalling;
+pub mod target;
+pub mod tls;
+pub mod turn;
+pub mod visitor;

@@ -2,31 +2,28 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
-use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use str0m::change::{SdpAnswer, SdpPendingOffer};
 use str0m::channel::{ChannelConfig, ChannelId, Reliability};
 use str0m::format::Codec;
 use str0m::media::{Direction, MediaKind, MediaTime, Mid};
 use str0m::net::{Protocol, Receive};
-use str0m::{Candidate, Event, IceConnectionState, Input, Output, Rtc};
-use tokio::net::{TcpStream, UdpSocket};
-use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+use str0m::{Candidate, Event, IceConnectionState, Input, Output, Rtc, RtcError};
+use tokio::net::UdpSocket;
 
 use super::clip::Clip;
+use super::signalling::{Received, Signalling};
+use super::target::{Target, TargetError};
+use crate::cluster::protocol::ServerMessage;
 use crate::pipeline::report::{FrameReport, Timings};
 
 /// What a synthetic browser does.
 #[derive(Clone, Debug)]
 pub struct PublisherConfig {
-    /// Where the service listens.
-    pub server: SocketAddr,
+    pub server: Target,
     pub clip: Arc<Clip>,
     /// Frames a second.
     pub rate: f64,
@@ -35,6 +32,72 @@ pub struct PublisherConfig {
     pub settings: Value,
     /// End as soon as the first report has come.
     pub stop_at_first_report: bool,
+}
+
+/// Why a visit ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub enum VisitError {
+    #[error("the service cannot be reached")]
+    Unreachable(#[from] TargetError),
+    #[error("the service refused: {code}: {message}")]
+    Refused { code: String, message: String, retry_after_s: Option<u32> },
+    #[error("the service ended the session: {reason}")]
+    Ended { reason: String },
+    #[error("signalling was lost before media flowed")]
+    SignallingLost,
+    #[error("the media connection was lost")]
+    MediaLost,
+    #[error("no report came in time")]
+    NoReport,
+    #[error("the service speaks something else: {0}")]
+    Unexpected(String),
+    #[error("the synthetic browser failed")]
+    Browser(#[from] RtcError),
+    #[error("its socket failed")]
+    Socket(#[from] std::io::Error),
+}
+
+impl VisitError {
+    /// Stable, in snake case.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Unreachable(TargetError::Refused { .. }) => "refused",
+            Self::Unreachable(_) => "unreachable",
+            Self::Refused { code, .. } => code,
+            Self::Ended { .. } => "ended",
+            Self::SignallingLost => "signalling_lost",
+            Self::MediaLost => "media_lost",
+            Self::NoReport => "no_report",
+            Self::Unexpected(_) => "unexpected",
+            Self::Browser(_) | Self::Socket(_) => "browser",
+        }
+    }
+
+    /// How long the service asks to be left alone.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after_s, .. } => retry_after_s.map(|s| Duration::from_secs(u64::from(s))),
+            _ => None,
+        }
+    }
+}
+
+/// How far a publisher runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    FirstReport,
+    End,
+}
+
+/// Why a publisher has stopped; it can run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// What it was to run until has come.
+    There,
+    /// Its time is over.
+    TimeUp,
+    /// The service asks it to open another session.
+    Migrate,
 }
 
 /// When, after the offer was sent, each step of joining was done.
@@ -63,9 +126,23 @@ pub struct ReportSample {
     pub size: (u32, u32),
 }
 
+/// Losses of the published video, as the service reports them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Network {
+    pub packets_sent: u64,
+    pub packets_lost: u64,
+    /// Packets that were asked for again.
+    pub nacks: u64,
+}
+
 /// What came back.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
+    /// The session's id, once the service has told it.
+    pub session: Option<String>,
+    /// When it started, and what the signalling socket took to open.
+    pub began: Option<Instant>,
+    pub opened: Duration,
     pub joining: Joining,
     /// When each frame was sent, since the publisher's start.
     pub sent_at: Vec<Duration>,
@@ -78,71 +155,31 @@ pub struct Outcome {
     pub key_frames_asked: u64,
     /// Times that the session was found again after its signalling was lost under live media.
     pub reattached: u32,
+    /// What the service's RTCP says of the frames sent.
+    pub network: Network,
     /// Codes of the notices and errors on the `control` channel, at most [`MAX_NOTICES`].
     pub notices: Vec<String>,
 }
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
-
-/// The signalling of a session, which its media outlives.
-enum Signalling {
-    Open(Box<Socket>),
-    /// Tries until a front takes it.
-    Reopening(Pin<Box<dyn Future<Output = Box<Socket>> + Send>>),
-}
-
-/// Between attempts to reopen the signalling socket, as a page waits.
-const REOPEN_PAUSE: Duration = Duration::from_millis(200);
-
-impl Signalling {
-    /// The next message; waits while the socket is being reopened.
-    async fn next(&mut self) -> Option<Result<Message, SocketError>> {
-        loop {
-            match self {
-                Self::Open(socket) => return socket.next().await,
-                Self::Reopening(opening) => *self = Self::Open(opening.await),
-            }
-        }
-    }
-
-    fn reopen(server: SocketAddr, resume: &str) -> Self {
-        let url = format!("ws://{server}/api/session?resume={resume}");
-        Self::Reopening(Box::pin(async move {
-            loop {
-                if let Ok((socket, _)) = tokio_tungstenite::connect_async(&url).await {
-                    return Box::new(socket);
-                }
-                tokio::time::sleep(REOPEN_PAUSE).await;
-            }
-        }))
-    }
-
-    async fn send(&mut self, message: Message) -> Result<(), SocketError> {
-        match self {
-            Self::Open(socket) => socket.send(message).await,
-            Self::Reopening(_) => Ok(()),
-        }
-    }
-}
-
-/// Runs one synthetic browser to its end.
+/// Runs one synthetic browser to its end, whatever the service asks of it meanwhile.
 ///
 /// # Errors
 /// When the service refuses or ends the session, or speaks something unexpected.
-pub async fn publish(config: PublisherConfig) -> anyhow::Result<Outcome> {
-    let url = format!("ws://{}/api/session", config.server);
-    let (signalling, _) = tokio_tungstenite::connect_async_with_config(&url, None, true)
-        .await
-        .context("opening the session")?;
-    let socket = UdpSocket::bind((config.server.ip(), 0)).await?;
-    let mut publisher = Publisher::new(config, socket, Signalling::Open(Box::new(signalling)))?;
-    let outcome = publisher.run().await;
+pub async fn publish(config: PublisherConfig) -> Result<Outcome, VisitError> {
+    let until = if config.stop_at_first_report { Until::FirstReport } else { Until::End };
+    let mut publisher = Publisher::open(config).await?;
+    let stopped = loop {
+        match publisher.run(until).await {
+            Ok(Stop::Migrate) => {}
+            stopped => break stopped,
+        }
+    };
     publisher.leave().await;
-    outcome?;
-    Ok(publisher.outcome)
+    stopped.map(|_| publisher.outcome)
 }
 
-struct Publisher {
+/// A synthetic browser in its session.
+pub struct Publisher {
     config: PublisherConfig,
     socket: UdpSocket,
     local: SocketAddr,
@@ -150,7 +187,7 @@ struct Publisher {
     /// Brings a new socket back to this session.
     resume: Option<String>,
     rtc: Rtc,
-    offer: String,
+    offer: Option<String>,
     pending: Option<SdpPendingOffer>,
     video: Mid,
     results: ChannelId,
@@ -161,21 +198,47 @@ struct Publisher {
     next_frame: usize,
     /// RTP timestamp and instant of the frames sent last.
     sent: VecDeque<(u32, Instant)>,
-    outcome: Outcome,
+    pub outcome: Outcome,
+    is_asked_to_migrate: bool,
+    /// Since when no answer to ICE's checks has come.
+    silent_since: Option<Instant>,
+    /// The signalling socket was lost, and no front has taken it back yet.
+    is_reopening: bool,
 }
+
+/// Between looks at what the service says of losses.
+const STATS_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long a connection without answers may be silent before it counts as lost.
+const SILENCE_LIMIT: Duration = Duration::from_secs(3);
 
 /// Notices that are kept.
 const MAX_NOTICES: usize = 100;
 
-/// Sent frames that are remembered to be matched with what comes back: ten seconds of them.
-const REMEMBERED_FRAMES: usize = 300;
+/// Sent frames that are remembered to be matched with what comes back, however late a service is: a minute of them.
+const REMEMBERED_FRAMES: usize = 1800;
 
 impl Publisher {
-    fn new(config: PublisherConfig, socket: UdpSocket, signalling: Signalling) -> anyhow::Result<Self> {
+    /// Opens the session's signalling; nothing is offered yet.
+    ///
+    /// # Errors
+    /// When the service cannot be reached or does not let it in.
+    pub async fn open(config: PublisherConfig) -> Result<Self, VisitError> {
+        let began = Instant::now();
+        let signalling = Signalling::Open(Box::new(config.server.socket(None).await?));
+        let socket = UdpSocket::bind((config.server.local_ip().await?, 0)).await?;
+        let mut publisher = Self::new(config, socket, signalling)?;
+        publisher.outcome.began = Some(began);
+        publisher.outcome.opened = began.elapsed();
+        Ok(publisher)
+    }
+
+    fn new(config: PublisherConfig, socket: UdpSocket, signalling: Signalling) -> Result<Self, VisitError> {
         let now = Instant::now();
         let local = socket.local_addr()?;
-        let mut rtc = Rtc::builder().build(now);
-        rtc.add_local_candidate(Candidate::host(local, "udp")?);
+        let mut rtc = Rtc::builder().set_stats_interval(Some(STATS_INTERVAL)).build(now);
+        let own = Candidate::host(local, "udp").map_err(|error| VisitError::Unexpected(error.to_string()))?;
+        rtc.add_local_candidate(own);
         let mut change = rtc.sdp_api();
         let video = change.add_media(MediaKind::Video, Direction::SendRecv, None, None, None);
         let results = change.add_channel_with_config(ChannelConfig {
@@ -185,7 +248,7 @@ impl Publisher {
             ..Default::default()
         });
         let control = change.add_channel("control".into());
-        let (offer, pending) = change.apply().context("making an offer")?;
+        let (offer, pending) = change.apply().expect("media and channels were added");
         Ok(Self {
             config,
             socket,
@@ -193,7 +256,7 @@ impl Publisher {
             signalling,
             resume: None,
             rtc,
-            offer: offer.to_sdp_string(),
+            offer: Some(offer.to_sdp_string()),
             pending: Some(pending),
             video,
             results,
@@ -204,23 +267,39 @@ impl Publisher {
             next_frame: 0,
             sent: VecDeque::with_capacity(REMEMBERED_FRAMES),
             outcome: Outcome::default(),
+            is_asked_to_migrate: false,
+            silent_since: None,
+            is_reopening: false,
         })
     }
 
-    async fn run(&mut self) -> anyhow::Result<()> {
-        let offer = json!({ "type": "offer", "sdp": self.offer });
-        self.offered = Instant::now();
-        self.signalling.send(Message::text(offer.to_string())).await?;
-
+    /// Publishes until what it is to wait for has come, and notes what comes back.
+    ///
+    /// # Errors
+    /// When the session is refused, ended or lost.
+    pub async fn run(&mut self, until: Until) -> Result<Stop, VisitError> {
+        if let Some(offer) = self.offer.take() {
+            self.offered = Instant::now();
+            let offer = json!({ "type": "offer", "sdp": offer }).to_string();
+            self.signalling.send(&offer).await.map_err(|_| VisitError::SignallingLost)?;
+        }
         let mut frames = tokio::time::interval(Duration::from_secs_f64(1.0 / self.config.rate));
         frames.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let end = self.began + self.config.duration;
         let mut buffer = vec![0; 2000];
         loop {
             let wake = self.drain().await?;
-            let done = self.config.stop_at_first_report && self.outcome.joining.first_report.is_some();
-            if done || Instant::now() >= end {
-                return Ok(());
+            if until == Until::FirstReport && self.outcome.joining.first_report.is_some() {
+                return Ok(Stop::There);
+            }
+            if Instant::now() >= end {
+                return Ok(Stop::TimeUp);
+            }
+            if std::mem::take(&mut self.is_asked_to_migrate) {
+                return Ok(Stop::Migrate);
+            }
+            if self.silent_since.is_some_and(|since| since.elapsed() > SILENCE_LIMIT) {
+                return Err(VisitError::MediaLost);
             }
             tokio::select! {
                 received = self.socket.recv_from(&mut buffer) => {
@@ -233,36 +312,45 @@ impl Publisher {
                 () = tokio::time::sleep_until(wake.min(end).into()) => {
                     self.rtc.handle_input(Input::Timeout(Instant::now()))?;
                 }
-                message = self.signalling.next() => match message {
-                    Some(Ok(Message::Text(text))) => self.handle_signalling(&text)?,
-                    Some(Ok(_)) => {}
-                    lost => match &self.resume {
-                        // Media does not pass through the front, which may be restarted meanwhile.
-                        Some(resume) if self.connected => {
-                            self.signalling = Signalling::reopen(self.config.server, resume);
-                        }
-                        _ => bail!("the service closed the session: {lost:?}"),
-                    },
-                },
+                received = self.signalling.next() => self.handle_received(received)?,
                 _ = frames.tick(), if self.connected => self.send_frame()?,
             }
         }
     }
 
+    fn handle_received(&mut self, received: Received) -> Result<(), VisitError> {
+        match received {
+            Received::Text(text) => self.handle_signalling(&text),
+            // Media does not pass through the front, which may be restarted meanwhile.
+            Received::Closed
+                if self.connected
+                    && let Some(resume) = &self.resume =>
+            {
+                let is_first_try = !std::mem::replace(&mut self.is_reopening, true);
+                self.signalling =
+                    Signalling::reopen(self.config.server.clone(), resume.clone(), is_first_try);
+                Ok(())
+            }
+            Received::Closed => Err(VisitError::SignallingLost),
+            Received::Refused => Err(VisitError::MediaLost),
+        }
+    }
+
     /// Sends and handles everything that is due; returns when to look again.
-    async fn drain(&mut self) -> anyhow::Result<Instant> {
+    async fn drain(&mut self) -> Result<Instant, VisitError> {
         loop {
             match self.rtc.poll_output()? {
                 Output::Timeout(at) => return Ok(at),
                 Output::Transmit(packet) => {
-                    self.socket.send_to(&packet.contents, packet.destination).await?;
+                    // A packet that cannot be sent is lost, as on a network: a worker's address may be unroutable.
+                    let _ = self.socket.send_to(&packet.contents, packet.destination).await;
                 }
                 Output::Event(event) => self.handle_event(event)?,
             }
         }
     }
 
-    fn handle_event(&mut self, event: Event) -> anyhow::Result<()> {
+    fn handle_event(&mut self, event: Event) -> Result<(), VisitError> {
         let elapsed = self.offered.elapsed();
         let joining = &mut self.outcome.joining;
         match event {
@@ -270,6 +358,17 @@ impl Publisher {
                 IceConnectionState::Connected | IceConnectionState::Completed,
             ) => {
                 joining.ice.get_or_insert(elapsed);
+                self.silent_since = None;
+            }
+            Event::IceConnectionStateChange(IceConnectionState::Disconnected) => {
+                self.silent_since = Some(Instant::now());
+            }
+            Event::MediaEgressStats(stats) => {
+                let lost = stats.remote.map_or(0, |remote| remote.packets_lost);
+                // A count that went below zero by duplicates comes as a very large one (RFC 3550 §6.4.1).
+                let packets_lost = if lost > stats.packets { 0 } else { lost };
+                self.outcome.network =
+                    Network { packets_sent: stats.packets, packets_lost, nacks: stats.nacks };
             }
             Event::Connected => {
                 self.connected = true;
@@ -281,15 +380,16 @@ impl Publisher {
             Event::ChannelOpen(id, _) if id == self.control && !self.config.settings.is_null() => {
                 let mut settings = self.config.settings.clone();
                 settings["type"] = "settings".into();
-                let mut channel = self.rtc.channel(id).context("the control channel is open")?;
-                channel.write(false, settings.to_string().as_bytes())?;
+                if let Some(mut channel) = self.rtc.channel(id) {
+                    channel.write(false, settings.to_string().as_bytes())?;
+                }
             }
             Event::ChannelData(data) if data.id == self.results => {
-                let report = serde_json::from_slice(&data.data).context("reading a report")?;
+                let report = serde_json::from_slice(&data.data).map_err(unexpected)?;
                 self.note_report(&report);
             }
             Event::ChannelData(data) if data.id == self.control => {
-                let message: Value = serde_json::from_slice(&data.data).context("reading a notice")?;
+                let message: Value = serde_json::from_slice(&data.data).map_err(unexpected)?;
                 let notices = &mut self.outcome.notices;
                 if let (Some(code), true) = (message["code"].as_str(), notices.len() < MAX_NOTICES) {
                     notices.push(code.to_owned());
@@ -331,43 +431,47 @@ impl Publisher {
         self.sent.iter().rev().find(|(timestamp, _)| *timestamp == rtp_timestamp).map(|(_, at)| *at)
     }
 
-    fn handle_signalling(&mut self, text: &str) -> anyhow::Result<()> {
-        let message: Value = serde_json::from_str(text).context("reading a signalling message")?;
-        match message["type"].as_str() {
-            Some("welcome") => {
-                let resume = message["resume"].as_str().map(str::to_owned);
+    fn handle_signalling(&mut self, text: &str) -> Result<(), VisitError> {
+        // Messages of a newer service are skipped, as a page does.
+        let Ok(message) = serde_json::from_str(text) else { return Ok(()) };
+        match message {
+            ServerMessage::Welcome { session, resume, .. } => {
+                self.outcome.session = Some(session);
                 if self.resume.is_some() {
                     self.outcome.reattached += 1;
                 }
-                self.resume = resume;
+                self.is_reopening = false;
+                self.resume = Some(resume);
             }
-            Some("answer") => {
+            ServerMessage::Answer { sdp } => {
                 self.outcome.joining.answer.get_or_insert(self.offered.elapsed());
-                let sdp = message["sdp"].as_str().unwrap_or_default();
                 if let Some(pending) = self.pending.take() {
-                    let answer = SdpAnswer::from_sdp_string(sdp)?;
+                    let answer = SdpAnswer::from_sdp_string(&sdp).map_err(unexpected)?;
                     self.rtc.sdp_api().accept_answer(pending, answer)?;
                 }
             }
-            Some("candidate") => {
-                let text = message["candidate"].as_str().unwrap_or_default();
-                if let Ok(candidate) = Candidate::from_sdp_string(text) {
+            ServerMessage::Candidate(candidate) => {
+                if let Ok(candidate) = Candidate::from_sdp_string(&candidate.candidate) {
                     self.rtc.add_remote_candidate(candidate);
                 }
             }
-            Some("error") => bail!("the service refused: {}", message["message"]),
-            Some("bye") => bail!("the service ended the session: {}", message["reason"]),
-            _ => {}
+            ServerMessage::Migrate => self.is_asked_to_migrate = true,
+            // The front found no worker just now; it closes the socket, and another try is made.
+            ServerMessage::Error { code, .. } if self.is_reopening && code != "unknown_session" => {}
+            ServerMessage::Error { code, message, retry_after_s } => {
+                return Err(VisitError::Refused { code, message, retry_after_s });
+            }
+            ServerMessage::Bye { reason } => return Err(VisitError::Ended { reason }),
         }
         Ok(())
     }
 
-    fn send_frame(&mut self) -> anyhow::Result<()> {
+    fn send_frame(&mut self) -> Result<(), VisitError> {
         let now = Instant::now();
         let media_ticks = (now.duration_since(self.began).as_micros() as u64) * 9 / 100;
         let Some(writer) = self.rtc.writer(self.video) else { return Ok(()) };
         let payload = writer.payload_params().find(|p| p.spec().codec == Codec::Vp8).map(|p| p.pt());
-        let payload = payload.context("VP8 was not negotiated")?;
+        let payload = payload.ok_or_else(|| VisitError::Unexpected("VP8 was not negotiated".into()))?;
         let frames = &self.config.clip.frames;
         let frame = frames[self.next_frame % frames.len()].clone();
         writer.write(payload, now, MediaTime::from_90khz(media_ticks), frame.to_vec())?;
@@ -381,10 +485,12 @@ impl Publisher {
     }
 
     /// Says goodbye, so that the service need not wait for a time-out.
-    async fn leave(&mut self) {
-        let _ = self.signalling.send(Message::text(r#"{"type":"bye"}"#)).await;
-        if let Signalling::Open(socket) = &mut self.signalling {
-            let _ = socket.close().await;
-        }
+    pub async fn leave(&mut self) {
+        let _ = self.signalling.send(r#"{"type":"bye"}"#).await;
+        self.signalling.close().await;
     }
+}
+
+fn unexpected(error: impl std::fmt::Display) -> VisitError {
+    VisitError::Unexpected(error.to_string())
 }

@@ -4,6 +4,7 @@
 //! canvas: rows of constant bytes, cheaper than any conversion to RGB and back. Everything lies on even
 //! pixels, where chroma samples begin, so colours have sharp edges. It does not decide what is drawn.
 
+use std::fmt::Write as _;
 use std::sync::OnceLock;
 
 use embedded_graphics::geometry::Point;
@@ -17,7 +18,7 @@ use crate::frame::{BBox, Gender, I420Buffer, Kind};
 use crate::pipeline::report::{Attributes, TrackReport};
 
 /// One box to draw.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct DrawnTrack {
     /// In picture pixels; what lies outside the picture is not drawn.
     pub bbox: BBox,
@@ -37,27 +38,53 @@ pub fn colour_of(kind: Kind, class: u16) -> usize {
 
 /// What is written on a track's plate, such as `#3 face female 93%` or `#4 cup 71%`.
 pub fn label_of(track: &TrackReport) -> String {
-    format!("#{} {}", track.id, caption_of(&track.label, track.score, &track.attributes))
+    let mut text = String::new();
+    write_label(&mut text, track.id, &track.label, track.score, &track.attributes);
+    text
+}
+
+/// Writes what [`label_of`] gives at the end of `text`.
+pub fn write_label(text: &mut String, id: u64, label: &str, score: f32, attributes: &Attributes) {
+    write!(text, "#{id} ").expect("a string takes any text");
+    write_caption(text, label, score, attributes);
 }
 
 /// What is written of something without an identity, such as `face female 93%` or `cup 71%`.
 ///
 /// The percentage is the confidence in what is named last.
 pub fn caption_of(label: &str, score: f32, attributes: &Attributes) -> String {
-    let percent = |score: f32| (score.clamp(0.0, 1.0) * 100.0).round();
-    let Some(gender) = attributes.apparent_gender else {
-        return format!("{label} {}%", percent(score));
-    };
-    let appearance = match gender.label {
-        Gender::Female => "female",
-        Gender::Male => "male",
-        Gender::Unsure => "unsure",
-    };
-    format!("{label} {appearance} {}%", percent(gender.score))
+    let mut text = String::new();
+    write_caption(&mut text, label, score, attributes);
+    text
 }
+
+fn write_caption(text: &mut String, label: &str, score: f32, attributes: &Attributes) {
+    let percent = |score: f32| (score.clamp(0.0, 1.0) * 100.0).round();
+    let written = match attributes.apparent_gender {
+        None => write!(text, "{label} {}%", percent(score)),
+        Some(gender) => {
+            let appearance = match gender.label {
+                Gender::Female => "female",
+                Gender::Male => "male",
+                Gender::Unsure => "unsure",
+            };
+            write!(text, "{label} {appearance} {}%", percent(gender.score))
+        }
+    };
+    written.expect("a string takes any text");
+}
+
+/// Where the plates of a picture lie: kept from one picture to the next, so that drawing allocates nothing.
+#[derive(Debug, Default)]
+pub struct Plates(Vec<Area>);
 
 /// Draws boxes, then plates with labels above them (or inside, or below, where there is more room).
 pub fn draw(picture: &mut I420Buffer, tracks: &[DrawnTrack]) {
+    draw_with(&mut Plates::default(), picture, tracks);
+}
+
+/// As [`draw`], with the plates of an earlier picture to use again.
+pub fn draw_with(plates: &mut Plates, picture: &mut I420Buffer, tracks: &[DrawnTrack]) {
     let (width, height) = (picture.width as i32, picture.height as i32);
     let short_side = width.min(height);
     if short_side == 0 {
@@ -65,16 +92,16 @@ pub fn draw(picture: &mut I420Buffer, tracks: &[DrawnTrack]) {
     }
     let line = if short_side < 700 { 2 } else { 4 };
     let font = Font::for_picture(short_side);
-    let boxes: Vec<_> = (tracks.iter())
-        .filter_map(|track| Some((track, Area::covering(&track.bbox, width, height)?)))
-        .collect();
+    let visible =
+        || tracks.iter().filter_map(|track| Some((track, Area::covering(&track.bbox, width, height)?)));
 
-    for (track, area) in &boxes {
-        outline(picture, *area, line, colour(track.colour));
+    for (track, area) in visible() {
+        outline(picture, area, line, colour(track.colour));
     }
-    let mut plates: Vec<Area> = Vec::with_capacity(boxes.len());
-    for (track, area) in &boxes {
-        let plate = place(font.plate_for(&track.label, area, width), area, height, &plates);
+    let Plates(plates) = plates;
+    plates.clear();
+    for (track, area) in visible() {
+        let plate = place(font.plate_for(&track.label, &area, width), &area, height, plates);
         let colour = colour(track.colour);
         fill(picture, plate, colour);
         font.write(picture, &track.label, plate, colour.ink());

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::recognise::{ModelSet, RecogniseError, Recogniser};
+use super::recognise::{Classifying, ModelSet, RecogniseError, Recogniser};
 use super::track::{KindConfig, TrackConfig, Tracker};
 use crate::frame::{Detection, Picture};
 use crate::models::manifest::{Task, Thresholds};
@@ -25,6 +25,19 @@ pub fn track_config(models: &ModelSet, threshold: Option<f32>) -> TrackConfig {
     }
 }
 
+/// The faces of a picture that are being classified, by their tracks.
+pub struct Unsure {
+    tracks: Vec<u64>,
+    classifying: Classifying,
+}
+
+impl Unsure {
+    /// Whether [`vote`] would not wait.
+    pub fn is_answered(&self) -> bool {
+        self.classifying.is_answered()
+    }
+}
+
 /// Has the faces classified that the tracker asks for in `picture` of media time `at`, and counts the
 /// answers; the model that was asked joins `used` (name → version).
 ///
@@ -37,12 +50,28 @@ pub fn classify(
     at: Duration,
     used: &mut BTreeMap<String, String>,
 ) -> Result<(), RecogniseError> {
+    match begin_classifying(recogniser, tracker, picture, at)? {
+        Some(unsure) => vote(recogniser, tracker, unsure, at, used),
+        None => Ok(()),
+    }
+}
+
+/// Begins what [`vote`] finishes; `None` when the tracker is sure of every face.
+///
+/// # Errors
+/// As [`Recogniser::genders`].
+pub fn begin_classifying(
+    recogniser: &Recogniser,
+    tracker: &mut Tracker,
+    picture: &Picture,
+    at: Duration,
+) -> Result<Option<Unsure>, RecogniseError> {
     let ids = tracker.needs_gender(at);
     if ids.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
-    let tracks = tracker.tracks().iter().filter(|track| ids.contains(&track.id));
-    let (ids, faces): (Vec<u64>, Vec<Detection>) = tracks
+    let wanted = tracker.tracks().iter().filter(|track| ids.contains(&track.id));
+    let (tracks, faces): (Vec<u64>, Vec<Detection>) = wanted
         .map(|track| {
             let face = Detection {
                 kind: track.kind,
@@ -54,7 +83,22 @@ pub fn classify(
             (track.id, face)
         })
         .unzip();
-    for (id, p_male) in ids.into_iter().zip(recogniser.genders(picture, &faces)?) {
+    Ok(Some(Unsure { tracks, classifying: recogniser.begin_genders(picture, &faces)? }))
+}
+
+/// Waits for the classifier and has the tracker count its answers; the model that was asked joins `used`.
+///
+/// # Errors
+/// As [`Recogniser::genders`].
+pub fn vote(
+    recogniser: &Recogniser,
+    tracker: &mut Tracker,
+    unsure: Unsure,
+    at: Duration,
+    used: &mut BTreeMap<String, String>,
+) -> Result<(), RecogniseError> {
+    let answers = recogniser.finish_genders(unsure.classifying)?;
+    for (id, p_male) in unsure.tracks.into_iter().zip(answers) {
         if let Some(p_male) = p_male {
             tracker.vote_gender(id, p_male, at);
         }

@@ -88,22 +88,46 @@ pub fn plan(input: &Input, width: usize, height: usize) -> Result<Plan, PrepareE
 /// # Errors
 /// See [`plan`]; [`PrepareError::Pixels`] when the picture's planes do not fit its size.
 pub fn prepare(picture: &Picture, input: &Input) -> Result<Prepared, PrepareError> {
+    prepare_in(Tensor::default(), picture, input)
+}
+
+/// As [`prepare`], in the buffers of a tensor that is no longer needed.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_in(used: Tensor, picture: &Picture, input: &Input) -> Result<Prepared, PrepareError> {
     let plan = plan(input, picture.width, picture.height)?;
     let (width, height) = plan.canvas;
-    let mut rgb = vec![0; width * height * 3];
-    imgproc::letterbox(picture, plan.canvas, plan.content, plan.fill, &mut rgb)?;
-    Ok(Prepared { tensor: tensor(rgb, [1, height, width], input.format), placement: plan.placement })
+    let draw = |rgb: &mut [u8]| imgproc::letterbox(picture, plan.canvas, plan.content, plan.fill, rgb);
+    let tensor = tensor_in(used, [1, height, width], input.format, draw)?;
+    Ok(Prepared { tensor, placement: plan.placement })
 }
 
-/// The tensor of RGB pixels `[N, H, W, 3]`, as the model wants it.
-fn tensor(rgb: Vec<u8>, [count, height, width]: [usize; 3], format: InputFormat) -> Tensor {
-    match format {
-        InputFormat::RgbU8Nhwc => Tensor::u8(&[count, height, width, 3], rgb),
-        InputFormat::Float(format) => floats(&rgb, [count, height, width], &format),
-    }
+/// The tensor of pixels that `draw` writes as RGB `[N, H, W, 3]`, as the model wants it and in the buffers of
+/// `used`.
+fn tensor_in(
+    used: Tensor,
+    [count, height, width]: [usize; 3],
+    format: InputFormat,
+    draw: impl FnOnce(&mut [u8]) -> Result<(), ImgError>,
+) -> Result<Tensor, PrepareError> {
+    let mut tensor = used;
+    let InputFormat::Float(format) = format else {
+        draw(tensor.make_u8(&[count, height, width, 3]))?;
+        return Ok(tensor);
+    };
+    let mut rgb = vec![0; count * height * width * 3];
+    draw(&mut rgb)?;
+    let shape = match format.layout {
+        Layout::Nchw => [count, 3, height, width],
+        Layout::Nhwc => [count, height, width, 3],
+    };
+    write_floats(&rgb, height * width, &format, tensor.make_f32(&shape));
+    Ok(tensor)
 }
 
-fn floats(rgb: &[u8], [count, height, width]: [usize; 3], format: &FloatFormat) -> Tensor {
+/// Writes pictures of `plane` pixels each.
+fn write_floats(rgb: &[u8], plane: usize, format: &FloatFormat, floats: &mut [f32]) {
     // A channel has 256 values: what each becomes is worked out once.
     let value = |channel: usize, byte: usize| (byte as f32 - format.mean[channel]) / format.std[channel];
     let values: [[f32; 256]; 3] =
@@ -112,16 +136,14 @@ fn floats(rgb: &[u8], [count, height, width]: [usize; 3], format: &FloatFormat) 
         Channels::Rgb => [0, 1, 2],
         Channels::Bgr => [2, 1, 0],
     };
-    let mut floats = vec![0.0; rgb.len()];
     if format.layout == Layout::Nhwc {
         for (to, from) in floats.chunks_exact_mut(3).zip(rgb.chunks_exact(3)) {
             for channel in 0..3 {
                 to[channel] = values[channel][usize::from(from[source[channel]])];
             }
         }
-        return Tensor::f32(&[count, height, width, 3], floats);
+        return;
     }
-    let plane = height * width;
     for (picture, rgb) in floats.chunks_exact_mut(3 * plane).zip(rgb.chunks_exact(3 * plane)) {
         let (first, rest) = picture.split_at_mut(plane);
         let (second, third) = rest.split_at_mut(plane);
@@ -132,7 +154,6 @@ fn floats(rgb: &[u8], [count, height, width]: [usize; 3], format: &FloatFormat) 
             *third = values[2][usize::from(from[source[2]])];
         }
     }
-    Tensor::f32(&[count, 3, height, width], floats)
 }
 
 /// Cuts faces out of a picture for a model that reads face crops: `[faces, size, size, 3]`, RGB bytes, or
@@ -141,16 +162,29 @@ fn floats(rgb: &[u8], [count, height, width]: [usize; 3], format: &FloatFormat) 
 /// # Errors
 /// As [`prepare`]; also [`PrepareError::Fit`] when the model reads whole pictures.
 pub fn prepare_faces(picture: &Picture, input: &Input, faces: &[&Detection]) -> Result<Tensor, PrepareError> {
+    prepare_faces_in(Tensor::default(), picture, input, faces)
+}
+
+/// As [`prepare_faces`], in the buffers of a tensor that is no longer needed.
+///
+/// # Errors
+/// As [`prepare_faces`].
+pub fn prepare_faces_in(
+    used: Tensor,
+    picture: &Picture,
+    input: &Input,
+    faces: &[&Detection],
+) -> Result<Tensor, PrepareError> {
     let (size, _) = checked_sides(input)?;
     let Fit::FaceCrop { scale_percent } = input.fit else {
         return Err(PrepareError::Fit { reads: "whole pictures", given: "face crops" });
     };
-    let bytes = size * size * 3;
-    let mut rgb = vec![0; bytes * faces.len()];
-    for (face, crop) in faces.iter().zip(rgb.chunks_exact_mut(bytes)) {
-        imgproc::crop_square(picture, &face_square(face, scale_percent), size, crop)?;
-    }
-    Ok(tensor(rgb, [faces.len(), size, size], input.format))
+    tensor_in(used, [faces.len(), size, size], input.format, |rgb| {
+        for (face, crop) in faces.iter().zip(rgb.chunks_exact_mut(size * size * 3)) {
+            imgproc::crop_square(picture, &face_square(face, scale_percent), size, crop)?;
+        }
+        Ok(())
+    })
 }
 
 /// The square around a face that a classifier is shown: `scale_percent` of the box's longer side, about
@@ -252,7 +286,12 @@ mod tests {
             std: [1.0, 10.0, 1.0],
         };
         let made = |layout, channels, sides| {
-            tensor(rgb.clone(), sides, InputFormat::Float(format(layout, channels)))
+            let draw = |to: &mut [u8]| {
+                to.copy_from_slice(&rgb);
+                Ok(())
+            };
+            let format = InputFormat::Float(format(layout, channels));
+            tensor_in(Tensor::u8(&[1], vec![9]), sides, format, draw).unwrap()
         };
         let nchw = made(Layout::Nchw, Channels::Rgb, [1, 2, 2]);
         assert_eq!(nchw.shape, [1, 3, 2, 2]);

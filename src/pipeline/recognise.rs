@@ -1,20 +1,22 @@
 //! Recognises one picture: prepares it, asks the engines, reads their outputs.
 //!
 //! Live sessions, video files and single images all call this code, so the same picture gives the same
-//! detections wherever it came from. It blocks its caller's thread while the engines run; it does not
-//! track, draw or report, and it keeps nothing from one picture to the next.
+//! detections wherever it came from. A live session begins a picture and finishes it later
+//! ([`Recogniser::begin`]), the others wait for it ([`Recogniser::detect`]). It does not track, draw or
+//! report, and what it keeps from one picture to the next are buffers.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::detect::detect;
-use super::prepare::{PrepareError, prepare, prepare_faces};
+use super::prepare::{PrepareError, prepare_faces_in, prepare_in};
 use crate::frame::{Detection, Kind, Picture};
 use crate::inference::batcher::ModelId;
 use crate::inference::engine::EngineError;
-use crate::inference::service::{Handle, Ticket};
-use crate::inference::tensor::Tensor;
+use crate::inference::service::{Ask, Completed, Handle, Ticket, Turn};
+use crate::inference::tensor::{Outputs, Tensor};
 use crate::models::heads::{HeadError, Placement, faceres};
 use crate::models::manifest::{Manifest, Task};
 
@@ -86,13 +88,18 @@ impl ModelSet {
 
     /// The word for a class of what finds things of `kind`; empty where the model has none.
     pub fn label(&self, kind: Kind, class: u16) -> String {
+        self.read_label(kind, class, str::to_owned)
+    }
+
+    /// As [`ModelSet::label`], lent to `read`.
+    pub fn read_label<R>(&self, kind: Kind, class: u16, read: impl FnOnce(&str) -> R) -> R {
         let task = match kind {
             Kind::Face => Task::Faces,
             Kind::Object => Task::Objects,
         };
         let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
         let labels = models.get(&task).map(|model| model.manifest.labels.as_slice()).unwrap_or_default();
-        labels.get(usize::from(class)).cloned().unwrap_or_default()
+        read(labels.get(usize::from(class)).map(String::as_str).unwrap_or_default())
     }
 
     /// Every model in use, by task.
@@ -141,23 +148,97 @@ struct Asked {
     placement: Placement,
 }
 
+/// A picture whose detectors are at work.
+pub struct Begun {
+    /// Faces, objects.
+    asked: [Option<Asked>; 2],
+    scores: MinScores,
+    prepare: Duration,
+    submitted: Instant,
+}
+
+impl Begun {
+    /// Whether [`Recogniser::finish`] would not wait; until then the thread that began it is unparked at each answer.
+    pub fn is_answered(&self) -> bool {
+        self.asked.iter().flatten().all(|asked| asked.ticket.is_answered())
+    }
+}
+
+/// Faces that are being classified.
+pub struct Classifying {
+    /// The faces of each request, by their index, and the request.
+    asked: Vec<(std::ops::Range<usize>, Ticket)>,
+    /// Indices of the faces that are large enough, in order.
+    large: Vec<usize>,
+    faces: usize,
+    model: Model,
+}
+
+impl Classifying {
+    /// Whether [`Recogniser::finish_genders`] would not wait.
+    pub fn is_answered(&self) -> bool {
+        self.asked.iter().all(|(_, ticket)| ticket.is_answered())
+    }
+}
+
+/// Buffers of requests that were answered, for the next ones of the same model.
+#[derive(Default)]
+struct Spares(Mutex<Vec<(ModelId, Tensor, Outputs)>>);
+
+/// Pictures under way, times models: more buffers than this are not needed.
+const MAX_SPARES: usize = 6;
+
+impl Spares {
+    fn take(&self, model: ModelId) -> (Tensor, Outputs) {
+        let mut spares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = spares.iter().position(|(of, ..)| *of == model);
+        found
+            .map(|index| spares.swap_remove(index))
+            .map(|(_, input, outputs)| (input, outputs))
+            .unwrap_or_default()
+    }
+
+    fn keep(&self, model: ModelId, input: Tensor, outputs: Outputs) {
+        let mut spares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if spares.len() == MAX_SPARES {
+            // The oldest may be of a model that is no longer asked.
+            spares.remove(0);
+        }
+        spares.push((model, input, outputs));
+    }
+}
+
 /// Recognises pictures on behalf of one asker.
 #[derive(Clone)]
 pub struct Recogniser {
     handle: Handle,
     models: ModelSet,
     asker: u64,
+    /// Whether it has queued for a turn before.
+    has_asked: Arc<AtomicBool>,
+    spares: Arc<Spares>,
 }
 
 impl Recogniser {
     /// `asker` is the session's or job's number, by which the service takes turns.
     pub fn new(handle: Handle, models: ModelSet, asker: u64) -> Self {
-        Self { handle, models, asker }
+        Self { handle, models, asker, has_asked: Arc::default(), spares: Arc::default() }
     }
 
     /// The models that it asks.
     pub fn models(&self) -> &ModelSet {
         &self.models
+    }
+
+    /// Queues for the asker's next turn to begin a picture; the calling thread is unparked when it comes.
+    pub fn ask_turn(&self) -> Turn {
+        let is_first = !self.has_asked.swap(true, Ordering::Relaxed);
+        self.handle.ask_turn(self.asker, is_first)
+    }
+
+    /// A turn for a second picture beside the one under way, where that keeps nobody waiting.
+    pub fn spare_turn(&self) -> Option<Turn> {
+        self.handle.spare_turn()
     }
 
     /// Finds the faces and objects in `picture`, both at the same time where there are two lanes.
@@ -171,7 +252,22 @@ impl Recogniser {
         tasks: &Tasks,
         scores: &MinScores,
     ) -> Result<Found, RecogniseError> {
-        self.past_a_swap(|this| this.try_detect(picture, tasks, scores))
+        let turn = self.ask_turn();
+        turn.wait();
+        self.past_a_swap(|this| this.finish(this.try_begin(picture, tasks, scores)?))
+    }
+
+    /// Has the detectors begin with `picture`, to be finished with [`Recogniser::finish`].
+    ///
+    /// # Errors
+    /// As [`Recogniser::detect`].
+    pub fn begin(
+        &self,
+        picture: &Picture,
+        tasks: &Tasks,
+        scores: &MinScores,
+    ) -> Result<Begun, RecogniseError> {
+        self.past_a_swap(|this| this.try_begin(picture, tasks, scores))
     }
 
     /// Says for each of `faces` the probability that it looks male; `None` when it is too small to tell.
@@ -183,7 +279,20 @@ impl Recogniser {
         picture: &Picture,
         faces: &[Detection],
     ) -> Result<Vec<Option<f32>>, RecogniseError> {
-        self.past_a_swap(|this| this.try_genders(picture, faces))
+        self.past_a_swap(|this| this.finish_genders(this.try_begin_genders(picture, faces)?))
+    }
+
+    /// Has `faces` classified ahead of the asker's newer pictures, to be finished with
+    /// [`Recogniser::finish_genders`].
+    ///
+    /// # Errors
+    /// As [`Recogniser::detect`].
+    pub fn begin_genders(
+        &self,
+        picture: &Picture,
+        faces: &[Detection],
+    ) -> Result<Classifying, RecogniseError> {
+        self.past_a_swap(|this| this.try_begin_genders(picture, faces))
     }
 
     /// Tries a second time when a model was swapped under the first: the new one is in place by then.
@@ -194,30 +303,34 @@ impl Recogniser {
         attempt(self).or_else(|error| if error.is_swap() { attempt(self) } else { Err(error) })
     }
 
-    fn try_detect(
+    fn try_begin(
         &self,
         picture: &Picture,
         tasks: &Tasks,
         scores: &MinScores,
-    ) -> Result<Found, RecogniseError> {
-        let mut found = Found::default();
+    ) -> Result<Begun, RecogniseError> {
         let started = Instant::now();
-        let mut asked = Vec::with_capacity(2);
-        for (task, is_wanted) in [(Task::Faces, tasks.faces), (Task::Objects, tasks.objects)] {
-            if is_wanted {
-                // The first model runs while the second one's input is prepared.
-                asked.push(self.ask(task, picture)?);
-            }
-        }
+        let ask = |task, is_wanted: bool| is_wanted.then(|| self.ask(task, picture)).transpose();
+        // The first model runs while the second one's input is prepared.
+        let asked = [ask(Task::Faces, tasks.faces)?, ask(Task::Objects, tasks.objects)?];
         let submitted = Instant::now();
-        found.prepare = submitted - started;
-        for Asked { model, ticket, placement } in asked {
+        Ok(Begun { asked, scores: *scores, prepare: submitted - started, submitted })
+    }
+
+    /// Waits for the detectors and reads what they found.
+    ///
+    /// # Errors
+    /// As [`Recogniser::detect`].
+    pub fn finish(&self, begun: Begun) -> Result<Found, RecogniseError> {
+        let Begun { asked, scores, prepare, submitted } = begun;
+        let mut found = Found { prepare, ..Found::default() };
+        for Asked { model, ticket, placement } in asked.into_iter().flatten() {
             let manifest = &model.manifest;
             let min_score = if manifest.task == Task::Faces { scores.faces } else { scores.objects };
-            let done =
-                ticket.wait().map_err(|source| RecogniseError::Infer { model: title(manifest), source })?;
+            let done = self.answer(&model, ticket)?;
             let detections = detect(&done.outputs, manifest, &placement, min_score)
                 .map_err(|source| RecogniseError::Read { model: title(manifest), source })?;
+            self.spares.keep(model.id, done.input, done.outputs);
             found.detections.extend(detections);
             found.models.insert(manifest.name.clone(), manifest.version.to_string());
         }
@@ -227,44 +340,67 @@ impl Recogniser {
 
     fn ask(&self, task: Task, picture: &Picture) -> Result<Asked, RecogniseError> {
         let model = self.models.find(task).ok_or(RecogniseError::NoModel(task))?;
-        let prepared = prepare(picture, &model.manifest.input)
+        let (used, outputs) = self.spares.take(model.id);
+        let prepared = prepare_in(used, picture, &model.manifest.input)
             .map_err(|source| RecogniseError::Prepare { model: title(&model.manifest), source })?;
-        let ticket = self.submit(&model, prepared.tensor)?;
+        let ticket = self.submit(&model, false, prepared.tensor, outputs)?;
         Ok(Asked { model, ticket, placement: prepared.placement })
     }
 
-    fn try_genders(
+    fn try_begin_genders(
         &self,
         picture: &Picture,
         faces: &[Detection],
-    ) -> Result<Vec<Option<f32>>, RecogniseError> {
+    ) -> Result<Classifying, RecogniseError> {
         let model = self.models.find(Task::Gender).ok_or(RecogniseError::NoModel(Task::Gender))?;
         let manifest = &model.manifest;
         let is_large = |face: &Detection| face.bbox.w >= manifest.thresholds.min_width && face.bbox.w > 0.0;
         let large: Vec<usize> = (0..faces.len()).filter(|&index| is_large(&faces[index])).collect();
         let mut asked = Vec::new();
-        for indices in large.chunks(MAX_CROPS) {
-            let crops: Vec<&Detection> = indices.iter().map(|&index| &faces[index]).collect();
-            let tensor = prepare_faces(picture, &manifest.input, &crops)
+        for start in (0..large.len()).step_by(MAX_CROPS) {
+            let range = start..(start + MAX_CROPS).min(large.len());
+            let crops: Vec<&Detection> = large[range.clone()].iter().map(|&index| &faces[index]).collect();
+            let (used, outputs) = self.spares.take(model.id);
+            let tensor = prepare_faces_in(used, picture, &manifest.input, &crops)
                 .map_err(|source| RecogniseError::Prepare { model: title(manifest), source })?;
-            asked.push((indices, self.submit(&model, tensor)?));
+            asked.push((range, self.submit(&model, true, tensor, outputs)?));
         }
-        let mut genders = vec![None; faces.len()];
-        for (indices, ticket) in asked {
-            let done =
-                ticket.wait().map_err(|source| RecogniseError::Infer { model: title(manifest), source })?;
-            let answers = faceres::decode(&done.outputs, indices.len())
-                .map_err(|source| RecogniseError::Read { model: title(manifest), source })?;
-            for (&index, answer) in indices.iter().zip(answers) {
+        Ok(Classifying { asked, large, faces: faces.len(), model })
+    }
+
+    /// Waits for the classifier and reads its answers, one for each face.
+    ///
+    /// # Errors
+    /// As [`Recogniser::detect`].
+    pub fn finish_genders(&self, classifying: Classifying) -> Result<Vec<Option<f32>>, RecogniseError> {
+        let Classifying { asked, large, faces, model } = classifying;
+        let mut genders = vec![None; faces];
+        for (range, ticket) in asked {
+            let done = self.answer(&model, ticket)?;
+            let answers = faceres::decode(&done.outputs, range.len())
+                .map_err(|source| RecogniseError::Read { model: title(&model.manifest), source })?;
+            self.spares.keep(model.id, done.input, done.outputs);
+            for (&index, answer) in large[range].iter().zip(answers) {
                 genders[index] = answer;
             }
         }
         Ok(genders)
     }
 
-    fn submit(&self, model: &Model, tensor: Tensor) -> Result<Ticket, RecogniseError> {
+    fn submit(
+        &self,
+        model: &Model,
+        is_ahead: bool,
+        input: Tensor,
+        outputs: Outputs,
+    ) -> Result<Ticket, RecogniseError> {
         let refused = |source| RecogniseError::Infer { model: title(&model.manifest), source };
-        self.handle.submit(model.id, self.asker, tensor).map_err(refused)
+        let ask = Ask { model: model.id, asker: self.asker, is_ahead, input, outputs };
+        self.handle.queue(ask).map_err(refused)
+    }
+
+    fn answer(&self, model: &Model, ticket: Ticket) -> Result<Completed, RecogniseError> {
+        ticket.wait().map_err(|source| RecogniseError::Infer { model: title(&model.manifest), source })
     }
 }
 

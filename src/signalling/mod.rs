@@ -1,12 +1,24 @@
 //! The front: pages, signalling and probes. It knows no pixels.
 //!
 //! [`router`] is its table of contents; [`sessions`] carries a page's signalling to a worker,
-//! [`predict`] single pictures.
+//! [`predict`] single pictures. [`videos`] and [`tus`] take video files in, and [`results`] gives them out.
+//! [`whip`] and [`whep`] bring publishers and viewers that have no page.
 
+pub mod auth;
 pub mod error;
+mod exchange;
 mod health;
 pub mod ice;
+pub mod limits;
 mod pages;
 pub mod predict;
+mod results;
 pub mod router;
+pub mod server;
 mod sessions;
+pub mod tls;
+mod tus;
+pub mod uploads;
+mod videos;
+mod whep;
+mod whip;

@@ -1,6 +1,6 @@
 //! The pages, carried inside the binary.
 
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use rust_embed::RustEmbed;
 
@@ -10,13 +10,18 @@ use super::error::ApiError;
 #[folder = "static/"]
 struct Static;
 
-/// A file of `static/`; `/` is `index.html`.
-pub async fn serve(uri: Uri, headers: HeaderMap) -> Response {
+/// A file of `static/`; `/` is `index.html`, and pages go by their names without `.html`.
+pub async fn serve(method: Method, uri: Uri, headers: HeaderMap) -> Response {
     let path = match uri.path().trim_start_matches('/') {
         "" => "index.html",
+        "videos" => "videos.html",
+        "watch" => "watch.html",
         path => path,
     };
     let Some(file) = Static::get(path) else { return ApiError::NotFound.into_response() };
+    if method != Method::GET && method != Method::HEAD {
+        return ([(header::ALLOW, "GET, HEAD")], ApiError::MethodNotAllowed).into_response();
+    }
     let etag = format!(
         "\"{}\"",
         file.metadata.sha256_hash()[..8].iter().map(|b| format!("{b:02x}")).collect::<String>()

@@ -9,14 +9,14 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequest, Multipart, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::StreamExt;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::auth::Grant;
 use super::error::ApiError;
+use super::limits;
 use super::router::Front;
-use super::sessions::check_origin;
-use crate::cluster::protocol::{PictureRefusal, PredictAnswer, PredictOptions};
+use crate::cluster::protocol::{PictureRefusal, PredictAnswer, PredictOptions, TaskList};
 use crate::cluster::remote::PredictError;
 
 /// Bytes: no longer picture is taken in; workers hold to the same.
@@ -25,8 +25,8 @@ const MAX_BYTES: usize = 32 << 20;
 const MAX_FORM_BYTES: usize = MAX_BYTES + (64 << 10);
 /// How long a client may take to send its picture.
 const UPLOAD_LIMIT: Duration = Duration::from_secs(60);
-/// How long a refused body is read.
-const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+/// Bytes: no longer list of models is handed on.
+const MAX_MODEL_BYTES: usize = 256;
 /// Seconds after which a refused client may try again.
 const RETRY_AFTER_S: u32 = 1;
 
@@ -55,6 +55,8 @@ pub struct PredictQuery {
     tasks: Option<String>,
     /// 0 to 1.
     threshold: Option<f32>,
+    /// Comma-separated: `name` or `name@version` of models that must be the ones in use.
+    model: Option<String>,
     /// 1 for the annotated picture, 0 for the report whatever is accepted.
     annotate: Option<u8>,
 }
@@ -62,16 +64,17 @@ pub struct PredictQuery {
 /// Takes a picture as a form's field `file` or as the whole body.
 pub async fn predict(
     State(front): State<Front>,
+    grant: Grant,
     query: Result<Query<PredictQuery>, QueryRejection>,
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let admitted = admit(&front, query, &headers);
+    let admitted = admit(&front, &grant, query, &headers);
     let (options, _room) = match admitted {
         Ok(admitted) => admitted,
         Err(refusal) => {
             // A client that is still sending when the connection closes never sees the answer.
-            let _ = tokio::time::timeout(DRAIN_LIMIT, drain(request.into_body())).await;
+            limits::drain(request.into_body()).await;
             return Err(refusal);
         }
     };
@@ -83,34 +86,38 @@ pub async fn predict(
 /// Everything that can be said before the body is read.
 fn admit<'f>(
     front: &'f Front,
+    grant: &Grant,
     query: Result<Query<PredictQuery>, QueryRejection>,
     headers: &HeaderMap,
 ) -> Result<(PredictOptions, SemaphorePermit<'f>), ApiError> {
-    check_origin(front, headers)?;
     let Query(query) = query.map_err(|error| ApiError::InvalidOption { reason: error.body_text() })?;
-    let options = read_options(&query, headers)?;
+    let options = within(grant, read_options(&query, headers)?, query.tasks.is_some())?;
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if declared.is_some_and(|bytes: usize| bytes > MAX_FORM_BYTES) {
-        front.metrics.refused("picture_too_large");
         return Err(ApiError::PictureTooLarge { max_bytes: MAX_BYTES });
     }
     let Some(room) = front.uploads.enter(declared.unwrap_or(MAX_FORM_BYTES)) else {
-        front.metrics.refused("busy");
         return Err(ApiError::Busy { retry_after_s: RETRY_AFTER_S });
     };
     Ok((options, room))
 }
 
-/// Reads a refused body to its end, or to where no honest picture goes on.
-async fn drain(body: Body) {
-    let mut left = 2 * MAX_FORM_BYTES;
-    let mut stream = body.into_data_stream();
-    while let Some(Ok(piece)) = stream.next().await {
-        left = left.saturating_sub(piece.len());
-        if left == 0 {
-            return;
+/// Holds what is asked for to what the token allows: what was named must be allowed, of the rest what is.
+fn within(grant: &Grant, options: PredictOptions, is_named: bool) -> Result<PredictOptions, ApiError> {
+    let Some(allowed) = grant.terms.tasks else { return Ok(options) };
+    let mut clamped = options;
+    for (task, asked, is_allowed) in [
+        ("faces", &mut clamped.faces, allowed.faces),
+        ("gender", &mut clamped.gender, allowed.gender),
+        ("objects", &mut clamped.objects, allowed.objects),
+    ] {
+        if is_named && *asked && !is_allowed {
+            return Err(ApiError::TaskNotAllowed { task });
         }
+        *asked &= is_allowed;
     }
+    clamped.gender &= clamped.faces;
+    Ok(clamped)
 }
 
 fn read_options(query: &PredictQuery, headers: &HeaderMap) -> Result<PredictOptions, ApiError> {
@@ -126,22 +133,39 @@ fn read_options(query: &PredictQuery, headers: &HeaderMap) -> Result<PredictOpti
         (Some(1), answer) => answer,
         (Some(other), _) => return Err(invalid(format!("annotate is {other}, not 0 or 1"))),
     };
-    let all = query.tasks.is_none();
-    let mut options =
-        PredictOptions { faces: all, gender: all, objects: all, threshold: query.threshold, answer };
-    for task in query.tasks.iter().flat_map(|tasks| tasks.split(',')) {
+    let is_model = |c: char| c.is_ascii_alphanumeric() || "._-@,".contains(c);
+    if query.model.as_ref().is_some_and(|model| model.len() > MAX_MODEL_BYTES || !model.chars().all(is_model))
+    {
+        return Err(invalid("model is not a list of name or name@version".into()));
+    }
+    let TaskList { faces, gender, objects } = query.tasks.as_deref().map_or(Ok(TaskList::ALL), read_tasks)?;
+    Ok(PredictOptions {
+        faces,
+        gender,
+        objects,
+        threshold: query.threshold,
+        model: query.model.clone(),
+        answer,
+    })
+}
+
+/// Reads a comma-separated list of tasks.
+pub(super) fn read_tasks(text: &str) -> Result<TaskList, ApiError> {
+    let mut tasks = TaskList::NONE;
+    for task in text.split(',') {
         match task.trim() {
-            "faces" => options.faces = true,
+            "faces" => tasks.faces = true,
             // A gender is a face's.
-            "gender" => (options.faces, options.gender) = (true, true),
-            "objects" => options.objects = true,
+            "gender" => (tasks.faces, tasks.gender) = (true, true),
+            "objects" => tasks.objects = true,
             other => {
                 let other: String = other.chars().take(40).collect();
-                return Err(invalid(format!("{other:?} is no task: there are faces, gender and objects")));
+                let reason = format!("{other:?} is no task: there are faces, gender and objects");
+                return Err(ApiError::InvalidOption { reason });
             }
         }
     }
-    Ok(options)
+    Ok(tasks)
 }
 
 /// The first of what a client accepts that can be answered; a report where it does not say.
@@ -173,6 +197,9 @@ async fn read_body(body: Body) -> Result<Bytes, ApiError> {
         while let Some(error) = cause {
             if error.is::<http_body_util::LengthLimitError>() {
                 return ApiError::PictureTooLarge { max_bytes: MAX_BYTES };
+            }
+            if limits::is_too_slow(error) {
+                return ApiError::UploadTimedOut;
             }
             cause = error.source();
         }
@@ -215,7 +242,6 @@ async fn forward(front: &Front, options: &PredictOptions, picture: Bytes) -> Res
                 if fault.code != PictureRefusal::Busy {
                     return Err(ApiError::PictureRefused(fault));
                 }
-                front.metrics.refused("busy");
                 refused = ApiError::Busy { retry_after_s };
             }
             Err(error) => {
@@ -254,7 +280,7 @@ mod tests {
     #[test]
     fn options_are_read_or_refused() {
         let read = |tasks: Option<&str>, threshold, annotate, accept: &'static str| {
-            let query = PredictQuery { tasks: tasks.map(Into::into), threshold, annotate };
+            let query = PredictQuery { tasks: tasks.map(Into::into), threshold, model: None, annotate };
             let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]);
             read_options(&query, &headers).map(|options| options.to_query()).ok()
         };
@@ -285,6 +311,25 @@ mod tests {
             (None, None, Some(2), "", None),
         ] {
             assert_eq!(read(tasks, threshold, annotate, accept), expected, "{tasks:?} {annotate:?} {accept}");
+        }
+    }
+
+    #[test]
+    fn models_are_named_in_plain_characters() {
+        for (model, is_read) in [
+            ("blazeface", true),
+            ("blazeface@2,centernet@1", true),
+            ("", true),
+            ("blazeface&answer=png", false),
+            ("blaze face", false),
+            (&"x".repeat(257), false),
+        ] {
+            let query = PredictQuery { model: Some(model.into()), ..PredictQuery::default() };
+            let read = read_options(&query, &HeaderMap::new());
+            assert_eq!(
+                read.is_ok_and(|options| options.to_query().ends_with(&format!("&model={model}"))),
+                is_read
+            );
         }
     }
 

@@ -1,16 +1,21 @@
 //! The signalling WebSocket: carries a page's messages to a worker and back.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use axum::Extension;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Query, State};
-use axum::http::{HeaderMap, Uri, header};
 use axum::response::Response;
 use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
+use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message as WorkerMessage;
 
+use super::auth::{Grant, SUBPROTOCOL};
 use super::error::ApiError;
+use super::limits::{self, ClientAddress};
 use super::router::Front;
 use crate::cluster::protocol::{ClientMessage, MAX_MESSAGE_BYTES, ServerMessage};
 use crate::cluster::remote::{RemoteError, SessionSocket, peer_address};
@@ -21,6 +26,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// Unreadable messages that a page may send before its socket is closed.
 const MAX_FAULTS: u32 = 10;
 
+/// Seconds after which a page that has too many sockets may try again.
+const RETRY_AFTER_S: u32 = 3;
+
 #[derive(Deserialize)]
 pub struct SessionQuery {
     resume: Option<String>,
@@ -29,39 +37,28 @@ pub struct SessionQuery {
 /// `GET /api/session`: opens a session, or with `?resume=` returns to one.
 pub async fn open(
     State(front): State<Front>,
-    Query(query): Query<SessionQuery>,
-    headers: HeaderMap,
-    upgrade: WebSocketUpgrade,
+    grant: Grant,
+    Extension(ClientAddress(client)): Extension<ClientAddress>,
+    query: Result<Query<SessionQuery>, QueryRejection>,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
-    check_origin(&front, &headers)?;
+    let Query(query) = query.map_err(|error| ApiError::InvalidOption { reason: error.body_text() })?;
     let resume = query.resume.as_deref().map(|text| front.session_key.read_resume_token(text)).transpose();
-    let resume = resume.map_err(|_| {
-        front.metrics.refused("invalid_resume_token");
-        ApiError::InvalidResumeToken
-    })?;
+    let resume = resume.map_err(|_| ApiError::InvalidResumeToken)?;
+    let upgrade = upgrade.map_err(|error| ApiError::UpgradeExpected { reason: error.body_text() })?;
+    let place = front.limits.sockets.enter(client);
+    let place = place.ok_or(ApiError::TooManySockets { retry_after_s: RETRY_AFTER_S })?;
     let limited = upgrade.max_message_size(MAX_MESSAGE_BYTES).max_frame_size(MAX_MESSAGE_BYTES);
-    Ok(limited.on_upgrade(move |socket| serve(front, resume, socket)))
+    Ok(limited.protocols([SUBPROTOCOL]).on_upgrade(move |socket| async move {
+        serve(front, grant, resume, socket).await;
+        drop(place);
+    }))
 }
 
-/// Browsers let any page open a WebSocket or send a form anywhere: only the page's own host, and those
-/// allowed, may.
-pub(super) fn check_origin(front: &Front, headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
-    let origin = origin.to_str().unwrap_or_default();
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let authority = origin.parse::<Uri>().ok().and_then(|uri| uri.authority().map(ToString::to_string));
-    let own = authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host));
-    if own || front.allowed_origins.iter().any(|allowed| allowed == origin) {
-        return Ok(());
-    }
-    front.metrics.refused("origin");
-    Err(ApiError::OriginRefused { origin: origin.chars().take(100).collect() })
-}
-
-async fn serve(front: Front, resume: Option<ResumeToken>, mut page: WebSocket) {
+async fn serve(front: Front, grant: Grant, resume: Option<ResumeToken>, mut page: WebSocket) {
     let _open = front.sockets.enter();
     let reached = match &resume {
-        None => front.workers.open_session().await,
+        None => front.workers.open_session(&grant.terms).await,
         Some(token) => front.workers.resume(token).await,
     };
     match reached {
@@ -98,6 +95,19 @@ fn refusal(error: &RemoteError) -> ServerMessage {
     }
 }
 
+/// A worker's first message, on its way to the page: a welcome gets the servers for its session, a refusal is counted.
+fn first_word(front: &Front, text: &str) -> String {
+    let Ok(Value::Object(mut message)) = serde_json::from_str(text) else { return text.to_owned() };
+    let field = |name| message.get(name).and_then(Value::as_str);
+    if let Some(Ok(session)) = field("session").map(|id| front.session_key.read_session(id)) {
+        let servers = front.ice.servers(Some(&session), SystemTime::now());
+        message.insert("ice_servers".into(), json!(servers.ice_servers));
+    } else if let Some(code @ ("busy" | "draining" | "unknown_session")) = field("code") {
+        front.metrics.refused(code);
+    }
+    Value::Object(message).to_string()
+}
+
 /// Carries messages both ways until either side has gone. Only messages that can be read pass.
 async fn pump(front: &Front, page: WebSocket, worker: SessionSocket) {
     let address = peer_address(&worker);
@@ -107,10 +117,18 @@ async fn pump(front: &Front, page: WebSocket, worker: SessionSocket) {
     let mut ping = tokio::time::interval(PING_INTERVAL);
     let mut answered = true;
     let mut faults = 0;
+    let rate = limits::message_rate();
+    let mut is_welcomed = false;
     loop {
         tokio::select! {
             received = from_page.next() => {
                 answered = true;
+                if rate.check().is_err() {
+                    front.metrics.refused("too_many_messages");
+                    let answer = ServerMessage::error("too_many_messages", "slow down").to_json();
+                    let _ = to_page.send(Message::Text(answer.into())).await;
+                    break;
+                }
                 let fault = match received {
                     Some(Ok(Message::Text(text))) => match serde_json::from_str::<ClientMessage>(&text) {
                         Ok(_) => {
@@ -130,6 +148,7 @@ async fn pump(front: &Front, page: WebSocket, worker: SessionSocket) {
                     }
                 };
                 faults += 1;
+                front.metrics.refused("message_unreadable");
                 let answer = ServerMessage::error("message_unreadable", fault).to_json();
                 if to_page.send(Message::Text(answer.into())).await.is_err() || faults > MAX_FAULTS { break }
             }
@@ -139,7 +158,9 @@ async fn pump(front: &Front, page: WebSocket, worker: SessionSocket) {
                         // The page opens its next session at once: not there again.
                         avoid_worker();
                     }
-                    if to_page.send(Message::Text(text.as_str().into())).await.is_err() { break }
+                    let text = if is_welcomed { text.as_str().into() } else { first_word(front, text.as_str()) };
+                    is_welcomed = true;
+                    if to_page.send(Message::Text(text.into())).await.is_err() { break }
                 }
                 Some(Ok(WorkerMessage::Close(_))) | None => break,
                 // A worker that ends a session says so: this one was killed, or cannot be reached any more.

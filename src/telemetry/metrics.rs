@@ -10,6 +10,8 @@ use prometheus::{
 /// Seconds: from a tenth of a millisecond to the second after which nobody calls it live.
 const STAGE_BUCKETS: &[f64] =
     &[0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0];
+/// Seconds: from a short clip to a long film.
+const JOB_BUCKETS: &[f64] = &[1.0, 3.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 10_800.0];
 const BATCH_BUCKETS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 
 /// A stage of the frame's path, as the `stage` label names it.
@@ -55,6 +57,7 @@ pub struct Metrics {
     registry: Registry,
     pub sessions_active: IntGauge,
     pub sessions_total: IntCounter,
+    pub viewers_active: IntGauge,
     pub worker_load_ratio: Gauge,
     /// Labels: state.
     pub workers: IntGaugeVec,
@@ -77,6 +80,14 @@ pub struct Metrics {
     pub pictures_total: IntCounterVec,
     /// Labels: stage.
     pub picture_seconds: HistogramVec,
+    /// Labels: state.
+    pub jobs: IntGaugeVec,
+    /// Labels: outcome.
+    pub jobs_total: IntCounterVec,
+    pub job_seconds: Histogram,
+    /// Labels: outcome.
+    pub uploads_total: IntCounterVec,
+    pub upload_bytes_total: IntCounter,
     /// Labels: route, status.
     pub http_requests_total: IntCounterVec,
     pub ice_failures_total: IntCounter,
@@ -101,6 +112,7 @@ impl Metrics {
         let metrics = Self {
             sessions_active: new.gauge("vigie_sessions_active", "Live sessions on this worker."),
             sessions_total: new.counter("vigie_sessions_total", "Live sessions opened since the start."),
+            viewers_active: new.gauge("vigie_viewers_active", "Viewers of this worker's sessions, by WHEP."),
             worker_load_ratio: new.float_gauge(
                 "vigie_worker_load_ratio",
                 "Share of this worker's capacity in use, as counted and measured; it admits sessions below 1.",
@@ -163,6 +175,27 @@ impl Metrics {
                 &["stage"],
                 STAGE_BUCKETS,
             ),
+            jobs: new.gauges(
+                "vigie_jobs",
+                "Video jobs by state: queued (waiting in the queue, wherever they will run), running (in this process).",
+                &["state"],
+            ),
+            jobs_total: new.counters(
+                "vigie_jobs_total",
+                "What this process did with video jobs, by outcome: created, done, failed, cancelled, retried, expired.",
+                &["outcome"],
+            ),
+            job_seconds: new.histogram(
+                "vigie_job_seconds",
+                "Time one run of a video job took, from the queue to its end.",
+                JOB_BUCKETS,
+            ),
+            uploads_total: new.counters(
+                "vigie_uploads_total",
+                "Videos sent, by outcome: taken, refused, broken_off.",
+                &["outcome"],
+            ),
+            upload_bytes_total: new.counter("vigie_upload_bytes_total", "Bytes of videos received."),
             http_requests_total: new.counters(
                 "vigie_http_requests_total",
                 "HTTP requests answered.",

@@ -7,10 +7,12 @@ import { FRENCH_LABELS } from './labels.js';
 /** @typedef {Record<string, string | number>} Values */
 
 // French double punctuation and guillemets stand after or before a no-break space (U+00A0).
-/** @type {Readonly<Record<string, readonly [english: string, french: string]>>} */
-const TEXTS = Object.freeze({
+/** @type {Record<string, readonly [english: string, french: string]>} */
+const TEXTS = {
   page_title: ['vigie · live recognition', 'vigie · reconnaissance en direct'],
-  tagline: ['live recognition', 'reconnaissance en direct'],
+  pages: ['Pages', 'Pages'],
+  page_live: ['Live', 'Direct'],
+  page_videos: ['Videos', 'Vidéos'],
   skip: ['Skip to the controls', 'Aller aux commandes'],
   language: ['Language', 'Langue'],
   theme: ['Colours', 'Couleurs'],
@@ -66,6 +68,16 @@ const TEXTS = Object.freeze({
     'Your picture, with what was recognised drawn over it',
     'Votre image, où est dessiné ce qui a été reconnu',
   ],
+  watch_link: ['Watch link', 'Lien de visionnage'],
+  watch_link_described: [
+    'Whoever has this link sees the annotated picture while this session lasts',
+    'Qui a ce lien voit l’image annotée tant que dure cette session',
+  ],
+  watch_connecting: ['Connecting', 'Connexion'],
+  watch_live: ['Watching', 'En direct'],
+  watch_reconnecting: ['Interrupted, trying again', 'Interrompu, nouvel essai'],
+  watch_busy: ['Not on air yet or too many viewers, trying again', 'Pas encore à l’antenne ou trop de spectateurs, nouvel essai'],
+  watch_ended: ['Ended', 'Terminé'],
   picture_annotated: ['Annotated by the server', 'Annotée par le serveur'],
 
   recognise: ['Recognise', 'Reconnaître'],
@@ -176,7 +188,7 @@ const TEXTS = Object.freeze({
     'Le serveur est trop chargé pour la vidéo annotée : le calque continue.',
   ],
   server_notice: ['The server says: {detail}', 'Le serveur signale : {detail}'],
-});
+};
 
 /** @type {readonly Language[]} */
 export const LANGUAGES = Object.freeze(['en', 'fr']);
@@ -215,6 +227,11 @@ export function t(key, values = {}) {
   return text.replace(/\{(\w+)\}/g, (whole, name) => String(values[name] ?? whole));
 }
 
+/** Adds the texts of one page. @param {Record<string, readonly [english: string, french: string]>} texts */
+export function addTexts(texts) {
+  Object.assign(TEXTS, texts);
+}
+
 /** Whether there is a text for `key`. @param {string} key */
 export function knows(key) {
   return Object.hasOwn(TEXTS, key);
@@ -249,7 +266,6 @@ export function onLanguageChange(listener) {
 export function setLanguage(next) {
   language = next;
   document.documentElement.lang = next;
-  document.title = t('page_title');
   translate(document);
   for (const listener of listeners) listener();
 }

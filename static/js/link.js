@@ -3,7 +3,7 @@
 // one comes after the other. What does not come back in time is lost: `session.js` then makes a new
 // link.
 
-import { fetchIceServers, isReachable, openSignalling } from './api.js';
+import { fetchIceServers, isReachable, openSignalling, whyRefused } from './api.js';
 
 /**
  * Settings of the `control` channel; the client may send any subset.
@@ -17,7 +17,9 @@ import { fetchIceServers, isReachable, openSignalling } from './api.js';
 /**
  * @typedef {object} Welcome
  * @property {string} session
+ * @property {RTCIceServer[]} [ice_servers] with credentials of this session
  * @property {string} [resume]
+ * @property {string} [watch] shows the annotated picture to whoever has it
  * @property {Record<string, string>} [models] task to `name@version`
  * @property {Record<string, boolean>} [tasks]
  */
@@ -25,7 +27,7 @@ import { fetchIceServers, isReachable, openSignalling } from './api.js';
 /**
  * Why a link is no more.
  * @typedef {object} Loss
- * @property {'unreachable' | 'lost' | 'no_media_path' | 'waiting' | 'bye' | 'refused'} cause
+ * @property {'unreachable' | 'lost' | 'no_media_path' | 'no_relay' | 'waiting' | 'bye' | 'refused'} cause
  * @property {string} [code] the server's error code
  * @property {string} [detail] the server's own words
  * @property {number} [retryAfterSeconds]
@@ -67,9 +69,13 @@ const REFUSALS = 2;
 const RETRY_AFTER_SECONDS = 3;
 
 /** Error codes that pass by themselves. */
-const PASSING_CODES = new Set(['busy', 'draining', 'no_worker']);
+const PASSING_CODES = new Set([
+  'busy', 'draining', 'no_worker', 'too_many_requests', 'too_many_sockets', 'too_many_connections',
+]);
 /** Error codes after which trying again cannot help. */
-const FINAL_CODES = new Set(['codec_unsupported', 'offer_refused', 'unauthorised', 'forbidden']);
+const FINAL_CODES = new Set([
+  'codec_unsupported', 'offer_refused', 'token_required', 'token_expired', 'token_invalid', 'host_refused',
+]);
 /** Error codes that mean nothing to the reader: other candidates remain. */
 const QUIET_CODES = new Set(['candidate_refused']);
 
@@ -98,6 +104,7 @@ export class Link {
   /** @type {number | undefined} */ #deadline;
   /** @type {number | undefined} */ #watchdog;
   /** @type {number | undefined} */ #reattachment;
+  /** @type {string | null} */ #session = null;
   /** @type {string | null} token that attaches a new socket to this session */ #resume = null;
   /** @type {number | undefined} what an ICE restart waits for: its answer, then the time for the next */ #restart;
   #lastMediaSign = 0;
@@ -113,14 +120,13 @@ export class Link {
    * @param {object} parts
    * @param {MediaStream} parts.stream
    * @param {MediaStreamTrack} parts.track
-   * @param {RTCIceServer[]} parts.iceServers
    * @param {boolean} parts.isRelayOnly media goes through a TURN server, or not at all
    * @param {LinkEvents} parts.events
    */
-  constructor({ stream, track, iceServers, isRelayOnly, events }) {
+  constructor({ stream, track, isRelayOnly, events }) {
     this.#events = events;
     this.#configuration = { bundlePolicy: 'max-bundle', iceTransportPolicy: isRelayOnly ? 'relay' : 'all' };
-    this.pc = new RTCPeerConnection({ ...this.#configuration, iceServers });
+    this.pc = new RTCPeerConnection(this.#configuration);
     const transceiver = this.pc.addTransceiver(track, { direction: 'sendrecv', streams: [stream] });
     preferCodec(transceiver, new URLSearchParams(location.search).get('codec'));
     this.sender = transceiver.sender;
@@ -131,7 +137,6 @@ export class Link {
     this.#socket = openSignalling(null);
     this.#listenToSocket(this.#socket);
     this.#deadline = setTimeout(() => this.#lose({ cause: this.#wasOpen ? 'no_media_path' : 'unreachable' }), CONNECT_LIMIT_MS);
-    this.#offer();
   }
 
   get #hasMedia() {
@@ -218,10 +223,18 @@ export class Link {
     };
     socket.onclose = () => {
       if (this.#isClosed || socket !== this.#socket) return;
-      if (!this.#wasOpen) this.#lose({ cause: 'unreachable' });
+      if (!this.#wasOpen) this.#explainRefusal();
       else if (!this.#wasConnected || !this.#resume) this.#lose({ cause: 'lost' });
       else this.#carryOnWithoutSocket(wasOpen);
     };
+  }
+
+  async #explainRefusal() {
+    const refusal = await whyRefused();
+    if (this.#isClosed) return;
+    if (refusal) this.#handleError(refusal);
+    // What is neither final nor passing by itself is tried again.
+    this.#lose({ cause: 'unreachable' });
   }
 
   /**
@@ -276,6 +289,7 @@ export class Link {
         this.#refusals = 0;
         if (this.#isInterrupted) this.#restartIce();
         this.#events.welcome(message);
+        if (!this.#session) this.#begin(message);
         break;
       case 'answer':
         await this.#handleAnswer(String(message.sdp));
@@ -347,6 +361,18 @@ export class Link {
     }
   }
 
+  /** Offers media once the servers for it are known. @param {Welcome} welcome */
+  #begin({ session, ice_servers: iceServers = [] }) {
+    this.#session = session;
+    const isRelay = (/** @type {string} */ url) => /^turns?:/.test(url);
+    if (this.#configuration.iceTransportPolicy === 'relay' && !iceServers.some(({ urls }) => [urls].flat().some(isRelay))) {
+      this.#lose({ cause: 'no_relay' });
+      return;
+    }
+    this.pc.setConfiguration({ ...this.#configuration, iceServers });
+    this.#offer();
+  }
+
   async #offer() {
     try {
       await this.pc.setLocalDescription(await this.pc.createOffer());
@@ -390,7 +416,7 @@ export class Link {
     this.#interrupt();
     // Without a socket it waits for the welcome on the next.
     if (this.#socket.readyState !== WebSocket.OPEN) return;
-    const iceServers = await fetchIceServers();
+    const iceServers = await fetchIceServers(this.#session);
     if (this.#isClosed || !this.#isInterrupted) return;
     // An empty answer may be the broken network's: the credentials there are may still serve.
     if (iceServers.length > 0) this.pc.setConfiguration({ ...this.#configuration, iceServers });

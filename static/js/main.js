@@ -36,6 +36,7 @@ const mirrorSwitch = /** @type {HTMLInputElement} */ (byId('mirror'));
 const relaySwitch = /** @type {HTMLInputElement} */ (byId('relay'));
 const threshold = /** @type {HTMLInputElement} */ (byId('threshold'));
 const fileInput = /** @type {HTMLInputElement} */ (byId('file'));
+const watchLink = /** @type {HTMLAnchorElement} */ (byId('watch-link'));
 const taskSwitches = /** @type {HTMLInputElement[]} */ ([...document.querySelectorAll('[data-task]')]);
 const outputs = /** @type {HTMLInputElement[]} */ ([...document.querySelectorAll('[name="output"]')]);
 
@@ -345,6 +346,7 @@ const onSession = (type, listener) => session.addEventListener(type, (event) => 
 
 onSession('state', (state) => {
   showState(state);
+  watchLink.hidden = state !== 'live' || watchLink.hash.length < 2;
   if (state === 'live') {
     messages.clear('session');
   } else {
@@ -387,7 +389,9 @@ onSession('report', (report) => {
   hud.add(report, latencyMs);
 });
 
-onSession('welcome', ({ models = {} }) => {
+onSession('welcome', ({ models = {}, watch = '' }) => {
+  watchLink.hidden = session.state !== 'live' || !watch;
+  watchLink.href = `${new URL('watch', document.baseURI)}#${watch}`;
   for (const input of taskSwitches) {
     const model = models[input.dataset.task ?? ''];
     input.disabled = !model;

@@ -1,7 +1,6 @@
 // A recognition session as the reader sees it: it outlives links, reconnects with growing pauses,
 // waits when the server is full, and moves to another worker without a gap when asked to.
 
-import { fetchIceServers } from './api.js';
 import { Link } from './link.js';
 
 /** @typedef {import('./link.js').Settings} Settings */
@@ -42,7 +41,6 @@ export class Session extends EventTarget {
   #mustMove = false;
   /** @type {number | undefined} */ #moveTimer;
   #attempts = 0;
-  #lifetime = 0;
   /** @type {number | undefined} */ #timer;
   /** @type {(() => void) | null} */ #retry = null;
 
@@ -68,7 +66,6 @@ export class Session extends EventTarget {
 
   /** Ends the session; the source stays open. */
   stop() {
-    this.#lifetime += 1;
     this.#unschedule();
     this.#mustMove = false;
     this.#takeOver = null;
@@ -113,23 +110,14 @@ export class Session extends EventTarget {
     retry?.();
   }
 
-  async #open() {
-    const lifetime = this.#lifetime;
-    const iceServers = await fetchIceServers();
-    if (lifetime !== this.#lifetime || !this.#source) return;
-    if (this.#lacksRelay(iceServers)) {
-      this.#end('no_relay', { cause: 'no_media_path' });
-      return;
-    }
+  #open() {
+    if (!this.#source) return;
     this.#mustMove = false;
-    this.#link = this.#makeLink(this.#source, iceServers);
+    this.#link = this.#makeLink(this.#source);
   }
 
-  /**
-   * @param {Source} source
-   * @param {RTCIceServer[]} iceServers
-   */
-  #makeLink(source, iceServers) {
+  /** @param {Source} source */
+  #makeLink(source) {
     /** @type {MediaStream | null} */
     let annotated = null;
     /** @type {import('./link.js').Welcome | null} */
@@ -148,7 +136,6 @@ export class Session extends EventTarget {
     const link = new Link({
       stream: source.stream,
       track: source.track,
-      iceServers,
       isRelayOnly: this.#isRelayOnly,
       events: {
         welcome: (message) => {
@@ -202,22 +189,10 @@ export class Session extends EventTarget {
   }
 
   /** Opens the successor; the old link serves until the new one has media. */
-  async #migrate() {
+  #migrate() {
     clearTimeout(this.#moveTimer);
-    if (this.#successor || !this.#source) return;
-    const lifetime = this.#lifetime;
-    const iceServers = await fetchIceServers();
-    if (lifetime !== this.#lifetime || this.#successor || !this.#link || !this.#source) return;
-    if (this.#lacksRelay(iceServers)) {
-      this.#tell('message', { key: 'no_relay' });
-      return;
-    }
-    this.#successor = this.#makeLink(this.#source, iceServers);
-  }
-
-  /** @param {RTCIceServer[]} iceServers */
-  #lacksRelay(iceServers) {
-    return this.#isRelayOnly && !iceServers.some(({ urls }) => [urls].flat().some((url) => /^turns?:/.test(url)));
+    if (this.#successor || !this.#link || !this.#source) return;
+    this.#successor = this.#makeLink(this.#source);
   }
 
   #promote() {
@@ -245,6 +220,7 @@ export class Session extends EventTarget {
     if (link === this.#successor) {
       // The old link may still serve; if it does not, its own loss brings the session back.
       this.#successor = null;
+      if (loss.cause === 'no_relay') this.#tell('message', { key: 'no_relay' });
       this.#takeOver = null;
       if (this.#mustMove) {
         this.#moveTimer = setTimeout(() => this.#mustMove && this.#migrate(), (loss.retryAfterSeconds ?? MOVE_PAUSE_SECONDS) * 1000);
@@ -269,6 +245,9 @@ export class Session extends EventTarget {
         // A worker that was leaving could not wait for the move: that is its end, not the session's.
         if (this.#mustMove) this.#reconnect({ cause: 'lost' });
         else this.#end(loss.detail ? 'session_ended' : 'session_ended_plain', loss);
+        break;
+      case 'no_relay':
+        this.#end('no_relay', loss);
         break;
       case 'refused':
         this.#end(loss.code === 'codec_unsupported' ? 'codec_unsupported' : 'server_refused', loss);
@@ -321,7 +300,6 @@ export class Session extends EventTarget {
    * @param {Loss} loss
    */
   #end(key, loss) {
-    this.#lifetime += 1;
     this.#unschedule();
     this.#become('ended');
     this.#tell('message', { key, code: loss.code, values: { detail: loss.detail ?? loss.code ?? '' }, isFinal: true });

@@ -15,6 +15,7 @@ export const OUT = path.join(import.meta.dirname, 'out');
  * @param {{ width: number, height: number }} [options.viewport]
  * @param {string} [options.locale]
  * @param {'light' | 'dark'} [options.colorScheme]
+ * @param {string[]} [options.switches] of Chromium's, besides those that all tests need
  */
 export async function launch({
   camera,
@@ -22,6 +23,7 @@ export async function launch({
   viewport = { width: 1280, height: 800 },
   locale = 'en-GB',
   colorScheme = 'dark',
+  switches = [],
 } = {}) {
   const profile = await mkdtemp(path.join(tmpdir(), 'vigie-chromium-'));
   const args = [
@@ -29,6 +31,7 @@ export async function launch({
     '--disable-background-networking', '--disable-component-update',
     // Without it the host candidates are .local names, which nothing resolves on a bare machine.
     '--disable-features=WebRtcHideLocalIpsWithMdns',
+    ...switches,
   ];
   if (cameraAnswer !== 'none') args.push('--use-fake-device-for-media-stream');
   if (cameraAnswer === 'allow') args.push('--use-fake-ui-for-media-stream');

@@ -19,7 +19,8 @@ export async function serveStatic() {
       response.end('{"ice_servers":[],"ttl_seconds":600}');
       return;
     }
-    const file = path.join(STATIC, pathname === '/' ? 'index.html' : path.normalize(pathname));
+    const name = pathname === '/' ? 'index.html' : path.extname(pathname) === '' ? `${pathname}.html` : pathname;
+    const file = path.join(STATIC, path.normalize(name));
     try {
       const body = await readFile(file);
       response.setHeader('content-type', TYPES[path.extname(file)] ?? 'application/octet-stream');
@@ -70,7 +71,8 @@ export class FarEnd {
       socket.onMessage((data) => {
         const message = JSON.parse(String(data));
         end.received.push(message);
-        end.#peer.evaluate(([index, said]) => window.hear(index, said), [n, message]);
+        // What is said while the browser closes is heard by nobody.
+        end.#peer.evaluate(([index, said]) => window.hear(index, said), [n, message]).catch(() => {});
       });
     });
     return end;

@@ -2,13 +2,15 @@
 // only. Needs the binary (VIGIE_BINARY, by default the release build), the models and Debian's coturn.
 
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
+import { createHash, X509Certificate } from 'node:crypto';
 import { createSocket } from 'node:dgram';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { promisify } from 'node:util';
 
 import { eventually, goLive, launch, openPage, waitForMessage, waitForState } from './chromium.mjs';
 import { clip } from './service.mjs';
@@ -58,6 +60,23 @@ async function freePort() {
   return port;
 }
 
+/**
+ * A certificate that nobody has signed, for a relay on loopback.
+ * @param {string} folder
+ * @returns {Promise<{ certificate: string, key: string, flag: string }>} its files, and the browser's flag that trusts
+ *   this very key and no other
+ */
+async function selfSigned(folder) {
+  const [certificate, key] = [path.join(folder, 'certificate.pem'), path.join(folder, 'key.pem')];
+  await promisify(execFile)('openssl', [
+    'req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2',
+    '-subj', '/CN=127.0.0.1', '-addext', 'subjectAltName=IP:127.0.0.1', '-keyout', key, '-out', certificate,
+  ]);
+  const spki = new X509Certificate(await readFile(certificate)).publicKey.export({ type: 'spki', format: 'der' });
+  const pin = createHash('sha256').update(spki).digest('base64');
+  return { certificate, key, flag: `--ignore-certificate-errors-spki-list=${pin}` };
+}
+
 /** The candidate that media leaves by: its type, and how the relay is reached. @param {import('playwright-core').Page} page */
 const mediaPath = (page) => page.evaluate(async () => {
   const stats = [...(await window.vigie.pc.getStats()).values()];
@@ -76,17 +95,23 @@ describe('the relay', () => {
   let folder = '';
   let worker = '';
   let turn = '';
+  let turns = '';
 
   before(async () => {
     folder = await mkdtemp(path.join(tmpdir(), 'vigie-turn-'));
-    turn = `turn:127.0.0.1:${await freePort()}`;
+    const { certificate, key, flag } = await selfSigned(folder);
+    const [port, tlsPort] = [await freePort(), await freePort()];
+    turn = `turn:127.0.0.1:${port}`;
+    turns = `turns:127.0.0.1:${tlsPort}`;
     start('turn/start', [
-      '--listening-ip=127.0.0.1', '--relay-ip=127.0.0.1', `--listening-port=${turn.split(':')[2]}`,
+      '--listening-ip=127.0.0.1', '--relay-ip=127.0.0.1', `--listening-port=${port}`, `--tls-listening-port=${tlsPort}`,
       // The worker of this test is on loopback, which coturn refuses whatever its ranges say.
       '--allow-loopback-peers',
-    ], { TMPDIR: folder, VIGIE_TURN_WORKERS: '127.0.0.1' }).stdout?.resume();
+    ], {
+      TMPDIR: folder, VIGIE_TURN_WORKERS: '127.0.0.1', VIGIE_TURN_CERTIFICATE: certificate, VIGIE_TURN_KEY: key,
+    }).stdout?.resume();
     worker = (await startVigie('worker', '--control', '127.0.0.1:0', '--media', '127.0.0.1:0')).replace('http://', '');
-    browser = await launch({ camera: await clip('people.y4m') });
+    browser = await launch({ camera: await clip('people.y4m'), switches: [flag] });
   });
   after(async () => {
     await browser?.close();
@@ -98,9 +123,10 @@ describe('the relay', () => {
   const front = (...urls) => startVigie('signal', '--listen', '127.0.0.1:0', '--workers', worker,
     ...(urls.length > 0 ? ['--turn-url', urls.join(',')] : []));
 
-  for (const transport of ['udp', 'tcp']) {
+  for (const transport of ['udp', 'tcp', 'tls']) {
     test(`carries media both ways over ${transport.toUpperCase()}`, async () => {
-      const { page, faults } = await openPage(browser.context, `${await front(`${turn}?transport=${transport}`)}/?relay=1`);
+      const url = transport === 'tls' ? `${turns}?transport=tcp` : `${turn}?transport=${transport}`;
+      const { page, faults } = await openPage(browser.context, `${await front(url)}/?relay=1`);
       assert.ok(await page.isChecked('#relay'));
       await goLive(page);
       await reportsFlow(page);

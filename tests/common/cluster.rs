@@ -16,6 +16,8 @@ pub type Socket = WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>;
 pub fn vigie() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vigie"));
     command.current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
+    // Nobody's own videos are looked at.
+    command.env("VIGIE_STORE", concat!(env!("CARGO_TARGET_TMPDIR"), "/store"));
     command
 }
 

@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod cluster;
+pub mod media;
 pub mod process;
 
 use std::path::{Path, PathBuf};

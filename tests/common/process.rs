@@ -1,7 +1,7 @@
 //! `vigie serve` as a process, and what tests ask of a running one.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,11 +23,47 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// A header's value, in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")))
+    }
+
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| {
             panic!("{error} in {:?}", String::from_utf8_lossy(&self.body[..self.body.len().min(300)]))
         })
     }
+}
+
+/// Sends a request with these headers, and reads the whole answer.
+pub fn request(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Reply {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+    if headers.iter().all(|(name, _)| !name.eq_ignore_ascii_case("content-length")) {
+        head += &format!("Content-Length: {}\r\n", body.len());
+    }
+    for (name, value) in headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
+    stream.write_all(body).unwrap();
+    read_reply(&mut stream)
+}
+
+/// Reads an answer to its end.
+pub fn read_reply(stream: &mut TcpStream) -> Reply {
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").expect("a whole head");
+    let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Reply { status, head: head.to_lowercase(), body: answer.split_off(end + 4) }
 }
 
 /// A `vigie serve` that ends with the test.
@@ -56,22 +92,7 @@ impl Service {
 
     /// Posts `body` with these headers, and reads the whole answer.
     pub fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
-        let mut stream = TcpStream::connect(self.address).unwrap();
-        let mut head = format!("POST {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.address);
-        if headers.iter().all(|(name, _)| !name.eq_ignore_ascii_case("content-length")) {
-            head += &format!("Content-Length: {}\r\n", body.len());
-        }
-        for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
-        }
-        stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
-        stream.write_all(body).unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").expect("a whole head");
-        let head = String::from_utf8(answer[..end].to_vec()).unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Reply { status, head: head.to_lowercase(), body: answer.split_off(end + 4) }
+        request(self.address, "POST", path, headers, body)
     }
 
     /// Waits until no session is left.
@@ -85,7 +106,7 @@ impl Service {
 
     pub fn publisher(&self, duration: Duration, settings: Value) -> PublisherConfig {
         PublisherConfig {
-            server: self.address,
+            server: self.address.into(),
             clip: Arc::new(Clip::built_in()),
             rate: 30.0,
             duration,

@@ -34,19 +34,61 @@ const PICTURES: usize = 8;
 
 /// Runs one loop a lane, half of `duration` with gender and half without.
 pub fn measure(args: &InferenceArgs, clip: &Clip, duration: Duration) -> anyhow::Result<BareRates> {
-    let loops = args.lanes.unwrap_or_else(cores);
-    let runtime = load_runtime(args)?;
-    let models = find_models(args)?;
-    let device: Device = args.device.parse()?;
-    let sets = Arc::new(input_sets(clip, models.iter().map(|(manifest, _)| manifest))?);
-    let mut lanes = Vec::new();
-    for _ in 0..loops {
-        let engine = |path: &Path| load(&runtime, path, device, args.lane_threads);
-        lanes.push(models.iter().map(|(_, path)| engine(path)).collect::<anyhow::Result<Vec<_>>>()?);
+    let mut loops = BareLoops::load(args, &decode(clip)?)?;
+    let all_three = loops.rate(duration / 2, |_| true)?;
+    let detectors_only = loops.rate(duration / 2, |task| task != Task::Gender)?;
+    Ok(BareRates { all_three, detectors_only, loops: loops.count() })
+}
+
+/// One engine of every model a lane, and the pictures that they are given.
+pub struct BareLoops {
+    lanes: Vec<Vec<OrtEngine>>,
+    sets: Arc<Vec<Vec<(Task, Tensor)>>>,
+}
+
+impl BareLoops {
+    pub fn load(args: &InferenceArgs, pictures: &[Picture]) -> anyhow::Result<Self> {
+        let runtime = load_runtime(args)?;
+        let models = find_models(args)?;
+        let device: Device = args.device.parse()?;
+        let sets = Arc::new(input_sets(pictures, models.iter().map(|(manifest, _)| manifest))?);
+        let mut lanes = Vec::new();
+        for _ in 0..args.lanes.unwrap_or_else(cores) {
+            let engine = |path: &Path| load(&runtime, path, device, args.lane_threads);
+            lanes.push(models.iter().map(|(_, path)| engine(path)).collect::<anyhow::Result<Vec<_>>>()?);
+        }
+        Ok(Self { lanes, sets })
     }
-    let all_three = run_loops(&mut lanes, &sets, duration / 2, |_| true)?;
-    let detectors_only = run_loops(&mut lanes, &sets, duration / 2, |task| task != Task::Gender)?;
-    Ok(BareRates { all_three, detectors_only, loops })
+
+    pub fn count(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// Pictures a second of all loops together, over `duration`.
+    pub fn rate(&mut self, duration: Duration, runs: impl Fn(Task) -> bool + Sync) -> anyhow::Result<f64> {
+        let began = Instant::now();
+        let done = run_loops(&mut self.lanes, &self.sets, runs, &|_| began.elapsed() < duration)?;
+        Ok(done as f64 / began.elapsed().as_secs_f64())
+    }
+
+    /// How long all loops together take for `pictures`.
+    pub fn time(&mut self, pictures: u64, runs: impl Fn(Task) -> bool + Sync) -> anyhow::Result<Duration> {
+        let began = Instant::now();
+        run_loops(&mut self.lanes, &self.sets, runs, &|begun| begun < pictures)?;
+        Ok(began.elapsed())
+    }
+
+    /// How long one loop takes for each picture, the models one after another.
+    pub fn latencies(&mut self, duration: Duration) -> anyhow::Result<Vec<Duration>> {
+        let mut latencies = Vec::new();
+        let began = Instant::now();
+        while began.elapsed() < duration {
+            let started = Instant::now();
+            run_loops(&mut self.lanes[..1], &self.sets, |_| true, &|begun| begun == 0)?;
+            latencies.push(started.elapsed());
+        }
+        Ok(latencies)
+    }
 }
 
 fn load(runtime: &Runtime, path: &Path, device: Device, threads: usize) -> anyhow::Result<OrtEngine> {
@@ -55,10 +97,9 @@ fn load(runtime: &Runtime, path: &Path, device: Device, threads: usize) -> anyho
 
 /// For each picture the models' inputs, made beforehand.
 fn input_sets<'a>(
-    clip: &Clip,
+    pictures: &[Picture],
     manifests: impl Iterator<Item = &'a Manifest> + Clone,
 ) -> anyhow::Result<Vec<Vec<(Task, Tensor)>>> {
-    let pictures = decode(clip)?;
     let set = |picture: &Picture| {
         let inputs = manifests.clone().map(|manifest| {
             let tensor = match manifest.task {
@@ -79,7 +120,8 @@ fn centred_face(picture: &Picture) -> Detection {
     Detection { kind: Kind::Face, class: 0, score: 1.0, bbox, landmarks: None }
 }
 
-fn decode(clip: &Clip) -> anyhow::Result<Vec<Picture>> {
+/// Some pictures of a clip.
+pub fn decode(clip: &Clip) -> anyhow::Result<Vec<Picture>> {
     let mut decoder = Decoder::open(Codec::Vp8, 1)?;
     let mut pictures = Vec::new();
     for (index, data) in clip.frames.iter().enumerate() {
@@ -98,23 +140,22 @@ fn decode(clip: &Clip) -> anyhow::Result<Vec<Picture>> {
     Ok(pictures)
 }
 
-/// Pictures a second of all loops together.
+/// Pictures that all loops together have done when `goes_on`, given the pictures begun before, says no.
 fn run_loops(
     lanes: &mut [Vec<OrtEngine>],
     sets: &Arc<Vec<Vec<(Task, Tensor)>>>,
-    duration: Duration,
     runs: impl Fn(Task) -> bool + Sync,
-) -> anyhow::Result<f64> {
-    let done = AtomicU64::new(0);
+    goes_on: &(dyn Fn(u64) -> bool + Sync),
+) -> anyhow::Result<u64> {
+    let (begun, done) = (AtomicU64::new(0), AtomicU64::new(0));
     let failed = AtomicBool::new(false);
-    let began = Instant::now();
     std::thread::scope(|scope| {
         for engines in lanes.iter_mut() {
-            let (done, failed, runs) = (&done, &failed, &runs);
+            let (begun, done, failed, runs) = (&begun, &done, &failed, &runs);
             scope.spawn(move || {
                 crate::inference::service::lower_priority();
                 for set in sets.iter().cycle() {
-                    if began.elapsed() >= duration || failed.load(Ordering::Relaxed) {
+                    if failed.load(Ordering::Relaxed) || !goes_on(begun.fetch_add(1, Ordering::Relaxed)) {
                         return;
                     }
                     for (engine, (task, tensor)) in engines.iter_mut().zip(set) {
@@ -128,5 +169,5 @@ fn run_loops(
         }
     });
     anyhow::ensure!(!failed.load(Ordering::Relaxed), "a model failed to run");
-    Ok(done.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64())
+    Ok(done.load(Ordering::Relaxed))
 }

@@ -1,5 +1,6 @@
 //! `vigie bench live`: one session, measured side by side with what limits it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -53,6 +54,8 @@ struct Rates {
     /// Recognised over the limit: bare inference with all three models, or what was sent where that is less.
     ratio_to_limit: f64,
     server_cpu_cores: f64,
+    /// Milliseconds of processor time by thread for each frame that was sent.
+    cpu_ms_a_frame: BTreeMap<&'static str, f64>,
     /// From a frame's last packet to its report, in the server.
     server_ms: Percentiles,
     /// Of that, in the models.
@@ -134,7 +137,7 @@ pub async fn run(args: &LiveArgs) -> anyhow::Result<()> {
 
 fn publisher(service: &Service, args: &LiveArgs, settings: Value) -> PublisherConfig {
     PublisherConfig {
-        server: service.address,
+        server: service.address.into(),
         clip: Arc::new(Clip::built_in()),
         rate: args.rate,
         duration: WARM_UP + Duration::from_secs(args.seconds),
@@ -149,7 +152,9 @@ async fn rates(args: &LiveArgs) -> anyhow::Result<Rates> {
     let service = Service::start(&args.inference, 1.0).await?;
     let settings = json!({ "output": output, "max_rate": 120 });
     let (cpu_before, began) = (service.cpu_seconds()?, Instant::now());
-    let outcome = publish(publisher(&service, args, settings)).await?;
+    let (outcome, cpu) =
+        tokio::join!(publish(publisher(&service, args, settings)), cpu_by_thread(&service, args.seconds));
+    let (outcome, cpu) = (outcome?, cpu?);
     let server_cpu_cores = (service.cpu_seconds()? - cpu_before) / began.elapsed().as_secs_f64();
     service.stop().await?;
 
@@ -178,6 +183,7 @@ async fn rates(args: &LiveArgs) -> anyhow::Result<Rates> {
         ratio_to_limit: settled.recognised_fps / bare.all_three.min(settled.sent_fps),
         bare,
         server_cpu_cores,
+        cpu_ms_a_frame: cpu.into_iter().map(|(what, s)| (what, s * 1000.0 / settled.sent_fps)).collect(),
         server_ms: Percentiles::of_ms(reports.iter().map(|r| f64::from(r.timings.total))),
         models_ms: Percentiles::of_ms(reports.iter().map(|r| f64::from(r.timings.infer))),
         report_ms: Percentiles::of(reports.iter().map(|r| r.latency)),
@@ -200,12 +206,23 @@ async fn rates(args: &LiveArgs) -> anyhow::Result<Rates> {
         rates.ratio_to_limit
     );
     println!("  server                   {:>7.2} cores", rates.server_cpu_cores);
+    println!("  CPU a sent frame, ms     {}", serde_json::to_string(&rates.cpu_ms_a_frame)?);
     println!("  frame in to report out   {}", rates.server_ms);
     println!("  of that in the models    {}", rates.models_ms);
     println!("  sender to report         {}", rates.report_ms);
     println!("  sender to annotated      {}", rates.annotated_ms);
     println!("  stages, p50 in ms        {}", rates.stages_p50_ms);
     Ok(rates)
+}
+
+/// Seconds of processor time a second, by thread, while the session that lasts `seconds` is at work.
+async fn cpu_by_thread(service: &Service, seconds: u64) -> anyhow::Result<BTreeMap<&'static str, f64>> {
+    tokio::time::sleep(WARM_UP).await;
+    let (before, began) = (service.cpu_by_thread()?, Instant::now());
+    tokio::time::sleep(Duration::from_secs(seconds).mul_f32(0.9)).await;
+    let (after, took) = (service.cpu_by_thread()?, began.elapsed().as_secs_f64());
+    let used = |(what, s): (&'static str, f64)| (what, (s - before.get(what).unwrap_or(&0.0)) / took);
+    Ok(after.into_iter().map(used).collect())
 }
 
 async fn overload(args: &LiveArgs) -> anyhow::Result<Overload> {
@@ -270,7 +287,7 @@ async fn joining(args: &LiveArgs) -> anyhow::Result<Joins> {
 async fn join(service: &Service, args: &LiveArgs) -> anyhow::Result<Outcome> {
     let mut config = publisher(service, args, Value::Null);
     config.stop_at_first_report = true;
-    publish(config).await
+    Ok(publish(config).await?)
 }
 
 async fn memory(args: &LiveArgs) -> anyhow::Result<Memory> {

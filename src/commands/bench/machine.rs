@@ -23,3 +23,12 @@ pub fn describe() -> Machine {
         load_before: read("/proc/loadavg").split(' ').next().and_then(|v| v.parse().ok()).unwrap_or_default(),
     }
 }
+
+/// Seconds of processor time that this process has used.
+pub fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Fields 14 and 15 (user and system ticks), counted behind the parenthesised name: proc(5).
+    let fields = stat.rsplit_once(')').map(|(_, fields)| fields).unwrap_or_default();
+    let ticks: f64 = fields.split_whitespace().skip(11).take(2).filter_map(|f| f.parse::<f64>().ok()).sum();
+    ticks / 100.0
+}

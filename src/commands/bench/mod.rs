@@ -1,10 +1,13 @@
-//! `vigie bench`: measures this machine against its own limits, with real WebRTC on loopback.
+//! `vigie bench`: measures this machine against its own limits, with real WebRTC, files and requests.
 
 mod bare;
+mod cluster;
+mod files;
+mod limits;
 mod live;
-mod machine;
+pub(crate) mod machine;
 mod service;
-mod summary;
+pub(crate) mod summary;
 
 use std::path::PathBuf;
 
@@ -20,6 +23,12 @@ pub struct BenchArgs {
 enum BenchCommand {
     /// One live session against bare inference: rates, latency, overload, joining, memory.
     Live(LiveArgs),
+    /// What this machine can do at the most: decoding, drawing and encoding, and the models, in bare loops.
+    Limits(limits::LimitsArgs),
+    /// What a front adds to signalling, and what many present sessions add to a join.
+    Cluster(ClusterBenchArgs),
+    /// Video files against FFmpeg and bare inference, their memory, and /predict.
+    Files(files::FilesArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -46,9 +55,30 @@ pub struct LiveArgs {
     inference: crate::cli::InferenceArgs,
 }
 
+#[derive(Clone, Debug, Args)]
+pub struct ClusterBenchArgs {
+    /// Joins of each measurement, and a tenth of its messages.
+    #[arg(long, default_value_t = 30)]
+    joins: usize,
+    /// Sessions that are present while others join.
+    #[arg(long, default_value_t = 100)]
+    present: usize,
+    /// Recognised frames a second that each of them is limited to.
+    #[arg(long, default_value_t = 1.0)]
+    present_rate: f64,
+    /// Write the raw figures here, as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    #[command(flatten)]
+    inference: crate::cli::InferenceArgs,
+}
+
 pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match args.command {
+        BenchCommand::Limits(args) => limits::run(&args),
         BenchCommand::Live(args) => runtime.block_on(live::run(&args)),
+        BenchCommand::Cluster(args) => runtime.block_on(cluster::run(&args)),
+        BenchCommand::Files(args) => runtime.block_on(files::run(args)),
     }
 }

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::print_table;
-use crate::commands::recognition::find_library;
+use crate::commands::recognition::library_at;
 use crate::models::check::MAX_FILE_BYTES;
 use crate::models::heads::names;
 use crate::models::heads::recognise::{FitWish, Wishes};
@@ -125,7 +125,9 @@ pub fn add(store: Store, args: &AddArgs) -> anyhow::Result<()> {
     let intake = Intake {
         store,
         program: std::env::current_exe().context("finding this program")?,
-        runtime: find_library(args.ort_library.as_deref())?,
+        // The child runs in another folder.
+        runtime: std::path::absolute(library_at(args.ort_library.as_deref())?)
+            .context("finding ONNX Runtime")?,
         limits: Limits {
             memory_bytes: args.trial_memory << 20,
             cpu_seconds: args.trial_seconds,

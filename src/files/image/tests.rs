@@ -29,6 +29,7 @@ fn code(bytes: &[u8]) -> String {
             ImageError::TooManyBytes { .. } | ImageError::TooManyPixels { .. } | ImageError::TooMuchMemory,
         ) => "too large".into(),
         Err(ImageError::Truncated) => "truncated".into(),
+        Err(ImageError::Heic) => "heic".into(),
         Err(ImageError::Corrupt(_)) => "corrupt".into(),
     }
 }

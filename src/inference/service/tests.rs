@@ -1,5 +1,5 @@
 use std::sync::Barrier;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 
 use super::*;
@@ -129,8 +129,8 @@ fn outputs_that_lost_the_batch_are_an_error() {
     let outputs = Outputs(vec![("mean".into(), Tensor::f32(&[1], vec![0.0]))]);
     let error = split(MODEL, outputs, &[1, 2]).unwrap_err();
     assert!(error.to_string().contains("[1] for a batch of 3"), "{error}");
-    let mixed = vec![row(0.0), Tensor::u8(&[1, 2], vec![0, 0])];
-    assert!(join(mixed).is_err());
+    let (floats, bytes) = (row(0.0), Tensor::u8(&[1, 2], vec![0, 0]));
+    assert!(join(&[&floats, &bytes]).is_err());
 }
 
 #[test]

@@ -33,6 +33,16 @@ impl Feedback {
         self.key_wanted.swap(false, Ordering::Relaxed)
     }
 
+    /// Asks for a key frame on behalf of a viewer that has not the frames before.
+    pub fn want_key(&self) {
+        self.key_wanted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether both are of one peer.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.key_wanted, &other.key_wanted)
+    }
+
     /// Share of the annotated track's packets that were lost of late, 0 to 1.
     pub fn loss_ratio(&self) -> f32 {
         f32::from(self.lost.load(Ordering::Relaxed)) / 256.0

@@ -9,6 +9,7 @@
 //! 3. After [`Peer::close`], tracks and channels return `None`; nothing keeps the peer alive.
 
 mod feedback;
+mod prompt;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -19,26 +20,28 @@ use bytes::Bytes;
 use rtc::interceptor::{NackGeneratorBuilder, NackResponderBuilder, Slot};
 use rtc::media_stream::MediaStreamTrack;
 use rtc::peer_connection::sdp::RTCSessionDescription;
+use rtc::peer_connection::transport::RTCDtlsTransportState;
 use rtc::rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
 use rtc::rtp_transceiver::rtp_sender::{
     RTCRtpCodec, RTCRtpCodingParameters, RTCRtpEncodingParameters, RtpCodecKind,
 };
 use rtc::shared::error::Error as RtcError;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use webrtc::data_channel::{DataChannel, DataChannelEvent};
 use webrtc::media_stream::track_local::TrackLocal;
 use webrtc::media_stream::track_local::static_rtp::TrackLocalStaticRTP;
 use webrtc::media_stream::track_remote::{TrackRemote, TrackRemoteEvent};
 use webrtc::peer_connection::{
     MediaEngine, PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCConfigurationBuilder,
-    RTCIceCandidateInit, RTCIceGatheringState, RTCPeerConnectionIceEvent, RTCPeerConnectionState, Registry,
-    SettingEngineBuilder, configure_rtcp_reports, configure_simulcast_extension_headers,
-    configure_twcc_receiver_only,
+    RTCIceCandidateInit, RTCIceConnectionState, RTCIceGatheringState, RTCPeerConnectionIceEvent,
+    RTCPeerConnectionState, Registry, SettingEngineBuilder, configure_rtcp_reports,
+    configure_simulcast_extension_headers, configure_twcc_receiver_only,
 };
 use webrtc::rtp_transceiver::RtpSender;
 
 pub use feedback::Feedback;
 use feedback::FeedbackTap;
+use prompt::{Prompt, PromptRuntime};
 
 use crate::cluster::protocol::Candidate;
 use crate::frame::Codec;
@@ -53,6 +56,8 @@ const NACKS_PER_PACKET: u16 = 4;
 const ICE_DISCONNECTED: Duration = Duration::from_secs(5);
 const ICE_FAILED: Duration = Duration::from_secs(15);
 const ICE_KEEPALIVE: Duration = Duration::from_secs(2);
+/// Host candidates are there at once; longer than this no client is kept waiting.
+const GATHERING_LIMIT: Duration = Duration::from_secs(2);
 
 /// Events that may wait for the session; a peer that causes more (candidates, channels) loses them.
 const EVENT_CAPACITY: usize = 64;
@@ -101,6 +106,7 @@ pub struct Peer {
     outgoing: OutgoingTrack,
     /// Payload type → codec, as negotiated.
     codecs: Arc<Mutex<HashMap<u8, Codec>>>,
+    gathering: watch::Sender<RTCIceGatheringState>,
 }
 
 impl Peer {
@@ -109,11 +115,11 @@ impl Peer {
         config: &PeerConfig,
         offer: &str,
     ) -> Result<(Self, mpsc::Receiver<PeerEvent>), PeerError> {
-        let offered = video_codecs(offer);
+        let offered = offered_codecs(offer);
         if offered.is_empty() {
             return Err(PeerError::NoVideo);
         }
-        let annotated = config.annotated_codecs.iter().copied().find(|c| offered.values().any(|o| o == c));
+        let annotated = config.annotated_codecs.iter().copied().find(|c| offered.contains(c));
 
         let feedback = Feedback::default();
         let mut media = MediaEngine::default();
@@ -130,11 +136,15 @@ impl Peer {
 
         let (events_sender, events) = mpsc::channel(EVENT_CAPACITY);
         let codecs = Arc::new(Mutex::new(HashMap::new()));
+        let prompt = Prompt::default();
+        let gathering = watch::Sender::new(RTCIceGatheringState::New);
         let handler = Handler {
             events: events_sender,
             codecs: Arc::clone(&codecs),
             feedback: feedback.clone(),
-            has_track: AtomicBool::new(false),
+            prompt: prompt.clone(),
+            has_video: Arc::default(),
+            gathering: gathering.clone(),
         };
         let connection = PeerConnectionBuilder::new()
             .with_configuration(RTCConfigurationBuilder::new().build())
@@ -142,6 +152,7 @@ impl Peer {
             .with_media_engine(media)
             .with_interceptor_registry(registry)
             .with_handler(Arc::new(handler))
+            .with_runtime(Arc::new(PromptRuntime(prompt)))
             .with_udp_addrs(config.addresses.clone())
             // Results are small and dropped when the browser is slow; nothing may pile up here.
             .with_data_channel_send_buffer_limit(256 * 1024)
@@ -158,7 +169,7 @@ impl Peer {
             }
             None => None,
         };
-        Ok((Self { connection, sender, outgoing, codecs }, events))
+        Ok((Self { connection, sender, outgoing, codecs, gathering }, events))
     }
 
     /// Applies an offer and returns the answer; candidates follow as events.
@@ -166,6 +177,7 @@ impl Peer {
         let offer = RTCSessionDescription::offer(offer.to_owned()).map_err(PeerError::Offer)?;
         self.connection.set_remote_description(offer).await.map_err(PeerError::Offer)?;
         let answer = self.connection.create_answer(None).await.map_err(PeerError::Offer)?;
+        self.gathering.send_replace(RTCIceGatheringState::New);
         self.connection.set_local_description(answer).await.map_err(PeerError::Offer)?;
         let sdp = self.connection.local_description().await.map(|d| d.sdp).unwrap_or_default();
 
@@ -185,6 +197,16 @@ impl Peer {
         Ok(sdp)
     }
 
+    /// The answer given last, with every candidate: for a client that is told of none later.
+    pub async fn gathered_answer(&self) -> String {
+        let mut gathering = self.gathering.subscribe();
+        let complete = gathering.wait_for(|state| *state == RTCIceGatheringState::Complete);
+        if tokio::time::timeout(GATHERING_LIMIT, complete).await.is_err() {
+            tracing::warn!("gathering candidates takes long; those that there are must do");
+        }
+        self.connection.local_description().await.map(|d| d.sdp).unwrap_or_default()
+    }
+
     pub async fn add_candidate(&self, candidate: Candidate) -> Result<(), PeerError> {
         let candidate = RTCIceCandidateInit {
             candidate: candidate.candidate,
@@ -194,6 +216,17 @@ impl Peer {
             ..Default::default()
         };
         self.connection.add_ice_candidate(candidate).await.map_err(PeerError::Candidate)
+    }
+
+    /// Whether the other side has closed the connection, and not only fallen silent (RFC 8827 §6.5: DTLS's
+    /// `close_notify`, of which the library makes no event).
+    pub async fn was_closed(&self) -> bool {
+        for receiver in self.connection.get_receivers().await {
+            if let Ok(Some(transport)) = receiver.transport().await {
+                return transport.state().await.is_ok_and(|state| state == RTCDtlsTransportState::Closed);
+            }
+        }
+        false
     }
 
     /// The annotated track, if the browser can receive one of the configured codecs.
@@ -224,6 +257,11 @@ fn interceptors(media: &mut MediaEngine, feedback: Feedback) -> Result<Registry,
 /// Beyond every slot of the library: the last to see what came in.
 const APPLICATION_SLOT: usize = 60_000;
 
+/// The video codecs that an offer names.
+pub fn offered_codecs(offer: &str) -> Vec<Codec> {
+    video_codecs(offer).into_values().collect()
+}
+
 /// Payload types of the video codecs in an SDP's `a=rtpmap` lines (RFC 8866 §6.6).
 fn video_codecs(sdp: &str) -> HashMap<u8, Codec> {
     let maps = sdp.lines().filter_map(|line| line.trim_end().strip_prefix("a=rtpmap:"));
@@ -240,7 +278,9 @@ struct Handler {
     events: mpsc::Sender<PeerEvent>,
     codecs: Arc<Mutex<HashMap<u8, Codec>>>,
     feedback: Feedback,
-    has_track: AtomicBool,
+    prompt: Prompt,
+    has_video: Arc<AtomicBool>,
+    gathering: watch::Sender<RTCIceGatheringState>,
 }
 
 impl Handler {
@@ -266,6 +306,7 @@ impl PeerConnectionEventHandler for Handler {
     }
 
     async fn on_ice_gathering_state_change(&self, state: RTCIceGatheringState) {
+        self.gathering.send_replace(state);
         if state == RTCIceGatheringState::Complete {
             self.emit(PeerEvent::Candidate(Candidate {
                 candidate: String::new(),
@@ -273,6 +314,12 @@ impl PeerConnectionEventHandler for Handler {
                 sdp_m_line_index: Some(0),
                 username_fragment: None,
             }));
+        }
+    }
+
+    async fn on_ice_connection_state_change(&self, state: RTCIceConnectionState) {
+        if state == RTCIceConnectionState::Connected {
+            self.prompt.ice_connected();
         }
     }
 
@@ -296,14 +343,24 @@ impl PeerConnectionEventHandler for Handler {
 
     async fn on_track(&self, track: Arc<dyn TrackRemote>) {
         let (events, codecs) = (self.events.clone(), Arc::clone(&self.codecs));
-        let feedback = self.feedback.clone();
-        if self.has_track.swap(true, Ordering::Relaxed) {
-            return;
-        }
+        let (feedback, has_video) = (self.feedback.clone(), Arc::clone(&self.has_video));
         tokio::spawn(async move {
+            let is_video = track.kind().await == RtpCodecKind::Video;
+            if !is_video || has_video.swap(true, Ordering::Relaxed) {
+                return discard(track).await;
+            }
             let Some(&ssrc) = track.ssrcs().await.first() else { return };
             let _ = events.try_send(PeerEvent::Track(RemoteTrack { track, ssrc, codecs, feedback }));
         });
+    }
+}
+
+/// Reads a track that nobody wants, such as sound: the library complains of every packet that is not read.
+async fn discard(track: Arc<dyn TrackRemote>) {
+    while let Some(event) = track.poll().await {
+        if matches!(event, TrackRemoteEvent::OnEnded) {
+            return;
+        }
     }
 }
 
@@ -335,6 +392,11 @@ impl RemoteTrack {
                 _ => {}
             }
         }
+    }
+
+    /// Reads and forgets what comes.
+    pub async fn discard(self) {
+        discard(self.track).await;
     }
 
     /// Asks the browser for a key frame (PLI, RFC 4585 §6.3.1).

@@ -12,13 +12,16 @@ pub(super) fn assign(
     least: f32,
     similarity: &dyn Fn(usize, usize) -> f32,
 ) -> Vec<(usize, usize)> {
+    if rows == 0 || columns == 0 {
+        return Vec::new();
+    }
     if rows > columns {
         let pairs = assign(columns, rows, least, &|column, row| similarity(row, column));
         return pairs.into_iter().map(|(column, row)| (row, column)).collect();
     }
     // A refused pair costs nothing, as two that stay alone do; such pairs are dropped at the end.
     let mut costs = vec![0.0f32; rows * columns];
-    for (row, costs) in costs.chunks_exact_mut(columns.max(1)).enumerate() {
+    for (row, costs) in costs.chunks_exact_mut(columns).enumerate() {
         for (column, cost) in costs.iter_mut().enumerate() {
             let similarity = similarity(row, column);
             if similarity.is_finite() && similarity >= least && similarity > 0.0 {

@@ -1,0 +1,194 @@
+//! A job in the hands of its runner: begun, told of, ended.
+//!
+//! A runner that stalls may be taken for dead and its job given to another. Whoever writes the record next
+//! has the job; the other finds it changed and stops without a word.
+
+use chrono::Utc;
+
+use super::id::JobId;
+use super::queue::Delivery;
+use super::record::{Fault, Job, Progress, State};
+use super::service::{Jobs, JobsError, ResultFile, Wish, wish_key};
+use crate::blobs::{BlobError, Version};
+
+/// Seconds after which a run that wrote nothing is no longer believed in; runners write every few seconds.
+const SILENCE_S: i64 = 20;
+
+/// What is to be done with a delivery.
+pub enum Begin {
+    Run(Box<Run>),
+    /// Somebody else is at it, as it seems: look again later.
+    Elsewhere,
+    /// Tried enough: why, for the log.
+    Spent(String),
+    /// There is nothing left to do.
+    Over,
+}
+
+/// Whether a runner is to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    GoOn,
+    Cancelled,
+    /// Deleted, or taken over by another: nothing is to be written any more.
+    Lost,
+}
+
+/// A run that has begun.
+pub struct Run {
+    pub job: Job,
+    version: Version,
+}
+
+impl Jobs {
+    /// Begins a run of a delivered job, unless there is nothing to do.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn begin(&self, delivery: &Delivery) -> Result<Begin, JobsError> {
+        let (mut job, version) = match self.look(delivery.job).await {
+            Err(JobsError::Unknown) => {
+                self.blobs.delete(&wish_key(delivery.job)).await?;
+                return Ok(Begin::Over);
+            }
+            found => found?,
+        };
+        let silence = Utc::now() - job.updated_at;
+        match job.state {
+            state if state.is_final() => return Ok(Begin::Over),
+            State::Running if silence.num_seconds() < SILENCE_S => return Ok(Begin::Elsewhere),
+            _ => {}
+        }
+        if delivery.spent() {
+            let last = job.error.as_ref().map_or("its worker ended without a word", |error| &error.message);
+            let error = format!("it was tried {} times; the last error: {last}", job.tries);
+            let run = Run { job, version };
+            self.refuse(run, Fault::new("gave_up", &error)).await?;
+            return Ok(Begin::Spent(error));
+        }
+        (job.state, job.tries, job.progress) = (State::Running, delivery.tries, Progress::default());
+        // What stands here when this run ends without a word.
+        job.error = Some(Fault::new("interrupted", "its worker ended without a word"));
+        let version = self.put(&mut job, &version).await?;
+        let run = Run { job, version };
+        Ok(match self.verdict(run.job.id).await? {
+            Verdict::GoOn => Begin::Run(Box::new(run)),
+            verdict => {
+                self.leave(run, verdict).await?;
+                Begin::Over
+            }
+        })
+    }
+
+    /// Writes how far a run has come, and says whether it is to go on.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn report(&self, run: &mut Run, progress: Progress) -> Result<Verdict, JobsError> {
+        run.job.progress = progress;
+        match self.write(run).await? {
+            true => self.verdict(run.job.id).await,
+            false => Ok(Verdict::Lost),
+        }
+    }
+
+    /// Whether a run is to go on, without writing anything.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn verdict(&self, id: JobId) -> Result<Verdict, JobsError> {
+        Ok(match self.wished(id).await? {
+            None => Verdict::GoOn,
+            Some(Wish::Cancel) => Verdict::Cancelled,
+            Some(Wish::Delete) => Verdict::Lost,
+        })
+    }
+
+    /// Ends a run that was told to stop.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn leave(&self, mut run: Run, verdict: Verdict) -> Result<(), JobsError> {
+        if verdict == Verdict::Cancelled {
+            run.job.state = State::Cancelled;
+            run.job.error = None;
+            self.end(&mut run).await?;
+        }
+        self.erase_if_deleted(&run.job).await
+    }
+
+    /// Ends a run whose results are in the store.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn complete(&self, mut run: Run) -> Result<(), JobsError> {
+        (run.job.state, run.job.error) = (State::Done, None);
+        self.end(&mut run).await?;
+        self.erase_if_deleted(&run.job).await
+    }
+
+    /// Ends for good a run that cannot succeed.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn refuse(&self, mut run: Run, fault: Fault) -> Result<(), JobsError> {
+        (run.job.state, run.job.error) = (State::Failed, Some(fault));
+        self.end(&mut run).await?;
+        self.erase_if_deleted(&run.job).await
+    }
+
+    /// Ends a run after which another is to follow: `fault` says why, and nothing where no fault is the job's.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn requeue(&self, mut run: Run, fault: Option<Fault>) -> Result<(), JobsError> {
+        let job = &mut run.job;
+        (job.state, job.progress) = (State::Queued, Progress::default());
+        if fault.is_none() {
+            job.tries = job.tries.saturating_sub(1);
+        }
+        job.error = fault;
+        self.write(&mut run).await?;
+        self.erase_if_deleted(&run.job).await
+    }
+
+    /// Writes a final state, which leaves results only where it is `Done`.
+    async fn end(&self, run: &mut Run) -> Result<(), JobsError> {
+        if !self.write(run).await? {
+            return Ok(());
+        }
+        let (id, state) = (run.job.id, run.job.state);
+        if state != State::Done {
+            for file in ResultFile::ALL {
+                self.blobs.delete(&file.key(id)).await?;
+            }
+        }
+        self.count(state.name());
+        if self.wished(id).await? == Some(Wish::Cancel) {
+            self.blobs.delete(&wish_key(id)).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes the record, if it still is this run's.
+    async fn write(&self, run: &mut Run) -> Result<bool, JobsError> {
+        match self.put(&mut run.job, &run.version).await {
+            Ok(version) => {
+                run.version = version;
+                Ok(true)
+            }
+            Err(JobsError::Unknown | JobsError::Store(BlobError::Changed { .. })) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whoever deleted the job has not seen what the run wrote since.
+    async fn erase_if_deleted(&self, job: &Job) -> Result<(), JobsError> {
+        let is_deleted = match self.find(job.id).await {
+            Err(JobsError::Unknown) => true,
+            Err(error) => return Err(error),
+            Ok(_) => self.wished(job.id).await? == Some(Wish::Delete),
+        };
+        if is_deleted { self.erase(job, true).await } else { Ok(()) }
+    }
+}
