@@ -265,20 +265,20 @@ async fn media_outlives_its_front_and_is_found_again_through_another() {
     let worker = worker("w1", "4");
     let mut front = front(&[&worker]);
     let address = front.address;
+    let started = Instant::now();
     let session = tokio::spawn(publish(publisher(address, Duration::from_secs(8))));
     eventually("reports flow", || worker.get("/metrics").contains("vigie_frames_total{stage=\"total\"}"))
         .await;
-    let began = Instant::now();
     front.kill();
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let reopened = began.elapsed();
+    let killed = started.elapsed();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let gone = killed..started.elapsed();
     let front = front_on(address, &[&worker]);
 
     let outcome = session.await.unwrap().unwrap();
     assert_eq!(outcome.reattached, 1, "the new front leads back to the session");
-    let gaps = outcome.reports.windows(2).map(|pair| pair[1].at - pair[0].at);
-    let longest = gaps.max().unwrap();
-    assert!(longest < Duration::from_millis(900), "{longest:?} without a report; front gone {reopened:?}");
+    let meanwhile = outcome.reports.iter().filter(|report| gone.contains(&report.at)).count();
+    assert!(meanwhile > 0, "no report came while there was no front");
     assert_eq!(worker.metric("vigie_sessions_total"), 1.0, "it was the same session all along");
     eventually("the session ends", || worker.metric("vigie_sessions_active") == 0.0).await;
     assert!(front.is_ready());
