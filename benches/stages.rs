@@ -30,7 +30,15 @@ fn picture() -> Picture {
 }
 
 fn input(size: u32, fit: Fit) -> Input {
-    Input { name: "input".into(), format: InputFormat::RgbU8Nhwc, size, fit }
+    Input {
+        name: "input".into(),
+        format: InputFormat::RgbU8Nhwc,
+        size,
+        height: None,
+        batch: None,
+        size_input: None,
+        fit,
+    }
 }
 
 fn detection(kind: Kind, index: usize) -> Detection {
@@ -74,8 +82,16 @@ fn preparing(criterion: &mut Criterion) {
     group.finish();
 }
 
-const PLACEMENT: Placement =
-    Placement { scale_x: 0.4, scale_y: 0.4, offset_x: 0.0, offset_y: 32.0, width: 640.0, height: 480.0 };
+const PLACEMENT: Placement = Placement {
+    scale_x: 0.4,
+    scale_y: 0.4,
+    offset_x: 0.0,
+    offset_y: 32.0,
+    width: 640.0,
+    height: 480.0,
+    input_width: 256,
+    input_height: 256,
+};
 
 /// BlazeFace's outputs with a face at every `every`-th anchor.
 fn face_outputs(every: usize) -> Outputs {

@@ -38,7 +38,7 @@ pub enum Command {
     Token(TokenArgs),
     /// Annotate pictures and video files.
     Annotate(Box<AnnotateArgs>),
-    /// Fetch, list and check models.
+    /// Fetch, list, check, add and remove models.
     Models(ModelsArgs),
     /// Measure this machine with real WebRTC sessions.
     Bench(BenchArgs),
@@ -272,6 +272,9 @@ pub struct InferenceArgs {
     /// Directory of the models.
     #[arg(long, env = "VIGIE_MODELS", default_value = ".vigie/models")]
     pub models: PathBuf,
+    /// Models to use in place of the default ones, as NAME or NAME@VERSION; one for each task at most.
+    #[arg(long = "model", env = "VIGIE_MODEL", value_delimiter = ',')]
+    pub chosen: Vec<String>,
     /// The ONNX Runtime library; without it the first libonnxruntime.so* in .vigie/onnxruntime.
     #[arg(long, env = "VIGIE_ORT_LIBRARY")]
     pub ort_library: Option<PathBuf>,

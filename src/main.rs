@@ -8,6 +8,10 @@ use vigie::commands::annotate::Interrupted;
 use vigie::{commands, telemetry};
 
 fn main() -> ExitCode {
+    // Microsoft's builds of ONNX Runtime (1.31 at least) else gather what is run and where in a folder of the
+    // user's, and send it home; the runtime's own switch comes too late for that.
+    // SAFETY: this is the process's first line, and no other thread reads the environment yet.
+    unsafe { std::env::set_var("ORT_DISABLE_TELEMETRY", "1") };
     let cli = Cli::parse();
     let started = telemetry::logging::start(cli.logging.filter.as_deref(), cli.logging.log_format);
     let outcome = started.and_then(|()| match cli.command {

@@ -12,8 +12,9 @@ use crate::inference::batcher::{Limits, ModelId};
 use crate::inference::engine::Engine;
 use crate::inference::ort::{Device, OrtEngine, Runtime};
 use crate::inference::service::{BatchRun, Handle, Observer, Options, Service};
-use crate::models::manifest::{Manifest, Task};
-use crate::models::store::Store;
+use crate::models::catalogue::MODELS;
+use crate::models::manifest::{Head, Manifest, Task};
+use crate::models::store::{Store, StoreError, Stored};
 use crate::pipeline::recognise::{Model, ModelSet};
 use crate::telemetry::metrics::Metrics;
 
@@ -62,6 +63,7 @@ impl Recognition {
             metrics.inference_device.with_label_values(&[&used.to_string()]).set(1);
             let on_gpu = used != Device::Cpu;
             let max_batch = match manifest.task {
+                _ if manifest.input.batch.is_some() => 1,
                 Task::Gender => GENDER_BATCH,
                 _ if on_gpu => GPU_BATCH,
                 _ => 1,
@@ -109,8 +111,13 @@ pub fn load_runtime(args: &InferenceArgs) -> anyhow::Result<Runtime> {
 
 /// The file that [`load_runtime`] loads; its name ends with its version.
 pub fn find_library(args: &InferenceArgs) -> anyhow::Result<PathBuf> {
-    match &args.ort_library {
-        Some(path) => Ok(path.clone()),
+    library_at(args.ort_library.as_deref())
+}
+
+/// The library at `wanted`, or the newest that ./run has fetched.
+pub fn library_at(wanted: Option<&Path>) -> anyhow::Result<PathBuf> {
+    match wanted {
+        Some(path) => Ok(path.to_owned()),
         None => newest_library(Path::new(".vigie/onnxruntime")).context(
             "no ONNX Runtime library in .vigie/onnxruntime: ./run fetches it, or name yours with --ort-library",
         ),
@@ -127,27 +134,64 @@ fn newest_library(folder: &Path) -> Option<PathBuf> {
     entries.filter(is_library).max()
 }
 
-/// The newest model of every task, with the sizes that the command line asks for.
+/// The model of every task: the one that `--model` names, else the newest of those that vigie brings, else
+/// the newest there is; with the sizes that the command line asks for.
 pub fn find_models(args: &InferenceArgs) -> anyhow::Result<Vec<(Manifest, PathBuf)>> {
     if args.object_size == 0 || !args.object_size.is_multiple_of(32) || args.object_size > 2048 {
         bail!("--object-size {} is not a multiple of 32 between 32 and 2048", args.object_size);
     }
     let store = Store::open(&args.models);
     let mut found = Vec::new();
-    for task in [Task::Faces, Task::Gender, Task::Objects] {
-        let stored = store.newest(task).with_context(|| {
-            format!(
-                "the models in {} cannot be used: `vigie models pull` fetches them",
-                args.models.display()
-            )
-        })?;
+    let mut chosen = choose(&store, &args.chosen)?;
+    for task in Task::ALL {
+        let stored = match chosen.remove(&task) {
+            Some(stored) => stored,
+            None => usual(&store, task).with_context(|| {
+                format!(
+                    "the models in {} cannot be used: `vigie models pull` fetches them",
+                    args.models.display()
+                )
+            })?,
+        };
         let mut manifest = stored.manifest;
-        if task == Task::Objects {
+        // Others were added at the size that they are to run at.
+        if manifest.head == Head::Centernet {
             manifest.input.size = args.object_size;
         }
         found.push((manifest, stored.model));
     }
     Ok(found)
+}
+
+/// The models that are named, `NAME` or `NAME@VERSION`, by task.
+fn choose(store: &Store, names: &[String]) -> anyhow::Result<HashMap<Task, Stored>> {
+    let mut chosen = HashMap::new();
+    for name in names {
+        let stored = match name.split_once('@') {
+            Some((name, version)) => {
+                let version = version.parse().ok().with_context(|| format!("{version:?} is no version"))?;
+                store.find(name, version)?
+            }
+            None => store.newest_of(name)?,
+        };
+        let task = stored.manifest.task;
+        if !Task::ALL.contains(&task) {
+            bail!("{name} is for {}, which nothing asks for yet", task.name());
+        }
+        if let Some(other) = chosen.insert(task, stored) {
+            bail!("{name} and {} are both for {}", other.manifest.name, task.name());
+        }
+    }
+    Ok(chosen)
+}
+
+/// What is used for a task unless another is named. A model of one's own is not used by being there.
+fn usual(store: &Store, task: Task) -> Result<Stored, StoreError> {
+    let brought = MODELS.iter().find(|entry| entry.manifest().task == task);
+    match brought.map(|entry| store.newest_of(entry.name)) {
+        Some(Err(StoreError::NoSuchModel { .. })) | None => store.newest(task),
+        Some(found) => found,
+    }
 }
 
 /// One engine a lane, all on the device that the first one could get.

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use ort::ep::cuda::ConvAlgorithmSearch;
 use ort::ep::{CUDA, ExecutionProvider, ExecutionProviderDispatch, TensorRT};
-use ort::session::builder::GraphOptimizationLevel;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, Outlet, TensorElementType, TensorRef};
 
@@ -169,6 +169,9 @@ pub struct OrtEngine {
     session: Session,
     /// For error texts: the file's path.
     model: String,
+    /// What the picture's input is called, where a second one, `int64 [N, 2]`, asks for its width and height:
+    /// `(picture, size)`.
+    named: Option<(String, String)>,
     device_used: DeviceUsed,
 }
 
@@ -198,11 +201,31 @@ impl OrtEngine {
                 (open(runtime, path, &[], threads).map_err(|error| refuse(error.to_string()))?, Device::Cpu)
             }
         };
-        if session.inputs().len() != 1 {
-            return Err(refuse(format!("the graph has {} inputs, one is expected", session.inputs().len())));
-        }
         let model = path.display().to_string();
-        Ok(Self { session, model, device_used: DeviceUsed { device, fallback } })
+        Self::over(session, model, DeviceUsed { device, fallback }).map_err(refuse)
+    }
+
+    /// Loads an ONNX file that is in memory on the CPU, with one thread and without opening anything.
+    ///
+    /// # Errors
+    /// As [`OrtEngine::load`].
+    pub fn from_memory(runtime: &Runtime, onnx: &[u8]) -> Result<Self, EngineError> {
+        let refuse = |reason: String| EngineError::Load { path: PathBuf::from("(in memory)"), reason };
+        let open = || builder(runtime, &[], 1)?.commit_from_memory(onnx);
+        let session = open().map_err(|error| refuse(error.to_string()))?;
+        let device_used = DeviceUsed { device: Device::Cpu, fallback: None };
+        Self::over(session, "(in memory)".to_owned(), device_used).map_err(refuse)
+    }
+
+    fn over(session: Session, model: String, device_used: DeviceUsed) -> Result<Self, String> {
+        let asks_size = |outlet: &Outlet| outlet.dtype().tensor_type() == Some(TensorElementType::Int64);
+        let name = |outlet: &Outlet| outlet.name().to_owned();
+        let named = match session.inputs() {
+            [_] => None,
+            [picture, size] | [size, picture] if asks_size(size) => Some((name(picture), name(size))),
+            others => return Err(format!("the graph has {} inputs, one is expected", others.len())),
+        };
+        Ok(Self { session, model, named, device_used })
     }
 
     /// Where it runs, and why not where it was asked to.
@@ -242,7 +265,15 @@ impl Engine for OrtEngine {
                 TensorRef::from_array_view((shape, data.as_slice())).map_err(failed)?.into()
             }
         };
-        let values = self.session.run([value]).map_err(failed)?;
+        let values = match &self.named {
+            None => self.session.run([value]),
+            Some((picture, size)) => {
+                let sizes = ort::value::Tensor::from_array(([rows_of(shape), 2], sizes_of(shape)));
+                let sizes = sizes.map_err(failed)?.into();
+                self.session.run(vec![(picture.as_str(), value), (size.as_str(), sizes)])
+            }
+        };
+        let values = values.map_err(failed)?;
         outputs.0.resize_with(values.len(), Default::default);
         for ((name, value), (known, tensor)) in values.iter().zip(&mut outputs.0) {
             read_tensor(&value, tensor).map_err(|reason| refuse(format!("output {name}: {reason}")))?;
@@ -254,20 +285,39 @@ impl Engine for OrtEngine {
     }
 }
 
+/// Width and height of the pictures in an input of `shape`, once for each.
+fn sizes_of(shape: &[usize]) -> Vec<i64> {
+    let side = |axis: usize| shape.get(axis).map_or(0, |&side| side as i64);
+    let (width, height) = if shape.get(1) == Some(&3) { (side(3), side(2)) } else { (side(2), side(1)) };
+    [width, height].repeat(rows_of(shape))
+}
+
+fn rows_of(shape: &[usize]) -> usize {
+    shape.first().copied().unwrap_or(1)
+}
+
 fn open(
     runtime: &Runtime,
     path: &Path,
     providers: &[ExecutionProviderDispatch],
     threads: usize,
 ) -> ort::Result<Session> {
-    Session::builder(&runtime.environment)?
+    builder(runtime, providers, threads)?.commit_from_file(path)
+}
+
+fn builder(
+    runtime: &Runtime,
+    providers: &[ExecutionProviderDispatch],
+    threads: usize,
+) -> ort::Result<SessionBuilder> {
+    let builder = Session::builder(&runtime.environment)?
         .with_optimization_level(GraphOptimizationLevel::Level3)?
         .with_intra_threads(threads.max(1))?
         .with_inter_threads(1)?
         // A spinning pool takes whole cores from the media threads between two runs.
         .with_intra_op_spinning(false)?
-        .with_execution_providers(providers)?
-        .commit_from_file(path)
+        .with_execution_providers(providers)?;
+    Ok(builder)
 }
 
 fn port(outlet: &Outlet) -> Port {

@@ -59,6 +59,18 @@ impl Tensor {
         bytes
     }
 
+    /// As [`Tensor::make_u8`], for floats.
+    pub fn make_f32(&mut self, shape: &[usize]) -> &mut [f32] {
+        self.shape.clear();
+        self.shape.extend_from_slice(shape);
+        if !matches!(self.data, TensorData::F32(_)) {
+            self.data = TensorData::F32(Vec::new());
+        }
+        let TensorData::F32(values) = &mut self.data else { unreachable!("it was just made so") };
+        values.resize(shape.iter().product(), 0.0);
+        values
+    }
+
     fn new(shape: &[usize], data: TensorData) -> Self {
         assert_eq!(shape.iter().product::<usize>(), data.len(), "a tensor's shape holds its data");
         Self { shape: shape.to_vec(), data }

@@ -99,6 +99,9 @@ impl Entry {
                 name: "input".to_owned(),
                 format: InputFormat::RgbU8Nhwc,
                 size: self.size,
+                height: None,
+                batch: None,
+                size_input: None,
                 fit: self.fit,
             },
             head: self.head,
@@ -113,12 +116,13 @@ impl Entry {
                         .to_owned(),
             },
             sha256: self.sha256.to_owned(),
+            trial: None,
         }
     }
 }
 
 /// The 80 classes of COCO 2017 in the order of their category numbers, without the gaps.
-const COCO: [&str; 80] = [
+pub(super) const COCO: [&str; 80] = [
     "person",
     "bicycle",
     "car",

@@ -3,6 +3,7 @@
 //! It stands beside `model.onnx` in `<models>/<name>/<version>/`.
 
 use std::collections::BTreeSet;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,10 @@ pub enum ManifestError {
     Label(String),
     #[error("an input of {0} pixels is not 32 to 4096, or not a multiple of what its sides are multiples of")]
     InputSize(u32),
+    #[error("a graph for batches of {0}; only those of 1, or of any number, can be used")]
+    Batch(u32),
+    #[error("{name} has {value}, which is no number of pixel values, or is 0 where it divides")]
+    Normalisation { name: &'static str, value: f32 },
     #[error("threshold {name} is {value}, not {expected}")]
     Threshold { name: &'static str, value: f32, expected: &'static str },
     #[error("sha256 {0:?} is not 64 hexadecimal digits")]
@@ -37,9 +42,12 @@ pub enum Task {
     /// Apparent gender of a face: how it looks to the model, never a statement about the person.
     Gender,
     Objects,
+    /// What a whole crop or picture shows, of a list of labels.
+    Classes,
 }
 
 impl Task {
+    /// Those that vigie brings a model for.
     pub const ALL: [Self; 3] = [Self::Faces, Self::Gender, Self::Objects];
 
     /// The name in manifests and tables.
@@ -48,27 +56,105 @@ impl Task {
             Self::Faces => "faces",
             Self::Gender => "gender",
             Self::Objects => "objects",
+            Self::Classes => "classes",
         }
     }
 }
 
-/// How the model's outputs are to be read.
+impl FromStr for Task {
+    type Err = UnknownName;
+
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        let all = [Self::Faces, Self::Gender, Self::Objects, Self::Classes];
+        let found = all.into_iter().find(|task| task.name() == text);
+        found.ok_or_else(|| UnknownName::new("task", text, all.map(Self::name)))
+    }
+}
+
+/// A word for something that there is no such kind of.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {text:?} is none of {known}")]
+pub struct UnknownName {
+    what: &'static str,
+    text: String,
+    known: String,
+}
+
+impl UnknownName {
+    fn new(what: &'static str, text: &str, known: impl IntoIterator<Item = &'static str>) -> Self {
+        Self { what, text: text.to_owned(), known: known.into_iter().collect::<Vec<_>>().join(", ") }
+    }
+}
+
+/// How the model's outputs are to be read; `src/models/heads/` has a file for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Head {
     Blazeface,
     Faceres,
     Centernet,
+    /// YOLOv8, 11 and 26: `[N, 4 + classes, anchors]`, boxes by centre and size, in pixels of the input.
+    Yolo,
+    /// YOLOv5 and v7: `[N, anchors, 5 + classes]`, the fifth being how surely there is anything.
+    YoloV5,
+    /// YOLOv10 and 26: `[N, 300, 6]`, boxes by corners, score, class; nothing is left to suppress.
+    YoloEnd2end,
+    /// `[N, anchors, 5 + classes]`, boxes relative to their cells.
+    Yolox,
+    /// The same with boxes already in pixels of the input.
+    YoloxDecoded,
+    /// RT-DETR as Ultralytics exports it: `[N, queries, 4 + classes]`, boxes as parts of the input.
+    DetrRows,
+    /// `logits [N, queries, classes]` and boxes `[N, queries, 4]` by centre and size, as parts of the input.
+    Detr,
+    /// Boxes by corners in pixels of the input, scores and classes, each an output.
+    Boxes,
+    /// TensorFlow's: boxes by `y0, x0, y1, x1` as parts of the input, scores and classes.
+    Ssd,
+    Yunet,
+    Fastestdet,
+    Scrfd,
+    Retinaface,
+    /// `[N, classes]`: probabilities, or logits that become such.
+    Classifier,
 }
 
 impl Head {
-    /// What models with such outputs are for.
+    pub const ALL: [Self; 17] = [
+        Self::Blazeface,
+        Self::Faceres,
+        Self::Centernet,
+        Self::Yolo,
+        Self::YoloV5,
+        Self::YoloEnd2end,
+        Self::Yolox,
+        Self::YoloxDecoded,
+        Self::DetrRows,
+        Self::Detr,
+        Self::Boxes,
+        Self::Ssd,
+        Self::Yunet,
+        Self::Fastestdet,
+        Self::Scrfd,
+        Self::Retinaface,
+        Self::Classifier,
+    ];
+
+    /// What models with such outputs are for, unless their manifest says otherwise.
     pub fn task(self) -> Task {
         match self {
-            Self::Blazeface => Task::Faces,
+            Self::Blazeface | Self::Yunet | Self::Scrfd | Self::Retinaface => Task::Faces,
             Self::Faceres => Task::Gender,
-            Self::Centernet => Task::Objects,
+            Self::Classifier => Task::Classes,
+            _ => Task::Objects,
         }
+    }
+
+    /// Whether a model with such outputs can be for `task`: a detector of any objects may have been trained
+    /// on faces alone.
+    pub fn serves(self, task: Task) -> bool {
+        let is_general = self.task() == Task::Objects && self != Self::Centernet;
+        self.task() == task || is_general && task == Task::Faces
     }
 
     /// The name in manifests.
@@ -77,16 +163,68 @@ impl Head {
             Self::Blazeface => "blazeface",
             Self::Faceres => "faceres",
             Self::Centernet => "centernet",
+            Self::Yolo => "yolo",
+            Self::YoloV5 => "yolo-v5",
+            Self::YoloEnd2end => "yolo-end2end",
+            Self::Yolox => "yolox",
+            Self::YoloxDecoded => "yolox-decoded",
+            Self::DetrRows => "detr-rows",
+            Self::Detr => "detr",
+            Self::Boxes => "boxes",
+            Self::Ssd => "ssd",
+            Self::Yunet => "yunet",
+            Self::Fastestdet => "fastestdet",
+            Self::Scrfd => "scrfd",
+            Self::Retinaface => "retinaface",
+            Self::Classifier => "classifier",
         }
     }
 }
 
-/// The element type and order of the input tensor. All normalisation is inside the graph.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+impl FromStr for Head {
+    type Err = UnknownName;
+
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        let found = Self::ALL.into_iter().find(|head| head.name() == text);
+        found.ok_or_else(|| UnknownName::new("head", text, Self::ALL.map(Self::name)))
+    }
+}
+
+/// The element type and order of the input tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InputFormat {
-    /// `uint8 [N, H, W, 3]`, RGB, 0 to 255.
+    /// `uint8 [N, H, W, 3]`, RGB, 0 to 255; all normalisation is inside the graph.
     RgbU8Nhwc,
+    /// 32-bit floats.
+    Float(FloatFormat),
+}
+
+/// How 32-bit floats are made of pixels: `(pixel - mean) / std`, pixels being 0 to 255.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FloatFormat {
+    pub layout: Layout,
+    pub channels: Channels,
+    /// In the order of `channels`, as is `std`.
+    pub mean: [f32; 3],
+    pub std: [f32; 3],
+}
+
+/// The order of a tensor's axes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    Nchw,
+    Nhwc,
+}
+
+/// The order of a pixel's colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Channels {
+    Rgb,
+    Bgr,
 }
 
 /// How a picture is brought to the input's size.
@@ -97,6 +235,8 @@ pub enum Fit {
     Centre { fill: u8 },
     /// Scaled to fit, at the top left; each side may shrink to the next multiple of `multiple`.
     TopLeft { fill: u8, multiple: u32 },
+    /// Scaled to fill the input, whatever that does to its proportions.
+    Stretch,
     /// A square crop around a face, its side `scale_percent` of the face box's longer side.
     FaceCrop { scale_percent: u32 },
 }
@@ -107,8 +247,18 @@ pub struct Input {
     /// The graph's input name.
     pub name: String,
     pub format: InputFormat,
-    /// Pixels: the longer side, and the shorter one too unless `fit` lets it shrink.
+    /// Pixels: the longer side, and the shorter one too unless `fit` lets it shrink; the width where `height`
+    /// is given.
     pub size: u32,
+    /// Pixels, where the input is no square.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub height: Option<u32>,
+    /// Pictures a run, where the graph fixes their number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<u32>,
+    /// Name of a second input, `int64 [N, 2]`, that is given the input's width and height.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_input: Option<String>,
     pub fit: Fit,
 }
 
@@ -139,6 +289,19 @@ pub struct Provenance {
     pub licence_note: String,
 }
 
+/// What a model did when it was added, on that machine's CPU, with one thread.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrialRecord {
+    /// Seconds since 1970.
+    pub at: u64,
+    pub load_ms: f32,
+    /// Median of `runs` runs on one picture.
+    pub p50_ms: f32,
+    pub runs: u32,
+    /// What it found in the picture.
+    pub detections: u32,
+}
+
 /// The manifest of one version of one model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -154,6 +317,9 @@ pub struct Manifest {
     pub provenance: Provenance,
     /// Hexadecimal SHA-256 of `model.onnx`.
     pub sha256: String,
+    /// For models that were added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<TrialRecord>,
 }
 
 impl Manifest {
@@ -172,14 +338,11 @@ impl Manifest {
 
     /// Whether every value is one that vigie can work with.
     pub fn validate(&self) -> Result<(), ManifestError> {
-        let name_fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
-        if !(1..=64).contains(&self.name.len()) || !self.name.chars().all(name_fits) {
-            return Err(ManifestError::Name(self.name.clone()));
-        }
+        Self::check_name(&self.name)?;
         if self.version == 0 {
             return Err(ManifestError::Version);
         }
-        if self.head.task() != self.task {
+        if !self.head.serves(self.task) {
             return Err(ManifestError::Head { head: self.head.name(), task: self.task.name() });
         }
         self.validate_labels()?;
@@ -191,6 +354,15 @@ impl Manifest {
         Ok(())
     }
 
+    /// Whether a model can be called `name`.
+    pub fn check_name(name: &str) -> Result<(), ManifestError> {
+        let name_fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+        match (1..=64).contains(&name.len()) && name.chars().all(name_fits) {
+            true => Ok(()),
+            false => Err(ManifestError::Name(name.to_owned())),
+        }
+    }
+
     fn validate_labels(&self) -> Result<(), ManifestError> {
         let labels = self.labels.len();
         let (fits, expected) = match self.task {
@@ -198,6 +370,7 @@ impl Manifest {
             Task::Gender => (labels == 2, "apparent gender has two"),
             // Detections hold a class in 16 bits.
             Task::Objects => ((1..=0xffff).contains(&labels), "an object detector has 1 to 65535"),
+            Task::Classes => ((2..=0xffff).contains(&labels), "a classifier has 2 to 65535"),
         };
         if !fits {
             return Err(ManifestError::Labels { labels, expected });
@@ -210,16 +383,36 @@ impl Manifest {
     }
 
     fn validate_input(&self) -> Result<(), ManifestError> {
-        let size = self.input.size;
+        let Input { size, height, batch, .. } = self.input;
         let fits_multiple = match self.input.fit {
             Fit::TopLeft { multiple, .. } => multiple > 0 && size.is_multiple_of(multiple),
-            Fit::Centre { .. } => true,
-            Fit::FaceCrop { scale_percent } => (50..=400).contains(&scale_percent),
+            Fit::Centre { .. } | Fit::Stretch => true,
+            Fit::FaceCrop { scale_percent } => height.is_none() && (50..=400).contains(&scale_percent),
         };
-        match (32..=4096).contains(&size) && fits_multiple {
-            true => Ok(()),
-            false => Err(ManifestError::InputSize(size)),
+        if !(32..=4096).contains(&size) || !fits_multiple {
+            return Err(ManifestError::InputSize(size));
         }
+        if let Some(height) = height.filter(|height| !(32..=4096).contains(height)) {
+            return Err(ManifestError::InputSize(height));
+        }
+        if let Some(batch) = batch.filter(|batch| *batch != 1) {
+            return Err(ManifestError::Batch(batch));
+        }
+        match self.input.format {
+            InputFormat::Float(format) => format.validate(),
+            InputFormat::RgbU8Nhwc => Ok(()),
+        }
+    }
+}
+
+impl FloatFormat {
+    fn validate(&self) -> Result<(), ManifestError> {
+        for (name, values, least) in [("mean", self.mean, -65536.0), ("std", self.std, 1e-3)] {
+            if let Some(&value) = values.iter().find(|value| !(least..=65536.0).contains(*value)) {
+                return Err(ManifestError::Normalisation { name, value });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -286,6 +479,35 @@ mod tests {
             spoil(&mut manifest);
             let error = manifest.validate().unwrap_err().to_string();
             assert!(error.contains(expected), "{error} does not say {expected}");
+        }
+    }
+
+    #[test]
+    fn every_head_is_called_the_same_in_manifests_and_on_the_command_line() {
+        for head in Head::ALL {
+            assert_eq!(head.name().parse(), Ok(head));
+            assert_eq!(serde_json::to_value(head).unwrap(), head.name());
+        }
+        let error = "yolov99".parse::<Head>().unwrap_err().to_string();
+        assert!(error.contains("\"yolov99\"") && error.contains("yolo-end2end"), "{error}");
+    }
+
+    #[test]
+    fn floats_are_normalised_by_numbers_that_can_be() {
+        let format =
+            FloatFormat { layout: Layout::Nchw, channels: Channels::Bgr, mean: [0.0; 3], std: [255.0; 3] };
+        let with = |format| {
+            let mut manifest = centernet();
+            manifest.input.format = InputFormat::Float(format);
+            manifest
+        };
+        let manifest = with(format);
+        assert_eq!(Manifest::read(manifest.to_json().as_bytes()).unwrap(), manifest);
+        for wrong in [
+            FloatFormat { std: [255.0, 0.0, 255.0], ..format },
+            FloatFormat { mean: [f32::NAN; 3], ..format },
+        ] {
+            assert!(matches!(with(wrong).validate(), Err(ManifestError::Normalisation { .. })));
         }
     }
 

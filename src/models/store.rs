@@ -14,6 +14,10 @@ use super::manifest::{Manifest, ManifestError, Task};
 
 const MODEL_FILE: &str = "model.onnx";
 const MANIFEST_FILE: &str = "manifest.json";
+/// What was found in the trial's picture, drawn on it.
+const PICTURE_FILE: &str = "trial.jpg";
+/// The highest number that a version ever had, so that none is given twice.
+const HIGHEST_FILE: &str = ".highest";
 /// No model is larger; beyond that a file is not even read.
 const MAX_MODEL_BYTES: u64 = 2 << 30;
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
@@ -56,6 +60,8 @@ pub enum StoreError {
     },
     #[error("there is no model for {task} in {}", folder.display())]
     NoModel { task: &'static str, folder: PathBuf },
+    #[error("there is no model {name} in {}", folder.display())]
+    NoSuchModel { name: String, folder: PathBuf },
     #[error("model {name} version {version} cannot be used")]
     Faulty {
         name: String,
@@ -89,6 +95,14 @@ pub struct Found {
     pub stored: Result<Stored, Fault>,
 }
 
+/// A version that is there now.
+#[derive(Debug)]
+pub struct Addition {
+    pub stored: Stored,
+    /// Whether it was there already.
+    pub was_known: bool,
+}
+
 /// A folder of models.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -112,10 +126,7 @@ impl Store {
         let mut found = Vec::new();
         for name in entries(&self.folder)? {
             for version in entries(&self.folder.join(&name))? {
-                // Written as a number writes itself: 1, not 01 or +1.
-                if let Some(number) =
-                    version.parse::<u32>().ok().filter(|n| *n > 0 && n.to_string() == version)
-                {
+                if let Some(number) = number(&version) {
                     found.push(Found {
                         stored: self.read(&name, number),
                         name: name.clone(),
@@ -154,6 +165,112 @@ impl Store {
         }
     }
 
+    /// The newest version called `name`, its file verified.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchModel`] when there is none, [`StoreError::Faulty`] when it cannot be used.
+    pub fn newest_of(&self, name: &str) -> Result<Stored, StoreError> {
+        let missing = || StoreError::NoSuchModel { name: name.to_owned(), folder: self.folder.clone() };
+        Manifest::check_name(name).map_err(|_| missing())?;
+        let version = self.versions(name)?.last().copied().ok_or_else(missing)?;
+        self.find(name, version)
+    }
+
+    /// One version, its file verified.
+    ///
+    /// # Errors
+    /// As [`Store::newest_of`].
+    pub fn find(&self, name: &str, version: u32) -> Result<Stored, StoreError> {
+        let shown = format!("{name}@{version}");
+        let missing = || StoreError::NoSuchModel { name: shown, folder: self.folder.clone() };
+        let is_there = Manifest::check_name(name).is_ok() && self.version_folder(name, version).is_dir();
+        is_there.then_some(()).ok_or_else(missing)?;
+        self.check(name, version).map_err(|fault| StoreError::Faulty {
+            name: name.to_owned(),
+            version,
+            fault,
+        })
+    }
+
+    /// The numbers of a model's versions, ascending.
+    pub fn versions(&self, name: &str) -> Result<Vec<u32>, StoreError> {
+        let mut versions: Vec<u32> =
+            entries(&self.folder.join(name))?.iter().filter_map(|v| number(v)).collect();
+        versions.sort_unstable();
+        Ok(versions)
+    }
+
+    /// Adds a version: the next number of its name, unless the same file with the same manifest is there.
+    ///
+    /// `drawn` is the trial's picture.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the folder is then as it was.
+    pub fn add(&self, manifest: &Manifest, onnx: &[u8], drawn: &[u8]) -> Result<Addition, StoreError> {
+        let mut manifest = Manifest { sha256: sha256(onnx), ..manifest.clone() };
+        manifest.validate().map_err(StoreError::Invalid)?;
+        let parent = self.folder.join(&manifest.name);
+        let not_written = |source| StoreError::NotWritten { path: parent.clone(), source };
+        let _lock = self.lock(&manifest.name).map_err(not_written)?;
+        let versions = self.versions(&manifest.name)?;
+        for &version in versions.iter().rev() {
+            match self.check(&manifest.name, version) {
+                Ok(stored) if is_same(&stored.manifest, &manifest) => {
+                    return Ok(Addition { stored, was_known: true });
+                }
+                // A faulty version is no obstacle to a new one.
+                _ => {}
+            }
+        }
+        let highest =
+            fs::read_to_string(parent.join(HIGHEST_FILE)).ok().and_then(|text| text.trim().parse().ok());
+        let highest: u32 = versions.last().copied().max(highest).unwrap_or(0);
+        manifest.version = highest.checked_add(1).ok_or(StoreError::Invalid(ManifestError::Version))?;
+        write_to_disk(&parent.join(HIGHEST_FILE), manifest.version.to_string().as_bytes())
+            .map_err(not_written)?;
+        let place = self.version_folder(&manifest.name, manifest.version);
+        self.place(&place, &manifest, onnx, Some(drawn)).map_err(not_written)?;
+        Ok(Addition { stored: Stored { model: place.join(MODEL_FILE), manifest }, was_known: false })
+    }
+
+    /// Removes a version; its number is not given again. Those who have loaded it keep it.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchModel`] when it is not there, [`StoreError::NotWritten`] when it cannot be removed.
+    pub fn remove(&self, name: &str, version: u32) -> Result<(), StoreError> {
+        let place = self.version_folder(name, version);
+        if Manifest::check_name(name).is_err() || !place.is_dir() {
+            return Err(StoreError::NoSuchModel {
+                name: format!("{name}@{version}"),
+                folder: self.folder.clone(),
+            });
+        }
+        let not_written = |source| StoreError::NotWritten { path: place.clone(), source };
+        let _lock = self.lock(name).map_err(not_written)?;
+        let parent = self.folder.join(name);
+        let highest = self.versions(name)?.last().copied().unwrap_or(version);
+        let known =
+            fs::read_to_string(parent.join(HIGHEST_FILE)).ok().and_then(|text| text.trim().parse().ok());
+        let highest = known.unwrap_or(0).max(highest);
+        write_to_disk(&parent.join(HIGHEST_FILE), highest.to_string().as_bytes()).map_err(not_written)?;
+        let removed = parent.join(format!(".{version}.removed"));
+        let remove = || {
+            remove_if_there(&removed)?;
+            fs::rename(&place, &removed)?;
+            remove_if_there(&removed)
+        };
+        remove().map_err(not_written)
+    }
+
+    /// One writer of a name at a time; the lock goes with the process, whatever becomes of it.
+    fn lock(&self, name: &str) -> io::Result<File> {
+        let parent = self.folder.join(name);
+        fs::create_dir_all(&parent)?;
+        let lock = File::create(parent.join(".lock"))?;
+        lock.lock()?;
+        Ok(lock)
+    }
+
     /// One version, its manifest read but its file not verified.
     pub fn read(&self, name: &str, version: u32) -> Result<Stored, Fault> {
         let folder = self.version_folder(name, version);
@@ -182,16 +299,14 @@ impl Store {
         manifest.validate().map_err(StoreError::Invalid)?;
         let place = self.version_folder(&manifest.name, manifest.version);
         let not_written = |source| StoreError::NotWritten { path: place.clone(), source };
-        self.replace(&place, &manifest, onnx).map_err(not_written)?;
+        let _lock = self.lock(&manifest.name).map_err(not_written)?;
+        self.place(&place, &manifest, onnx, None).map_err(not_written)?;
         Ok(Stored { model: place.join(MODEL_FILE), manifest })
     }
 
-    fn replace(&self, place: &Path, manifest: &Manifest, onnx: &[u8]) -> io::Result<()> {
+    /// Writes a version's files and moves them to their place; its name must be locked.
+    fn place(&self, place: &Path, manifest: &Manifest, onnx: &[u8], drawn: Option<&[u8]>) -> io::Result<()> {
         let parent = self.folder.join(&manifest.name);
-        fs::create_dir_all(&parent)?;
-        // One writer at a time; the lock goes with the process, whatever becomes of it.
-        let lock = File::create(parent.join(".lock"))?;
-        lock.lock()?;
         let partial = parent.join(format!(".{}.partial", manifest.version));
         let replaced = parent.join(format!(".{}.replaced", manifest.version));
         // What an interrupted writer left.
@@ -200,6 +315,9 @@ impl Store {
         fs::create_dir(&partial)?;
         write_to_disk(&partial.join(MODEL_FILE), onnx)?;
         write_to_disk(&partial.join(MANIFEST_FILE), manifest.to_json().as_bytes())?;
+        if let Some(drawn) = drawn {
+            write_to_disk(&partial.join(PICTURE_FILE), drawn)?;
+        }
         if place.exists() {
             fs::rename(place, &replaced)?;
         }
@@ -212,6 +330,24 @@ impl Store {
     fn version_folder(&self, name: &str, version: u32) -> PathBuf {
         self.folder.join(name).join(version.to_string())
     }
+}
+
+impl Stored {
+    /// The picture of its trial, if there was one.
+    pub fn picture(&self) -> Option<PathBuf> {
+        Some(self.model.with_file_name(PICTURE_FILE)).filter(|path| path.is_file())
+    }
+}
+
+/// A version's number, written as it writes itself: 1, not 01 or +1.
+fn number(text: &str) -> Option<u32> {
+    text.parse::<u32>().ok().filter(|number| *number > 0 && number.to_string() == text)
+}
+
+/// Whether two manifests say the same of the same file; when it was tried and how fast it was may differ.
+fn is_same(there: &Manifest, new: &Manifest) -> bool {
+    let plain = |manifest: &Manifest| Manifest { version: 1, trial: None, ..manifest.clone() };
+    plain(there) == plain(new)
 }
 
 /// Whether the ONNX file is the one that the manifest was written for.
@@ -373,6 +509,52 @@ mod tests {
         fs::write(store.folder().join("README.md"), b"").unwrap();
         let found: Vec<_> = store.list().unwrap().into_iter().map(|f| (f.name, f.version)).collect();
         assert_eq!(found, [("a".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn versions_count_up_and_the_same_is_known_again() {
+        let (_folder, store) = store();
+        let add = |onnx: &[u8]| {
+            let added = store.add(&manifest("a", 9), onnx, b"jpeg").unwrap();
+            (added.stored.manifest.version, added.was_known)
+        };
+        let other: &[u8] = &[0x0a, 1, 7];
+        assert_eq!(add(ONNX), (1, false));
+        assert_eq!(add(ONNX), (1, true));
+        assert_eq!(add(other), (2, false));
+        assert_eq!(add(ONNX), (1, true));
+        let mut stricter = manifest("a", 1);
+        stricter.thresholds.score = 0.9;
+        let stricter = store.add(&stricter, ONNX, b"jpeg").unwrap().stored;
+        assert_eq!(stricter.manifest.version, 3, "the same file read otherwise is another version");
+        assert_eq!(fs::read(stricter.picture().unwrap()).unwrap(), b"jpeg");
+        assert_eq!(store.newest_of("a").unwrap(), stricter);
+        assert_eq!(store.find("a", 2).unwrap().manifest.sha256, sha256(other));
+    }
+
+    #[test]
+    fn a_removed_versions_number_is_not_given_again() {
+        let (_folder, store) = store();
+        for onnx in [ONNX, &[0x0a, 1, 7]] {
+            store.add(&manifest("a", 1), onnx, b"").unwrap();
+        }
+        store.remove("a", 2).unwrap();
+        store.remove("a", 1).unwrap();
+        assert!(store.list().unwrap().is_empty());
+        assert!(matches!(store.remove("a", 1), Err(StoreError::NoSuchModel { .. })));
+        assert!(matches!(store.remove("../a", 1), Err(StoreError::NoSuchModel { .. })));
+        assert!(matches!(store.newest_of("a"), Err(StoreError::NoSuchModel { .. })));
+        assert!(matches!(store.newest_of(".."), Err(StoreError::NoSuchModel { .. })));
+        let added = store.add(&manifest("a", 1), ONNX, b"").unwrap();
+        assert_eq!((added.stored.manifest.version, added.was_known), (3, false));
+    }
+
+    #[test]
+    fn a_damaged_version_is_not_taken_for_the_one_that_is_added() {
+        let (_folder, store) = store();
+        let first = store.add(&manifest("a", 1), ONNX, b"").unwrap().stored;
+        fs::write(&first.model, b"").unwrap();
+        assert_eq!(store.add(&manifest("a", 1), ONNX, b"").unwrap().stored.manifest.version, 2);
     }
 
     #[test]

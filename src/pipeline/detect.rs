@@ -1,9 +1,12 @@
 //! Chooses the head that reads a detector's outputs.
 
-use crate::frame::Detection;
+use crate::frame::{Detection, Kind};
 use crate::inference::tensor::Outputs;
-use crate::models::heads::{HeadError, Placement, blazeface, centernet};
-use crate::models::manifest::{Head, Manifest};
+use crate::models::heads::boxes::Corners;
+use crate::models::heads::{
+    HeadError, Placement, Reading, anchors, blazeface, boxes, centernet, detr, fastestdet, yolo, yolox,
+};
+use crate::models::manifest::{Head, Manifest, Task};
 
 /// Reads what a detector found in one picture, in picture pixels, best first.
 ///
@@ -19,9 +22,25 @@ pub fn detect(
 ) -> Result<Vec<Detection>, HeadError> {
     let iou = manifest.thresholds.iou;
     let min_score = min_score.filter(|score| !score.is_nan()).unwrap_or(manifest.thresholds.score);
+    let kind = if manifest.task == Task::Faces { Kind::Face } else { Kind::Object };
+    let classes = manifest.labels.len();
+    let reading = Reading { outputs, placement, kind, classes, min_score, iou };
     match manifest.head {
         Head::Blazeface => blazeface::decode(outputs, placement, min_score, iou),
-        Head::Centernet => centernet::decode(outputs, placement, min_score, iou, manifest.labels.len()),
-        Head::Faceres => Err(HeadError::NotADetector { head: "faceres" }),
+        Head::Centernet => centernet::decode(outputs, placement, min_score, iou, classes),
+        Head::Yolo => yolo::decode(&reading),
+        Head::YoloV5 => yolo::decode_v5(&reading),
+        Head::YoloEnd2end => yolo::decode_end2end(&reading),
+        Head::DetrRows => yolo::decode_detr_rows(&reading),
+        Head::Yolox => yolox::decode(&reading, false),
+        Head::YoloxDecoded => yolox::decode(&reading, true),
+        Head::Detr => detr::decode(&reading),
+        Head::Boxes => boxes::decode(&reading, Corners::Pixels),
+        Head::Ssd => boxes::decode(&reading, Corners::Parts),
+        Head::Fastestdet => fastestdet::decode(&reading),
+        Head::Yunet => anchors::decode_yunet(&reading),
+        Head::Scrfd => anchors::decode_scrfd(&reading),
+        Head::Retinaface => anchors::decode_retinaface(&reading),
+        Head::Faceres | Head::Classifier => Err(HeadError::NotADetector { head: manifest.head.name() }),
     }
 }

@@ -1,13 +1,14 @@
 //! Brings pictures to the form that models read: a tensor, and where the picture lies in it.
 //!
 //! Stands between the mailbox and the engines. It decides the geometry ([`plan`], [`face_square`]) from
-//! the manifest and leaves the pixels to [`crate::imgproc`]; all normalisation is inside the graphs.
+//! the manifest and leaves the pixels to [`crate::imgproc`]. Graphs that normalise inside are given bytes;
+//! others get floats, made from the bytes in one pass.
 
 use crate::frame::{BBox, Detection, FaceLandmarks, Picture, Point};
 use crate::imgproc::{self, ImgError, Region, Square};
 use crate::inference::tensor::Tensor;
 use crate::models::heads::Placement;
-use crate::models::manifest::{Fit, Input, InputFormat};
+use crate::models::manifest::{Channels, Fit, FloatFormat, Input, InputFormat, Layout};
 
 /// Pixels: the longest side that a manifest may ask for.
 const MAX_INPUT_SIDE: u32 = 2048;
@@ -26,7 +27,7 @@ pub enum PrepareError {
 /// A picture as a model reads it.
 #[derive(Clone, Debug)]
 pub struct Prepared {
-    /// `uint8 [1, H, W, 3]`, RGB.
+    /// `uint8 [1, H, W, 3]`, RGB, or floats as the manifest says.
     pub tensor: Tensor,
     pub placement: Placement,
 }
@@ -48,13 +49,19 @@ pub struct Plan {
 /// [`PrepareError::InputSize`] when the manifest's size is out of range, [`PrepareError::Fit`] when the
 /// model reads face crops.
 pub fn plan(input: &Input, width: usize, height: usize) -> Result<Plan, PrepareError> {
-    let size = checked_size(input)?;
-    let scale = (size as f32 / width.max(1) as f32).min(size as f32 / height.max(1) as f32);
+    let (across, down) = checked_sides(input)?;
+    let scale = (across as f32 / width.max(1) as f32).min(down as f32 / height.max(1) as f32);
     // A side never vanishes, however thin the picture.
-    let scaled = |side: usize| ((side as f32 * scale).round() as usize).clamp(1, size);
-    let (w, h) = (scaled(width), scaled(height));
+    let scaled = |side: usize, most: usize| ((side as f32 * scale).round() as usize).clamp(1, most);
+    let (mut w, mut h) = (scaled(width, across), scaled(height, down));
     let (canvas, x, y, fill) = match input.fit {
-        Fit::Centre { fill } => ((size, size), (size - w) / 2, (size - h) / 2, fill),
+        Fit::Centre { fill } => ((across, down), (across - w) / 2, (down - h) / 2, fill),
+        Fit::Stretch => {
+            (w, h) = (across, down);
+            ((across, down), 0, 0, 0)
+        }
+        // A height of its own is one that the graph insists on.
+        Fit::TopLeft { fill, .. } if input.height.is_some() => ((across, down), 0, 0, fill),
         Fit::TopLeft { fill, multiple } => {
             let multiple = multiple.clamp(1, MAX_INPUT_SIDE) as usize;
             ((w.next_multiple_of(multiple), h.next_multiple_of(multiple)), 0, 0, fill)
@@ -70,6 +77,8 @@ pub fn plan(input: &Input, width: usize, height: usize) -> Result<Plan, PrepareE
         offset_y: y as f32,
         width: width as f32,
         height: height as f32,
+        input_width: canvas.0,
+        input_height: canvas.1,
     };
     Ok(Plan { canvas, content: Region { x, y, width: w, height: h }, fill, placement })
 }
@@ -87,16 +96,68 @@ pub fn prepare(picture: &Picture, input: &Input) -> Result<Prepared, PrepareErro
 /// # Errors
 /// As [`prepare`].
 pub fn prepare_in(used: Tensor, picture: &Picture, input: &Input) -> Result<Prepared, PrepareError> {
-    let InputFormat::RgbU8Nhwc = input.format;
     let plan = plan(input, picture.width, picture.height)?;
     let (width, height) = plan.canvas;
-    let mut tensor = used;
-    let rgb = tensor.make_u8(&[1, height, width, 3]);
-    imgproc::letterbox(picture, plan.canvas, plan.content, plan.fill, rgb)?;
+    let draw = |rgb: &mut [u8]| imgproc::letterbox(picture, plan.canvas, plan.content, plan.fill, rgb);
+    let tensor = tensor_in(used, [1, height, width], input.format, draw)?;
     Ok(Prepared { tensor, placement: plan.placement })
 }
 
-/// Cuts faces out of a picture for a model that reads face crops: `uint8 [faces, size, size, 3]`, RGB.
+/// The tensor of pixels that `draw` writes as RGB `[N, H, W, 3]`, as the model wants it and in the buffers of
+/// `used`.
+fn tensor_in(
+    used: Tensor,
+    [count, height, width]: [usize; 3],
+    format: InputFormat,
+    draw: impl FnOnce(&mut [u8]) -> Result<(), ImgError>,
+) -> Result<Tensor, PrepareError> {
+    let mut tensor = used;
+    let InputFormat::Float(format) = format else {
+        draw(tensor.make_u8(&[count, height, width, 3]))?;
+        return Ok(tensor);
+    };
+    let mut rgb = vec![0; count * height * width * 3];
+    draw(&mut rgb)?;
+    let shape = match format.layout {
+        Layout::Nchw => [count, 3, height, width],
+        Layout::Nhwc => [count, height, width, 3],
+    };
+    write_floats(&rgb, height * width, &format, tensor.make_f32(&shape));
+    Ok(tensor)
+}
+
+/// Writes pictures of `plane` pixels each.
+fn write_floats(rgb: &[u8], plane: usize, format: &FloatFormat, floats: &mut [f32]) {
+    // A channel has 256 values: what each becomes is worked out once.
+    let value = |channel: usize, byte: usize| (byte as f32 - format.mean[channel]) / format.std[channel];
+    let values: [[f32; 256]; 3] =
+        std::array::from_fn(|channel| std::array::from_fn(|byte| value(channel, byte)));
+    let source = match format.channels {
+        Channels::Rgb => [0, 1, 2],
+        Channels::Bgr => [2, 1, 0],
+    };
+    if format.layout == Layout::Nhwc {
+        for (to, from) in floats.chunks_exact_mut(3).zip(rgb.chunks_exact(3)) {
+            for channel in 0..3 {
+                to[channel] = values[channel][usize::from(from[source[channel]])];
+            }
+        }
+        return;
+    }
+    for (picture, rgb) in floats.chunks_exact_mut(3 * plane).zip(rgb.chunks_exact(3 * plane)) {
+        let (first, rest) = picture.split_at_mut(plane);
+        let (second, third) = rest.split_at_mut(plane);
+        let planes = first.iter_mut().zip(second).zip(third);
+        for (((first, second), third), from) in planes.zip(rgb.chunks_exact(3)) {
+            *first = values[0][usize::from(from[source[0]])];
+            *second = values[1][usize::from(from[source[1]])];
+            *third = values[2][usize::from(from[source[2]])];
+        }
+    }
+}
+
+/// Cuts faces out of a picture for a model that reads face crops: `[faces, size, size, 3]`, RGB bytes, or
+/// floats as the manifest says.
 ///
 /// # Errors
 /// As [`prepare`]; also [`PrepareError::Fit`] when the model reads whole pictures.
@@ -114,17 +175,16 @@ pub fn prepare_faces_in(
     input: &Input,
     faces: &[&Detection],
 ) -> Result<Tensor, PrepareError> {
-    let InputFormat::RgbU8Nhwc = input.format;
-    let size = checked_size(input)?;
+    let (size, _) = checked_sides(input)?;
     let Fit::FaceCrop { scale_percent } = input.fit else {
         return Err(PrepareError::Fit { reads: "whole pictures", given: "face crops" });
     };
-    let mut tensor = used;
-    let crops = tensor.make_u8(&[faces.len(), size, size, 3]).chunks_exact_mut(size * size * 3);
-    for (face, crop) in faces.iter().zip(crops) {
-        imgproc::crop_square(picture, &face_square(face, scale_percent), size, crop)?;
-    }
-    Ok(tensor)
+    tensor_in(used, [faces.len(), size, size], input.format, |rgb| {
+        for (face, crop) in faces.iter().zip(rgb.chunks_exact_mut(size * size * 3)) {
+            imgproc::crop_square(picture, &face_square(face, scale_percent), size, crop)?;
+        }
+        Ok(())
+    })
 }
 
 /// The square around a face that a classifier is shown: `scale_percent` of the box's longer side, about
@@ -144,13 +204,15 @@ fn eye_angle(landmarks: &FaceLandmarks, face_width: f32) -> f32 {
     if is_clear { down.atan2(across) } else { 0.0 }
 }
 
-fn checked_size(input: &Input) -> Result<usize, PrepareError> {
-    let size = input.size;
-    if (1..=MAX_INPUT_SIDE).contains(&size) {
-        Ok(size as usize)
-    } else {
-        Err(PrepareError::InputSize { size })
+/// The sides of a model's input: width, height.
+fn checked_sides(input: &Input) -> Result<(usize, usize), PrepareError> {
+    let sides = (input.size, input.height.unwrap_or(input.size));
+    for size in [sides.0, sides.1] {
+        if !(1..=MAX_INPUT_SIDE).contains(&size) {
+            return Err(PrepareError::InputSize { size });
+        }
     }
+    Ok((sides.0 as usize, sides.1 as usize))
 }
 
 #[cfg(test)]
@@ -160,7 +222,15 @@ mod tests {
     use std::time::Instant;
 
     fn input(size: u32, fit: Fit) -> Input {
-        Input { name: "input".into(), format: InputFormat::RgbU8Nhwc, size, fit }
+        Input {
+            name: "input".into(),
+            format: InputFormat::RgbU8Nhwc,
+            size,
+            height: None,
+            batch: None,
+            size_input: None,
+            fit,
+        }
     }
 
     #[test]
@@ -188,6 +258,54 @@ mod tests {
             let far = plan.placement.to_picture(Point { x: (x + width) as f32, y: (y + height) as f32 });
             assert!((far.x - w).abs() < 0.01 * w && (far.y - h).abs() < 0.01 * h, "{far:?}");
         }
+    }
+
+    #[test]
+    fn inputs_with_a_height_of_their_own_are_filled() {
+        let with_height = |fit| Input { height: Some(256), ..input(512, fit) };
+        for (fit, picture, content) in [
+            (Fit::Centre { fill: 0 }, (640, 480), (85, 0, 341, 256)),
+            (Fit::Centre { fill: 0 }, (1280, 320), (0, 64, 512, 128)),
+            (Fit::TopLeft { fill: 0, multiple: 32 }, (640, 480), (0, 0, 341, 256)),
+            (Fit::Stretch, (640, 480), (0, 0, 512, 256)),
+        ] {
+            let plan = plan(&with_height(fit), picture.0, picture.1).unwrap();
+            let Region { x, y, width, height } = plan.content;
+            assert_eq!((plan.canvas, (x, y, width, height)), ((512, 256), content), "{fit:?} {picture:?}");
+            assert_eq!((plan.placement.input_width, plan.placement.input_height), (512, 256));
+        }
+    }
+
+    #[test]
+    fn floats_are_in_the_order_and_range_that_is_asked_for() {
+        let rgb = vec![0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110];
+        let format = |layout, channels| FloatFormat {
+            layout,
+            channels,
+            mean: [10.0, 0.0, 0.0],
+            std: [1.0, 10.0, 1.0],
+        };
+        let made = |layout, channels, sides| {
+            let draw = |to: &mut [u8]| {
+                to.copy_from_slice(&rgb);
+                Ok(())
+            };
+            let format = InputFormat::Float(format(layout, channels));
+            tensor_in(Tensor::u8(&[1], vec![9]), sides, format, draw).unwrap()
+        };
+        let nchw = made(Layout::Nchw, Channels::Rgb, [1, 2, 2]);
+        assert_eq!(nchw.shape, [1, 3, 2, 2]);
+        let planes = [-10.0, 20.0, 50.0, 80.0, 1.0, 4.0, 7.0, 10.0, 20.0, 50.0, 80.0, 110.0];
+        assert_eq!(nchw.as_f32().unwrap(), planes);
+        let nhwc = made(Layout::Nhwc, Channels::Bgr, [1, 2, 2]);
+        assert_eq!(nhwc.shape, [1, 2, 2, 3]);
+        assert_eq!(nhwc.as_f32().unwrap()[..6], [10.0, 1.0, 0.0, 40.0, 4.0, 30.0]);
+        let two = made(Layout::Nchw, Channels::Bgr, [2, 1, 2]);
+        assert_eq!(two.shape, [2, 3, 1, 2]);
+        assert_eq!(
+            two.as_f32().unwrap(),
+            [10.0, 40.0, 1.0, 4.0, 0.0, 30.0, 70.0, 100.0, 7.0, 10.0, 60.0, 90.0]
+        );
     }
 
     #[test]

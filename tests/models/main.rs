@@ -5,6 +5,9 @@
 #![allow(clippy::unwrap_used, reason = "what a test cannot go on without fails it")]
 
 mod conversion;
+mod hostile;
+mod onnx;
+mod own;
 mod parity;
 
 use std::fs;
@@ -16,8 +19,12 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// ONNX Runtime from `VIGIE_ORT_LIBRARY` or from where ./test puts it.
 fn runtime() -> Runtime {
+    Runtime::load(&runtime_path()).unwrap()
+}
+
+/// ONNX Runtime from `VIGIE_ORT_LIBRARY` or from where ./test puts it.
+fn runtime_path() -> PathBuf {
     let folder = root().join(".vigie/onnxruntime");
     let fetched = || {
         let paths = fs::read_dir(&folder).ok()?.flatten().map(|entry| entry.path());
@@ -25,5 +32,5 @@ fn runtime() -> Runtime {
     };
     let library = std::env::var_os("VIGIE_ORT_LIBRARY").map(PathBuf::from).or_else(fetched);
     let missing = || panic!("no ONNX Runtime in {}: run ./test, which fetches it", folder.display());
-    Runtime::load(&library.unwrap_or_else(missing)).unwrap()
+    library.unwrap_or_else(missing)
 }

@@ -104,7 +104,7 @@ fn input_sets<'a>(
         let inputs = manifests.clone().map(|manifest| {
             let tensor = match manifest.task {
                 Task::Gender => prepare_faces(picture, &manifest.input, &[&centred_face(picture)])?,
-                Task::Faces | Task::Objects => prepare(picture, &manifest.input)?.tensor,
+                Task::Faces | Task::Objects | Task::Classes => prepare(picture, &manifest.input)?.tensor,
             };
             anyhow::Ok((manifest.task, tensor))
         });

@@ -76,6 +76,9 @@ impl Session {
         let input = Input {
             name: "input".into(),
             format: InputFormat::RgbU8Nhwc,
+            height: None,
+            batch: None,
+            size_input: None,
             size: 32,
             fit: Fit::TopLeft { fill: 0, multiple: 32 },
         };
@@ -94,6 +97,7 @@ impl Session {
             head: Head::Centernet,
             thresholds: Thresholds { score: 0.5, iou: 0.5, unsure: None, min_width: 0.0 },
             provenance,
+            trial: None,
             sha256: String::new(),
         };
         models.replace(Model { id: OBJECTS, manifest: Arc::new(manifest) });

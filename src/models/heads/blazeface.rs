@@ -5,7 +5,7 @@
 use crate::frame::{Detection, FaceLandmarks, Kind, Point};
 use crate::inference::tensor::Outputs;
 
-use super::{HeadError, Placement, nms, read};
+use super::{HeadError, Placement, nms, read, sigmoid};
 
 /// Pixels: the side of the input, in which the outputs are given.
 const INPUT_SIDE: usize = 256;
@@ -77,11 +77,6 @@ fn face(anchor: Point, values: &[f32], score: f32, placement: &Placement) -> Opt
     Some(Detection { kind: Kind::Face, class: 0, score, bbox, landmarks })
 }
 
-/// The logit reaches -290, where `exp` would overflow to infinity.
-fn sigmoid(logit: f32) -> f32 {
-    1.0 / (1.0 + (-logit.clamp(-80.0, 80.0)).exp())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,8 +84,16 @@ mod tests {
     use crate::inference::tensor::{Tensor, TensorData};
 
     /// A 512 × 256 picture in the middle of the input, at half size.
-    const PLACEMENT: Placement =
-        Placement { scale_x: 0.5, scale_y: 0.5, offset_x: 0.0, offset_y: 64.0, width: 512.0, height: 256.0 };
+    const PLACEMENT: Placement = Placement {
+        scale_x: 0.5,
+        scale_y: 0.5,
+        offset_x: 0.0,
+        offset_y: 64.0,
+        width: 512.0,
+        height: 256.0,
+        input_width: 256,
+        input_height: 256,
+    };
 
     fn silence() -> Outputs {
         let tensor = |anchors: usize, values: usize, value: f32| {

@@ -45,8 +45,16 @@ mod tests {
     use crate::inference::tensor::Tensor;
 
     /// A 640 × 480 picture at half size in the top left of the input.
-    const PLACEMENT: Placement =
-        Placement { scale_x: 0.5, scale_y: 0.5, offset_x: 0.0, offset_y: 0.0, width: 640.0, height: 480.0 };
+    const PLACEMENT: Placement = Placement {
+        scale_x: 0.5,
+        scale_y: 0.5,
+        offset_x: 0.0,
+        offset_y: 0.0,
+        width: 640.0,
+        height: 480.0,
+        input_width: 320,
+        input_height: 256,
+    };
 
     fn decode_peaks(peaks: &[[f32; 6]]) -> Vec<(u16, f32, [f32; 4])> {
         let tensor = Tensor::f32(&[1, peaks.len(), 6], peaks.concat());

@@ -5,13 +5,22 @@
 //! detections come out. An output may come from any uploaded file, so shapes are checked and values
 //! that are not finite are passed over; nothing here panics on them.
 
+pub mod anchors;
 pub mod blazeface;
+pub mod boxes;
 pub mod centernet;
+pub mod classifier;
+pub mod detr;
 pub mod faceres;
+pub mod fastestdet;
+pub mod names;
 pub mod nms;
+pub mod recognise;
+pub mod yolo;
+pub mod yolox;
 
-use crate::frame::{BBox, Point};
-use crate::inference::tensor::{Outputs, Tensor};
+use crate::frame::{BBox, Detection, FaceLandmarks, Kind, Point};
+use crate::inference::tensor::{Outputs, Tensor, TensorData};
 
 /// Why outputs could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +31,8 @@ pub enum HeadError {
     WrongShape { name: String, shape: Vec<usize>, expected: String },
     #[error("output {name} is not of 32-bit floats")]
     WrongElement { name: String },
+    #[error("the outputs {shapes} are not those of a {head} head")]
+    WrongOutputs { head: &'static str, shapes: String },
     #[error("a {head} head does not find things in a picture")]
     NotADetector { head: &'static str },
 }
@@ -38,6 +49,97 @@ pub struct Placement {
     /// Picture pixels.
     pub width: f32,
     pub height: f32,
+    /// Input pixels: the whole input, fill included.
+    pub input_width: usize,
+    pub input_height: usize,
+}
+
+/// What a head is given: the outputs of one picture, and what is wanted of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading<'a> {
+    pub outputs: &'a Outputs,
+    pub placement: &'a Placement,
+    /// What is found.
+    pub kind: Kind,
+    /// How many labels there are; classes beyond are passed over.
+    pub classes: usize,
+    /// 0 to 1.
+    pub min_score: f32,
+    /// Suppression removes what overlaps something better by more.
+    pub iou: f32,
+}
+
+impl<'a> Reading<'a> {
+    /// A detection by its corners in input pixels; `None` if it is not wanted, or no box in the picture.
+    fn detection(&self, class: usize, score: f32, from: Point, to: Point) -> Option<Detection> {
+        // A NaN is neither above nor below.
+        if score.is_nan() || score < self.min_score || class >= self.classes {
+            return None;
+        }
+        let bbox = self.placement.clip_to_picture(from, to)?;
+        let class = u16::try_from(class).ok()?;
+        Some(Detection { kind: self.kind, class, score: score.min(1.0), bbox, landmarks: None })
+    }
+
+    /// The same by centre and size.
+    fn centred(&self, class: usize, score: f32, [x, y, w, h]: [f32; 4]) -> Option<Detection> {
+        let from = Point { x: x - w / 2.0, y: y - h / 2.0 };
+        let to = Point { x: x + w / 2.0, y: y + h / 2.0 };
+        self.detection(class, score, from, to)
+    }
+
+    /// The landmarks of a face from five points in input pixels: right and left eye, nose, right and left
+    /// corner of the mouth, as most face detectors give them.
+    fn landmarks(&self, points: [Point; 5]) -> Option<FaceLandmarks> {
+        let [right_eye, left_eye, nose, right, left] = points.map(|point| self.placement.to_picture(point));
+        let mouth = Point { x: (right.x + left.x) / 2.0, y: (right.y + left.y) / 2.0 };
+        let is_finite = |point: &Point| point.x.is_finite() && point.y.is_finite();
+        let all_finite = [right_eye, left_eye, nose, mouth].iter().all(is_finite);
+        all_finite.then_some(FaceLandmarks { right_eye, left_eye, nose, mouth })
+    }
+
+    /// The input's size in pixels.
+    fn input_size(&self) -> (f32, f32) {
+        (self.placement.input_width as f32, self.placement.input_height as f32)
+    }
+
+    /// The first output that holds 32-bit floats and has a shape that `fits`.
+    fn floats(&self, fits: impl Fn(&str, &[usize]) -> bool) -> Option<(&'a [usize], &'a [f32])> {
+        self.outputs.0.iter().find_map(|(name, tensor)| {
+            let values =
+                tensor.as_f32().filter(|values| tensor.shape.iter().product::<usize>() == values.len())?;
+            fits(name, &tensor.shape).then_some((tensor.shape.as_slice(), values))
+        })
+    }
+
+    /// The numbers of an output, whole ones as floats too.
+    fn numbers(&self, fits: impl Fn(&str, &[usize]) -> bool) -> Option<Vec<f32>> {
+        let (_, tensor) = self.outputs.0.iter().find(|(name, tensor)| fits(name, &tensor.shape))?;
+        Some(match &tensor.data {
+            TensorData::F32(values) => values.clone(),
+            TensorData::I64(values) => values.iter().map(|&value| value as f32).collect(),
+            TensorData::U8(values) => values.iter().map(|&value| f32::from(value)).collect(),
+        })
+    }
+
+    fn wrong(&self, head: &'static str) -> HeadError {
+        let shown = self.outputs.0.iter().map(|(name, tensor)| format!("{name} {:?}", tensor.shape));
+        HeadError::WrongOutputs { head, shapes: shown.collect::<Vec<_>>().join(", ") }
+    }
+}
+
+/// The best of some scores and where it stands; `None` if there are none, or only NaN.
+fn best(scores: impl Iterator<Item = f32>) -> Option<(usize, f32)> {
+    let numbers = scores.enumerate().filter(|(_, score)| !score.is_nan());
+    numbers.fold(None, |best, (index, score)| match best {
+        Some((_, other)) if other >= score => best,
+        _ => Some((index, score)),
+    })
+}
+
+/// Bounded on both sides, where `exp` would overflow.
+fn sigmoid(logit: f32) -> f32 {
+    1.0 / (1.0 + (-logit.clamp(-80.0, 80.0)).exp())
 }
 
 impl Placement {
@@ -92,7 +194,40 @@ mod tests {
         offset_y: 20.0,
         width: 100.0,
         height: 200.0,
+        input_width: 64,
+        input_height: 96,
     };
+
+    /// A picture that is the input, `width` by `height`.
+    pub(super) fn whole(width: usize, height: usize) -> Placement {
+        Placement {
+            scale_x: 1.0,
+            scale_y: 1.0,
+            offset_x: 0.0,
+            offset_y: 0.0,
+            width: width as f32,
+            height: height as f32,
+            input_width: width,
+            input_height: height,
+        }
+    }
+
+    pub(super) fn reading<'a>(outputs: &'a Outputs, placement: &'a Placement, classes: usize) -> Reading<'a> {
+        Reading { outputs, placement, kind: Kind::Object, classes, min_score: 0.3, iou: 0.5 }
+    }
+
+    /// Class, score and box (x, y, w, h), rounded.
+    pub(super) fn flat(detections: &[Detection]) -> Vec<(u16, f32, [i32; 4])> {
+        let round = |value: f32| value.round() as i32;
+        let of = |d: &Detection| {
+            (
+                d.class,
+                (d.score * 1000.0).round() / 1000.0,
+                [d.bbox.x, d.bbox.y, d.bbox.w, d.bbox.h].map(round),
+            )
+        };
+        detections.iter().map(of).collect()
+    }
 
     #[test]
     fn boxes_come_back_to_the_picture() {

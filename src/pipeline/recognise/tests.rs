@@ -67,7 +67,15 @@ fn manifest(task: Task, head: Head, size: u32, fit: Fit) -> Manifest {
         version: 3,
         task,
         labels: vec!["red".into(), "blue".into()],
-        input: Input { name: "input".into(), format: InputFormat::RgbU8Nhwc, size, fit },
+        input: Input {
+            name: "input".into(),
+            format: InputFormat::RgbU8Nhwc,
+            size,
+            height: None,
+            batch: None,
+            size_input: None,
+            fit,
+        },
         head,
         thresholds: Thresholds { score: 0.5, iou: 0.5, unsure: None, min_width: 10.0 },
         provenance: Provenance {
@@ -77,6 +85,7 @@ fn manifest(task: Task, head: Head, size: u32, fit: Fit) -> Manifest {
             licence_note: String::new(),
         },
         sha256: String::new(),
+        trial: None,
     }
 }
 

@@ -1,4 +1,7 @@
-//! `vigie models`: fetches, lists and checks the models of a folder.
+//! `vigie models`: fetches, lists, checks, adds and removes the models of a folder.
+
+mod add;
+mod trial;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -32,6 +35,13 @@ pub enum ModelsCommand {
     List,
     /// Verify every model's manifest and file.
     Check,
+    /// Add a model of your own: check the ONNX file, try it in a process of its own, keep it.
+    Add(Box<add::AddArgs>),
+    /// Remove one version of a model, NAME@VERSION.
+    Remove { model: String },
+    /// Try the model on standard input; `add` starts this.
+    #[command(hide = true)]
+    Trial(trial::TrialArgs),
 }
 
 /// Runs the subcommand; results go to standard output, progress to standard error.
@@ -41,6 +51,9 @@ pub fn run(args: ModelsArgs) -> anyhow::Result<()> {
         ModelsCommand::Pull { tarball } => pull(&store, tarball.as_deref()),
         ModelsCommand::List => list(&store),
         ModelsCommand::Check => check(&store),
+        ModelsCommand::Add(args) => add::add(store, &args),
+        ModelsCommand::Remove { model } => add::remove(&store, &model),
+        ModelsCommand::Trial(args) => trial::run(&args),
     }
 }
 
