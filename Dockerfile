@@ -80,7 +80,7 @@ LABEL org.opencontainers.image.title="vigie worker" \
       org.opencontainers.image.licenses="Apache-2.0 OR MIT"
 COPY --from=worker-root /root-of /
 USER 65532:65532
-ENV VIGIE_CONTROL=0.0.0.0:8090 VIGIE_MODELS=/opt/vigie/models VIGIE_ORT_LIBRARY=/opt/vigie/onnxruntime/libonnxruntime.so
+ENV ORT_DISABLE_TELEMETRY=1 VIGIE_CONTROL=0.0.0.0:8090 VIGIE_MODELS=/opt/vigie/models VIGIE_ORT_LIBRARY=/opt/vigie/onnxruntime/libonnxruntime.so
 EXPOSE 8090/tcp
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["/usr/bin/vigie", "probe", "http://127.0.0.1:8090/livez"]
 ENTRYPOINT ["/usr/bin/vigie"]
@@ -106,7 +106,7 @@ RUN mv /opt/vigie-root/opt/vigie/models /opt/vigie/models && rm -rf /opt/vigie-r
          ! -name 'libpthread*' ! -name 'libdl*' ! -name 'librt*' -exec mv -t /opt/vigie/lib {} + \
     && mv /opt/vigie-root/usr/bin/vigie /usr/bin/vigie && rm -rf /opt/vigie-root
 USER 65532:65532
-ENV LD_LIBRARY_PATH=/opt/vigie/lib:/opt/vigie/onnxruntime VIGIE_CONTROL=0.0.0.0:8090 VIGIE_MODELS=/opt/vigie/models \
+ENV ORT_DISABLE_TELEMETRY=1 LD_LIBRARY_PATH=/opt/vigie/lib:/opt/vigie/onnxruntime VIGIE_CONTROL=0.0.0.0:8090 VIGIE_MODELS=/opt/vigie/models \
     VIGIE_ORT_LIBRARY=/opt/vigie/onnxruntime/libonnxruntime.so.1.31.1 NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility,video
 EXPOSE 8090/tcp
