@@ -7,7 +7,7 @@ ARG RUST_IMAGE=docker.io/library/rust:1.95-slim-bookworm
 ARG DEBIAN_IMAGE=docker.io/library/debian:bookworm-slim
 ARG CUDA_IMAGE=docker.io/nvidia/cuda:13.0.2-cudnn-runtime-ubuntu24.04
 
-# What both binaries are built with.
+# What the binary is built with.
 FROM ${RUST_IMAGE} AS toolchain
 RUN apt-get update && apt-get install -y --no-install-recommends \
       build-essential ca-certificates clang cmake libavcodec-dev libavformat-dev libavutil-dev libclang-dev \
@@ -20,29 +20,22 @@ COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src benches && echo 'fn main() {}' > src/main.rs && : > src/lib.rs \
     && sed -n 's/^name = "\(.*\)"$/\1/p' Cargo.toml | tail -n +2 | while read -r bench; do echo 'fn main() {}' > "benches/$bench.rs"; done
 
-FROM toolchain AS build-front
-RUN cargo build --release --locked --no-default-features --lib --bins
-COPY src src
-COPY static static
-RUN touch src/main.rs src/lib.rs && cargo build --release --locked --no-default-features --bins \
-    && strip target/release/vigie
-
-FROM toolchain AS build-worker
+FROM toolchain AS build
 RUN cargo build --release --locked --lib --bins
 COPY src src
 COPY static static
 RUN touch src/main.rs src/lib.rs && cargo build --release --locked --bins && strip target/release/vigie
 
 # ONNX Runtime from its wheel, and the default models.
-FROM build-worker AS models
+FROM build AS models
 COPY scripts scripts
 COPY models models
 RUN bash -c 'set -eu; . scripts/install.sh; install_onnxruntime' \
     && target/release/vigie models pull --models /models \
     && chmod -R a+rX /models .vigie/onnxruntime
 
-# Roots of the images: each binary with the libraries that the loader asks for.
-FROM build-front AS front-root
+# Roots of the images: the binary with the libraries that the loader asks for.
+FROM build AS front-root
 RUN libraries=$(ldd target/release/vigie | awk '$3 ~ /^\// { print $3 } $1 ~ /^\// { print $1 }' | sort -u) \
     && mkdir -p /root-of/usr/bin /root-of/tmp /root-of/etc/ssl/certs \
     && for library in $libraries; do cp -L --parents "$library" /root-of; done \
@@ -70,7 +63,6 @@ COPY --from=front-root /root-of /
 USER 65532:65532
 ENV VIGIE_LISTEN=0.0.0.0:8080
 EXPOSE 8080/tcp
-HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["/usr/bin/vigie", "probe", "http://127.0.0.1:8080/livez"]
 ENTRYPOINT ["/usr/bin/vigie"]
 CMD ["signal"]
 
@@ -82,7 +74,6 @@ COPY --from=worker-root /root-of /
 USER 65532:65532
 ENV ORT_DISABLE_TELEMETRY=1 VIGIE_CONTROL=0.0.0.0:8090 VIGIE_MODELS=/opt/vigie/models VIGIE_ORT_LIBRARY=/opt/vigie/onnxruntime/libonnxruntime.so
 EXPOSE 8090/tcp
-HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["/usr/bin/vigie", "probe", "http://127.0.0.1:8090/livez"]
 ENTRYPOINT ["/usr/bin/vigie"]
 CMD ["worker"]
 
@@ -110,6 +101,5 @@ ENV ORT_DISABLE_TELEMETRY=1 LD_LIBRARY_PATH=/opt/vigie/lib:/opt/vigie/onnxruntim
     VIGIE_ORT_LIBRARY=/opt/vigie/onnxruntime/libonnxruntime.so.1.31.1 NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility,video
 EXPOSE 8090/tcp
-HEALTHCHECK --interval=10s --timeout=3s --start-period=60s CMD ["/usr/bin/vigie", "probe", "http://127.0.0.1:8090/livez"]
 ENTRYPOINT ["/usr/bin/vigie"]
 CMD ["worker"]
