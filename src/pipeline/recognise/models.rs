@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::frame::Kind;
+use super::figures::Figures;
 use crate::inference::batcher::ModelId;
 use crate::models::manifest::Manifest;
 use crate::models::traffic::{ModelVersion, Share, Slot, Split, Visitor};
@@ -14,13 +14,14 @@ use crate::models::traffic::{ModelVersion, Share, Slot, Split, Visitor};
 pub struct Model {
     pub id: ModelId,
     pub manifest: Arc<Manifest>,
+    pub figures: Arc<Figures>,
     /// Counts those who may still ask it.
     lease: Arc<()>,
 }
 
 impl Model {
     pub fn new(id: ModelId, manifest: impl Into<Arc<Manifest>>) -> Self {
-        Self { id, manifest: manifest.into(), lease: Arc::default() }
+        Self { id, manifest: manifest.into(), figures: Arc::default(), lease: Arc::default() }
     }
 
     /// Its name and version.
@@ -65,6 +66,11 @@ impl ModelSet {
         self.read().get(slot)?.shadow.clone()
     }
 
+    /// Who gets which model for `slot`.
+    pub fn split(&self, slot: &Slot) -> Option<Split<Model>> {
+        self.read().get(slot).cloned()
+    }
+
     /// Uses these models for `slot`, and returns those that were used.
     pub fn serve(&self, slot: Slot, split: Split<Model>) -> Option<Split<Model>> {
         self.write().insert(slot, split)
@@ -79,23 +85,6 @@ impl ModelSet {
     /// Uses no model for `slot` any longer, and returns those that were used.
     pub fn withdraw(&self, slot: &Slot) -> Option<Split<Model>> {
         self.write().remove(slot)
-    }
-
-    /// The word for a class of what finds things of `kind`; empty where the model has none.
-    pub fn label(&self, kind: Kind, class: u16) -> String {
-        self.read_label(kind, class, str::to_owned)
-    }
-
-    /// As [`ModelSet::label`], lent to `read`.
-    pub fn read_label<R>(&self, kind: Kind, class: u16, read: impl FnOnce(&str) -> R) -> R {
-        let slot = match kind {
-            Kind::Face => Slot::Faces,
-            Kind::Object => Slot::Objects,
-        };
-        let table = self.read();
-        let chosen = table.get(&slot).map(|split| split.choose(&slot, &self.visitor));
-        let labels = chosen.map(|model| model.manifest.labels.as_slice()).unwrap_or_default();
-        read(labels.get(usize::from(class)).map(String::as_str).unwrap_or_default())
     }
 
     /// The slots that are filled.
