@@ -41,19 +41,20 @@ type Table = BTreeMap<Slot, Split<Model>>;
 #[derive(Clone, Debug, Default)]
 pub struct ModelSet {
     table: Arc<RwLock<Table>>,
+    not_loaded: Arc<RwLock<BTreeMap<String, String>>>,
     visitor: Visitor,
 }
 
 impl ModelSet {
     /// The same models as `visitor` sees them: a session, by its bucket and its attributes.
     pub fn seen_by(&self, visitor: Visitor) -> Self {
-        Self { table: Arc::clone(&self.table), visitor }
+        Self { visitor, ..self.clone() }
     }
 
     /// As it is now, whatever changes: for one file from its beginning to its end.
     pub fn pinned(&self) -> Self {
         let table = self.read().clone();
-        Self { table: Arc::new(RwLock::new(table)), visitor: self.visitor.clone() }
+        Self { table: Arc::new(RwLock::new(table)), ..self.clone() }
     }
 
     /// The visitor's model for `slot`.
@@ -105,6 +106,16 @@ impl ModelSet {
         let all: BTreeMap<u64, &Model> =
             table.values().flat_map(Split::models).map(|model| (u64::from(model.id.0), model)).collect();
         all.into_values().cloned().collect()
+    }
+
+    /// `name@version` of what should be in use and could not be loaded, and why.
+    pub fn not_loaded(&self) -> BTreeMap<String, String> {
+        self.not_loaded.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says what could not be loaded, in place of what was said before.
+    pub fn note_not_loaded(&self, not_loaded: BTreeMap<String, String>) {
+        *self.not_loaded.write().unwrap_or_else(PoisonError::into_inner) = not_loaded;
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Table> {
