@@ -45,7 +45,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("blobs", &[]),
     ("cluster", &["ids"]),
     ("pipeline", &["frame", "imgproc", "inference", "models"]),
-    ("models", &["frame", "inference"]),
+    ("models", &["blobs", "frame", "inference"]),
     ("inference", &[]),
     ("imgproc", &["frame"]),
     ("codec", &["container", "frame"]),
