@@ -9,6 +9,7 @@ pub mod convert;
 pub mod heads;
 pub mod intake;
 pub mod manifest;
+pub mod receipt;
 pub mod registry;
 pub mod store;
 pub mod tarball;
