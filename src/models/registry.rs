@@ -13,18 +13,20 @@
 
 mod fetch;
 mod index;
+mod sweep;
+mod traffics;
 
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use self::index::Index;
+pub use self::sweep::INTAKE_PREFIX;
 use super::catalogue::MODELS;
 use super::check::MAX_FILE_BYTES;
 use super::manifest::{Manifest, ManifestError};
 use super::store::{StoreError, sha256};
-use crate::blobs::{BlobError, Blobs, Meta};
+use crate::blobs::{BlobError, Blobs, MAX_SMALL_BYTES, Meta};
 
 const MODELS_PREFIX: &str = "models";
 const MANIFEST_FILE: &str = "manifest.json";
@@ -48,12 +50,16 @@ pub enum RegistryError {
     UnknownVersion { name: String, version: u32 },
     #[error("{name}@{version} is in use: the traffic of {slot} names it")]
     InUse { name: String, version: u32, slot: String },
+    #[error("the traffic of {slot} has changed since it was read")]
+    TrafficChanged { slot: String },
     #[error("the name {name} is that of a model that vigie brings")]
     ReservedName { name: String },
     #[error("{name} has {MAX_VERSIONS} versions already; remove some first")]
     TooManyVersions { name: String },
     #[error("the manifest is not valid")]
     Invalid(#[source] ManifestError),
+    #[error("the manifest would have {bytes} bytes, more than {MAX_SMALL_BYTES}: it has too many or too long labels")]
+    ManifestTooLarge { bytes: usize },
     #[error("{key} cannot be read")]
     Unreadable { key: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("{name}@{version} is corrupt: its SHA-256 is {actual}, its manifest says {expected}")]
@@ -157,6 +163,11 @@ impl Registry {
         let mut manifest = Manifest { sha256: sha256(&onnx), version: 1, ..manifest.clone() };
         manifest.validate().map_err(RegistryError::Invalid)?;
         check_free(&manifest.name)?;
+        let bytes = manifest.to_json().len();
+        // Room for a longer number.
+        if bytes as u64 + 16 > MAX_SMALL_BYTES {
+            return Err(RegistryError::ManifestTooLarge { bytes });
+        }
         let content = fingerprint(&manifest);
         for _ in 0..MAX_TRIES {
             manifest.version = self.claim(&manifest.name, &content).await?;
@@ -182,9 +193,13 @@ impl Registry {
     /// Removes a version; its number is not given again. Those who have loaded it keep it.
     ///
     /// # Errors
-    /// [`RegistryError::UnknownVersion`] when it is not there.
+    /// [`RegistryError::UnknownVersion`] when it is not there, [`RegistryError::InUse`] while a traffic names it. (A traffic
+    /// that comes to name it at this very moment names what is not there; workers then keep what they have.)
     pub async fn remove(&self, name: &str, version: u32) -> Result<(), RegistryError> {
         self.read(name, version).await?;
+        if let Some(slot) = self.user_of(name, version).await? {
+            return Err(RegistryError::InUse { name: name.to_owned(), version, slot: slot.to_string() });
+        }
         self.change_index(name, |index| index.forget(version)).await?;
         self.delete(name, version).await
     }

@@ -9,14 +9,15 @@ use std::time::Duration;
 use super::recognise::{Classifying, ModelSet, RecogniseError, Recogniser};
 use super::track::{KindConfig, TrackConfig, Tracker};
 use crate::frame::{Detection, Picture};
-use crate::models::manifest::{Task, Thresholds};
+use crate::models::manifest::Thresholds;
+use crate::models::traffic::Slot;
 
 /// The models' own thresholds, or `threshold` (0 to 1) in their place.
 pub fn track_config(models: &ModelSet, threshold: Option<f32>) -> TrackConfig {
-    let of = |task: Task| -> Thresholds {
-        models.find(task).map(|model| model.manifest.thresholds.clone()).unwrap_or_default()
+    let of = |slot: &Slot| -> Thresholds {
+        models.find(slot).map(|model| model.manifest.thresholds.clone()).unwrap_or_default()
     };
-    let config = TrackConfig::of_models(&of(Task::Faces), &of(Task::Objects), &of(Task::Gender));
+    let config = TrackConfig::of_models(&of(&Slot::Faces), &of(&Slot::Objects), &of(&Slot::Gender));
     match threshold {
         Some(score) => {
             TrackConfig { faces: KindConfig::above(score), objects: KindConfig::above(score), ..config }
@@ -97,14 +98,13 @@ pub fn vote(
     at: Duration,
     used: &mut BTreeMap<String, String>,
 ) -> Result<(), RecogniseError> {
+    let manifest = std::sync::Arc::clone(&unsure.classifying.model().manifest);
     let answers = recogniser.finish_genders(unsure.classifying)?;
     for (id, p_male) in unsure.tracks.into_iter().zip(answers) {
         if let Some(p_male) = p_male {
             tracker.vote_gender(id, p_male, at);
         }
     }
-    if let Some(model) = recogniser.models().find(Task::Gender) {
-        used.insert(model.manifest.name.clone(), model.manifest.version.to_string());
-    }
+    used.insert(manifest.name.clone(), manifest.version.to_string());
     Ok(())
 }

@@ -5,20 +5,24 @@
 //! ([`Recogniser::begin`]), the others wait for it ([`Recogniser::detect`]). It does not track, draw or
 //! report, and what it keeps from one picture to the next are buffers.
 
+mod models;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::detect::detect;
 use super::prepare::{PrepareError, prepare_faces_in, prepare_in};
-use crate::frame::{Detection, Kind, Picture};
+use crate::frame::{Detection, Picture};
 use crate::inference::batcher::ModelId;
 use crate::inference::engine::EngineError;
 use crate::inference::service::{Ask, Completed, Handle, Ticket, Turn};
 use crate::inference::tensor::{Outputs, Tensor};
 use crate::models::heads::{HeadError, Placement, faceres};
 use crate::models::manifest::{Manifest, Task};
+use crate::models::traffic::Slot;
+pub use models::{Model, ModelSet};
 
 /// Face crops in one request, so that a crowd does not hold a lane for long.
 const MAX_CROPS: usize = 8;
@@ -26,8 +30,8 @@ const MAX_CROPS: usize = 8;
 /// Why a picture could not be recognised.
 #[derive(Debug, thiserror::Error)]
 pub enum RecogniseError {
-    #[error("no model is loaded for {0:?}")]
-    NoModel(Task),
+    #[error("no model is loaded for {0}")]
+    NoModel(Slot),
     #[error("model {model} could not be given the picture")]
     Prepare {
         model: String,
@@ -52,59 +56,6 @@ impl RecogniseError {
     /// Whether a model was swapped out between being chosen and being asked.
     fn is_swap(&self) -> bool {
         matches!(self, Self::Infer { source: EngineError::NotInstalled { .. }, .. })
-    }
-}
-
-/// A model that is installed in the inference service.
-#[derive(Clone, Debug)]
-pub struct Model {
-    pub id: ModelId,
-    pub manifest: Arc<Manifest>,
-}
-
-/// The model in use for each task; clones share it, and changes show from the next picture on.
-#[derive(Clone, Debug, Default)]
-pub struct ModelSet {
-    models: Arc<RwLock<BTreeMap<Task, Model>>>,
-}
-
-impl ModelSet {
-    /// The model in use for `task`.
-    pub fn find(&self, task: Task) -> Option<Model> {
-        self.models.read().unwrap_or_else(PoisonError::into_inner).get(&task).cloned()
-    }
-
-    /// Uses `model` for its manifest's task and returns the one it replaces, which the caller may then
-    /// remove from the service.
-    pub fn replace(&self, model: Model) -> Option<Model> {
-        let task = model.manifest.task;
-        self.models.write().unwrap_or_else(PoisonError::into_inner).insert(task, model)
-    }
-
-    /// Uses no model for `task` any longer, and returns the one that was used.
-    pub fn withdraw(&self, task: Task) -> Option<Model> {
-        self.models.write().unwrap_or_else(PoisonError::into_inner).remove(&task)
-    }
-
-    /// The word for a class of what finds things of `kind`; empty where the model has none.
-    pub fn label(&self, kind: Kind, class: u16) -> String {
-        self.read_label(kind, class, str::to_owned)
-    }
-
-    /// As [`ModelSet::label`], lent to `read`.
-    pub fn read_label<R>(&self, kind: Kind, class: u16, read: impl FnOnce(&str) -> R) -> R {
-        let task = match kind {
-            Kind::Face => Task::Faces,
-            Kind::Object => Task::Objects,
-        };
-        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
-        let labels = models.get(&task).map(|model| model.manifest.labels.as_slice()).unwrap_or_default();
-        read(labels.get(usize::from(class)).map(String::as_str).unwrap_or_default())
-    }
-
-    /// Every model in use, by task.
-    pub fn list(&self) -> Vec<Model> {
-        self.models.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
 
@@ -175,6 +126,11 @@ pub struct Classifying {
 }
 
 impl Classifying {
+    /// What classifies them.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
     /// Whether [`Recogniser::finish_genders`] would not wait.
     pub fn is_answered(&self) -> bool {
         self.asked.iter().all(|(_, ticket)| ticket.is_answered())
@@ -310,9 +266,9 @@ impl Recogniser {
         scores: &MinScores,
     ) -> Result<Begun, RecogniseError> {
         let started = Instant::now();
-        let ask = |task, is_wanted: bool| is_wanted.then(|| self.ask(task, picture)).transpose();
+        let ask = |slot: &Slot, is_wanted: bool| is_wanted.then(|| self.ask(slot, picture)).transpose();
         // The first model runs while the second one's input is prepared.
-        let asked = [ask(Task::Faces, tasks.faces)?, ask(Task::Objects, tasks.objects)?];
+        let asked = [ask(&Slot::Faces, tasks.faces)?, ask(&Slot::Objects, tasks.objects)?];
         let submitted = Instant::now();
         Ok(Begun { asked, scores: *scores, prepare: submitted - started, submitted })
     }
@@ -338,8 +294,8 @@ impl Recogniser {
         Ok(found)
     }
 
-    fn ask(&self, task: Task, picture: &Picture) -> Result<Asked, RecogniseError> {
-        let model = self.models.find(task).ok_or(RecogniseError::NoModel(task))?;
+    fn ask(&self, slot: &Slot, picture: &Picture) -> Result<Asked, RecogniseError> {
+        let model = self.models.find(slot).ok_or_else(|| RecogniseError::NoModel(slot.clone()))?;
         let (used, outputs) = self.spares.take(model.id);
         let prepared = prepare_in(used, picture, &model.manifest.input)
             .map_err(|source| RecogniseError::Prepare { model: title(&model.manifest), source })?;
@@ -352,7 +308,7 @@ impl Recogniser {
         picture: &Picture,
         faces: &[Detection],
     ) -> Result<Classifying, RecogniseError> {
-        let model = self.models.find(Task::Gender).ok_or(RecogniseError::NoModel(Task::Gender))?;
+        let model = self.models.find(&Slot::Gender).ok_or(RecogniseError::NoModel(Slot::Gender))?;
         let manifest = &model.manifest;
         let is_large = |face: &Detection| face.bbox.w >= manifest.thresholds.min_width && face.bbox.w > 0.0;
         let large: Vec<usize> = (0..faces.len()).filter(|&index| is_large(&faces[index])).collect();
