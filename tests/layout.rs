@@ -43,11 +43,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("jobs", &["blobs", "container", "telemetry"]),
     ("blobs", &[]),
-    ("cluster", &["histogram", "ids"]),
-    ("pipeline", &["frame", "histogram", "imgproc", "inference", "models"]),
-    ("models", &["frame", "ids", "inference"]),
+    ("cluster", &["ids", "measures"]),
+    ("serving", &["blobs", "inference", "measures", "models", "pipeline", "telemetry"]),
+    ("pipeline", &["frame", "imgproc", "inference", "measures", "models"]),
+    ("models", &["blobs", "frame", "ids", "inference"]),
     ("inference", &[]),
-    ("histogram", &[]),
+    ("measures", &[]),
     ("imgproc", &["frame"]),
     ("codec", &["container", "frame"]),
     ("container", &[]),
@@ -80,7 +81,6 @@ const NAMED_IN: &[(&str, &[&str])] = &[
 const PURE: &[&str] = &[
     "cluster/placement.rs",
     "container.rs",
-    "histogram.rs",
     "inference/batcher.rs",
     "inference/rows.rs",
     "inference/turns.rs",
@@ -88,6 +88,7 @@ const PURE: &[&str] = &[
     "live/headroom.rs",
     "live/sdp.rs",
     "live/settings.rs",
+    "measures.rs",
     "models/check/",
     "models/heads/",
     "models/traffic",
@@ -95,6 +96,8 @@ const PURE: &[&str] = &[
     "pipeline/labels.rs",
     "pipeline/track/",
     "rtp/",
+    "serving/plan.rs",
+    "serving/watch.rs",
 ];
 
 fn sources() -> Vec<(String, String)> {

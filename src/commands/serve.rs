@@ -46,6 +46,7 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         move || worker.admits().map_err(|refusal| refusal.to_string())
     };
     let desk = recognition.start_desk(&metrics)?;
+    let loader = recognition.follow(&args.store.store, "w1")?;
     let mut video_jobs = VideoJobs::alone(&args.store, &args.worker, &metrics).await?;
     let videos = video_jobs.as_mut().map(|jobs| {
         jobs.start(&args.worker, recognition, &metrics);
@@ -95,6 +96,7 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         };
         let (closed, ()) = tokio::join!(closing, videos::leave(video_jobs, service::FAREWELL_LIMIT));
         closed?;
+        loader.leave(service::FAREWELL_LIMIT).await;
         sockets.emptied(Duration::from_secs(1)).await;
         stop.tell();
         anyhow::Ok(())

@@ -42,6 +42,7 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let listener = service::bind(args.control, "--control").await?;
     let desk = recognition.start_desk(&metrics)?;
+    let loader = recognition.follow(&args.store.store, name)?;
     let mut video_jobs = VideoJobs::shared(&args.store, &metrics).await?;
     if let Some(jobs) = &mut video_jobs {
         jobs.start(&args.worker, recognition, &metrics);
@@ -73,6 +74,7 @@ async fn serve(
         };
         let (farewell, ()) = tokio::join!(draining, videos::leave(video_jobs, service::FAREWELL_LIMIT));
         worker.close(farewell?).await;
+        loader.leave(service::FAREWELL_LIMIT).await;
         stop.tell();
         anyhow::Ok(())
     };
