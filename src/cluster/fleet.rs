@@ -312,6 +312,25 @@ impl Fleet {
         turns
     }
 
+    /// What every worker answers that does.
+    pub(super) async fn ask_all<T, F>(&self, question: impl Fn(Remote) -> F) -> Vec<T>
+    where
+        F: Future<Output = Result<T, RemoteError>>,
+    {
+        let answering =
+            |(address, member): (&SocketAddr, &Member)| member.status.is_some().then_some(*address);
+        let addresses: Vec<SocketAddr> = self.members().iter().filter_map(answering).collect();
+        let answers = stream::iter(addresses.into_iter().map(|address| question(self.remote(address))));
+        answers.buffer_unordered(POLLS_AT_ONCE).filter_map(async |answer| answer.ok()).collect().await
+    }
+
+    /// Slot → `name@version` of the stable models, as the workers said last; of one that they disagree on, one of theirs.
+    pub fn serving(&self) -> BTreeMap<String, String> {
+        let members = self.members();
+        let statuses = members.values().filter_map(|member| member.status.as_ref());
+        statuses.flat_map(|status| status.models.clone()).collect()
+    }
+
     /// Attaches to a session on the worker that its id names.
     ///
     /// # Errors
