@@ -26,3 +26,4 @@ pub mod rtp;
 pub mod shutdown;
 pub mod signalling;
 pub mod telemetry;
+pub mod trials;

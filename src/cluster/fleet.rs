@@ -312,6 +312,24 @@ impl Fleet {
         turns
     }
 
+    /// How many workers have each model loaded, by `name@version`, as they last said.
+    pub fn loaded(&self) -> BTreeMap<String, usize> {
+        let mut loaded = BTreeMap::new();
+        for status in self.members().values().filter_map(|member| member.status.as_ref()) {
+            // One model may be for several tasks.
+            for title in status.models.values().collect::<HashSet<_>>() {
+                *loaded.entry(title.clone()).or_default() += 1;
+            }
+        }
+        loaded
+    }
+
+    /// The model that is used for each task, `name@version`; where workers differ, any one's.
+    pub fn serving(&self) -> BTreeMap<String, String> {
+        let members = self.members();
+        members.values().filter_map(|member| member.status.as_ref()).flat_map(|s| s.models.clone()).collect()
+    }
+
     /// Attaches to a session on the worker that its id names.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 //! control API, [`whip`] the part of it that needs no socket, and [`token`] the secret that both sides share. None looks at a pixel.
 
 pub mod fleet;
+pub mod models;
 pub mod placement;
 pub mod protocol;
 pub mod remote;

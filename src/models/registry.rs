@@ -58,7 +58,9 @@ pub enum RegistryError {
     TooManyVersions { name: String },
     #[error("the manifest is not valid")]
     Invalid(#[source] ManifestError),
-    #[error("the manifest would have {bytes} bytes, more than {MAX_SMALL_BYTES}: it has too many or too long labels")]
+    #[error(
+        "the manifest would have {bytes} bytes, more than {MAX_SMALL_BYTES}: it has too many or too long labels"
+    )]
     ManifestTooLarge { bytes: usize },
     #[error("{key} cannot be read")]
     Unreadable { key: String, source: Box<dyn std::error::Error + Send + Sync> },

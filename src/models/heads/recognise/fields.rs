@@ -52,7 +52,10 @@ impl Wishes {
             ("task", task.map(|task| Task::name(task).to_owned())),
             ("head", head.map(|head| head.name().to_owned())),
             // A line each: a label may have commas in it.
-            ("labels", labels.as_ref().map(|labels| labels.iter().map(|label| format!("{label}\n")).collect())),
+            (
+                "labels",
+                labels.as_ref().map(|labels| labels.iter().map(|label| format!("{label}\n")).collect()),
+            ),
             ("size", size.map(|(width, height)| format!("{width}x{height}"))),
             ("channels", channels.map(|order| name_of(order, &CHANNELS))),
             ("mean", mean.map(three)),
