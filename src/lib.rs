@@ -28,3 +28,4 @@ pub mod serving;
 pub mod shutdown;
 pub mod signalling;
 pub mod telemetry;
+pub mod trials;

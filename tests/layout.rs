@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// What each part of `src/` may use of the others. Never upward.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("signalling", &["blobs", "cluster", "container", "ids", "jobs", "shutdown", "telemetry"]),
+    ("signalling", &["blobs", "cluster", "container", "ids", "jobs", "models", "shutdown", "telemetry"]),
     (
         "live",
         &[
@@ -41,6 +41,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
+    ("trials", &["blobs", "cluster", "inference", "models"]),
     ("jobs", &["blobs", "container", "telemetry"]),
     ("blobs", &[]),
     ("cluster", &["ids", "measures"]),
@@ -74,7 +75,17 @@ const NAMED_IN: &[(&str, &[&str])] = &[
     ("object_store::", &["blobs/"]),
     ("jsonwebtoken::", &["signalling/auth.rs"]),
     ("tokio_rustls::", &["signalling/tls.rs", "signalling/server.rs", "load/"]),
-    ("axum", &["signalling/", "live/control.rs", "live/whip.rs", "files/control.rs", "commands/"]),
+    (
+        "axum",
+        &[
+            "signalling/",
+            "live/control.rs",
+            "live/whip.rs",
+            "files/control.rs",
+            "trials/control.rs",
+            "commands/",
+        ],
+    ),
 ];
 
 /// Modules that do no I/O, spawn nothing and are given the time.

@@ -324,11 +324,22 @@ impl Fleet {
         answers.buffer_unordered(POLLS_AT_ONCE).filter_map(async |answer| answer.ok()).collect().await
     }
 
-    /// Slot → `name@version` of the stable models, as the workers said last; of one that they disagree on, one of theirs.
+    /// How many workers have each model loaded, by `name@version`, as they last said.
+    pub fn loaded(&self) -> BTreeMap<String, usize> {
+        let mut loaded = BTreeMap::new();
+        for status in self.members().values().filter_map(|member| member.status.as_ref()) {
+            // One model may be for several slots.
+            for title in status.models.values().chain(&status.loaded).collect::<HashSet<_>>() {
+                *loaded.entry(title.clone()).or_default() += 1;
+            }
+        }
+        loaded
+    }
+
+    /// The model that each slot uses for those in no share, `name@version`; where workers differ, any one's.
     pub fn serving(&self) -> BTreeMap<String, String> {
         let members = self.members();
-        let statuses = members.values().filter_map(|member| member.status.as_ref());
-        statuses.flat_map(|status| status.models.clone()).collect()
+        members.values().filter_map(|member| member.status.as_ref()).flat_map(|s| s.models.clone()).collect()
     }
 
     /// Attaches to a session on the worker that its id names.

@@ -6,6 +6,7 @@
 
 pub mod figures;
 pub mod fleet;
+pub mod models;
 pub mod placement;
 pub mod protocol;
 pub mod remote;

@@ -226,7 +226,7 @@ pub fn is_authorised(headers: &http::HeaderMap, token: &ClusterToken) -> bool {
     given.is_some_and(|given| token.is_shown_by(given))
 }
 
-fn retry_after(headers: &http::HeaderMap) -> u32 {
+pub(super) fn retry_after(headers: &http::HeaderMap) -> u32 {
     const DEFAULT_S: u32 = 3;
     let value = headers.get(http::header::RETRY_AFTER).and_then(|value| value.to_str().ok());
     value.and_then(|value| value.parse().ok()).unwrap_or(DEFAULT_S)

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, bail};
 
-use crate::blobs::Blobs;
 use crate::cli::InferenceArgs;
 use crate::files::desk::Desk;
 use crate::inference::batcher::Limits;
@@ -71,28 +70,17 @@ impl Recognition {
         Ok(Self { service, models, serving, folder: args.models.clone() })
     }
 
-    /// Has the models follow the traffics on the store at `place`, from now on; `worker` is who says so in their history.
+    /// Has the models follow the traffics of `registry` from now on; `worker` is who says so in their history.
     ///
     /// # Errors
     /// When it has been done already, or there is no thread for it.
-    pub fn follow(&self, place: &str, worker: &str) -> anyhow::Result<Loader> {
+    pub fn follow(&self, registry: Option<&Registry>, worker: &str) -> anyhow::Result<Loader> {
         let taken = self.serving.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (workshop, defaults) = taken.context("the models follow the traffics already")?;
-        let registry = match Blobs::open(place) {
-            Ok(blobs) => Some(Registry::new(blobs)),
-            Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    store = place,
-                    "no traffics are followed"
-                );
-                None
-            }
-        };
         let setup = Setup {
             worker: worker.to_owned(),
             workshop,
-            registry,
+            registry: registry.cloned(),
             store: Store::open(&self.folder),
             models: self.models.clone(),
             defaults,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 
 use super::recognition::Recognition;
+use super::registry;
 use super::service::{self, Stop};
 use super::videos::{self, VideoJobs};
 use crate::cli::WorkerProcessArgs;
@@ -16,6 +17,7 @@ use crate::live::session::Resources;
 use crate::live::worker::Worker;
 use crate::live::{control, whip};
 use crate::telemetry::metrics::Metrics;
+use crate::trials;
 
 /// Serves until it is told to stop (SIGINT or SIGTERM), then has the sessions
 /// move to other workers; told again, it ends at once.
@@ -42,11 +44,13 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let listener = service::bind(args.control, "--control").await?;
     let desk = recognition.start_desk(&metrics)?;
-    let loader = recognition.follow(&args.store.store, name)?;
     let mut video_jobs = VideoJobs::shared(&args.store, &metrics).await?;
     if let Some(jobs) = &mut video_jobs {
         jobs.start(&args.worker, recognition, &metrics);
     }
+    let registry = registry::open(&args.store);
+    let loader = recognition.follow(registry.as_ref(), name)?;
+    let trial_desk = registry::desk(registry.as_ref(), &args.worker, &args.inference)?;
     let resources = Resources {
         peers: service::peer_config(&args.worker),
         inference: recognition.handle(),
@@ -80,6 +84,7 @@ async fn serve(
     };
     let control = control::router(Arc::clone(&worker), token.clone())
         .merge(whip::router(Arc::clone(&worker), token.clone()))
-        .merge(files::control::router(Arc::new(desk), token));
+        .merge(files::control::router(Arc::new(desk), token.clone()))
+        .merge(trials::control::router(trial_desk, token));
     tokio::try_join!(stop.serve(listener, control), stopping).map(drop)
 }

@@ -98,6 +98,8 @@ pub struct Metrics {
     /// Labels: outcome.
     pub uploads_total: IntCounterVec,
     pub upload_bytes_total: IntCounter,
+    /// Labels: outcome.
+    pub model_uploads_total: IntCounterVec,
     /// Labels: route, status.
     pub http_requests_total: IntCounterVec,
     pub ice_failures_total: IntCounter,
@@ -231,6 +233,11 @@ impl Metrics {
                 &["outcome"],
             ),
             upload_bytes_total: new.counter("vigie_upload_bytes_total", "Bytes of videos received."),
+            model_uploads_total: new.counters(
+                "vigie_model_uploads_total",
+                "Models sent, by outcome: taken, refused (by a check, a trial or the door), broken_off, failed.",
+                &["outcome"],
+            ),
             http_requests_total: new.counters(
                 "vigie_http_requests_total",
                 "HTTP requests answered.",
