@@ -58,7 +58,7 @@ pub fn sum(slot: &str, told: impl IntoIterator<Item = ModelFigures>) -> Vec<Mode
 impl Remote {
     /// Asks what was measured of the models there.
     pub async fn figures(&self) -> Result<Vec<ModelFigures>, RemoteError> {
-        self.ask(FIGURES_PATH).await
+        self.look_up(FIGURES_PATH).await
     }
 }
 

@@ -161,10 +161,9 @@ impl TryFrom<BTreeMap<String, String>> for Attributes {
         if pairs.len() > MAX_ATTRIBUTES {
             return Err(InvalidWord::TooMany(pairs.len()));
         }
-        match pairs.iter().flat_map(|(name, value)| [name, value]).find(|word| !is_word(word)) {
-            Some(word) => Err(InvalidWord::Word(shortened(word))),
-            None => Ok(Self(pairs)),
-        }
+        let wrong = pairs.iter().flat_map(|(name, value)| [name, value]).find(|word| !is_word(word));
+        let wrong = wrong.map(|word| InvalidWord::Word(shortened(word)));
+        wrong.map_or(Ok(Self(pairs)), Err)
     }
 }
 

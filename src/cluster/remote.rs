@@ -138,11 +138,11 @@ impl Remote {
 
     /// Asks how loaded the worker is.
     pub async fn status(&self) -> Result<WorkerStatus, RemoteError> {
-        self.ask(STATUS_PATH).await
+        self.look_up(STATUS_PATH).await
     }
 
     /// Asks for what lies at `path`, a short answer in JSON.
-    pub(super) async fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T, RemoteError> {
+    pub(super) async fn look_up<T: DeserializeOwned>(&self, path: &str) -> Result<T, RemoteError> {
         let answer = timeout(STATUS_LIMIT, self.get(path)).await;
         let body = answer.unwrap_or(Err(RemoteError::Silent { address: self.address }))?;
         serde_json::from_slice(&body).map_err(|source| self.unreachable(source))
