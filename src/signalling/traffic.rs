@@ -309,20 +309,28 @@ async fn check_models(
 ) -> Result<(), ApiError> {
     let is_new = |model: &&ModelVersion| !before.is_some_and(|before| before.models().any(|m| m == *model));
     for model in next.models().filter(is_new) {
-        match registry.read(&model.name, model.version).await {
-            Ok(manifest) => {
-                if next.slot.task().is_some_and(|task| task != manifest.task) {
-                    let (model, is) = (model.clone(), manifest.task.name());
-                    return Err(ModelsError::OtherTask { model, is, slot: next.slot.clone() }.into());
-                }
+        let brought = MODELS.iter().find(|entry| entry.name == model.name);
+        let task = match registry.read(&model.name, model.version).await {
+            Ok(manifest) => Some(manifest.task),
+            Err(RegistryError::UnknownVersion { .. }) if brought.is_some() => {
+                brought.map(|entry| entry.manifest().task)
             }
+            // A worker's own, that it was told to use.
             Err(RegistryError::UnknownVersion { .. })
-                if MODELS.iter().any(|entry| entry.name == model.name)
-                    || front.workers.loaded().contains_key(&model.to_string()) => {}
+                if front.workers.loaded().contains_key(&model.to_string()) =>
+            {
+                None
+            }
             Err(RegistryError::UnknownVersion { .. }) => {
                 return Err(ModelsError::UnknownVersion(model.clone()).into());
             }
             Err(error) => return Err(ModelsError::from(error).into()),
+        };
+        if let (Some(is), Some(wanted)) = (task, next.slot.task())
+            && is != wanted
+        {
+            let (model, slot) = (model.clone(), next.slot.clone());
+            return Err(ModelsError::OtherTask { model, is: is.name(), slot }.into());
         }
     }
     Ok(())
