@@ -173,7 +173,7 @@ impl Run {
         if has_tried {
             self.serve(&wanted);
         }
-        self.told.tell(&self.workshop.metrics, &self.models);
+        self.told.tell(&self.workshop.metrics, self.held.iter().map(|held| &held.model), &self.models);
         self.models.note_not_loaded(self.failures.shown());
         has_tried
     }
@@ -243,6 +243,7 @@ impl Run {
             });
         self.held = kept;
         for Held { model, .. } in unwanted {
+            self.told.finish(&self.workshop.metrics, &model);
             self.workshop.unload(model);
         }
         let held = &self.held;

@@ -121,7 +121,12 @@ pub fn run(args: &TrafficArgs) -> anyhow::Result<()> {
 }
 
 /// One exchange; what the service says when it does not do it.
-async fn ask(target: &Target, method: Method, path: &str, body: &Value) -> anyhow::Result<(StatusCode, Value)> {
+async fn ask(
+    target: &Target,
+    method: Method,
+    path: &str,
+    body: &Value,
+) -> anyhow::Result<(StatusCode, Value)> {
     let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
     let headers = [("content-type", "application/json")];
     let answer = target.ask(method, path, &headers, body.into()).await?;
