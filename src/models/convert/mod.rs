@@ -9,7 +9,7 @@
 mod centernet;
 mod emit;
 mod kernel;
-pub(crate) mod onnx;
+mod onnx;
 mod rewrite;
 mod tfjs;
 mod window;
