@@ -122,6 +122,12 @@ async fn gives_out(registry: &Registry) {
     writer.finish().await.unwrap();
     let damaged = registry.fetch("other", 1, &local).await;
     assert!(matches!(damaged, Err(RegistryError::Corrupt { .. })), "{damaged:?}");
+    // A manifest of a vigie to come hides itself alone.
+    let before = registry.list().await.unwrap().len();
+    registry.blobs().put_small("models/other/1/manifest.json", Bytes::from_static(b"{}")).await.unwrap();
+    assert!(matches!(registry.read("other", 1).await, Err(RegistryError::Unreadable { .. })));
+    assert!(matches!(registry.entry("other", 1).await, Err(RegistryError::Unreadable { .. })));
+    assert_eq!(registry.list().await.unwrap().len(), before - 1);
 }
 
 async fn together(registry: &Registry, other: &Registry) {
