@@ -201,19 +201,12 @@ async fn whatever_cannot_be_a_model_is_refused_and_leaves_nothing() {
             "a picture that is none",
             vec![("picture", Some("p"), b"GIF89a".to_vec()), onnx()],
             422,
-            "trial_fault",
+            "picture",
         ),
     ] {
         let reply = send(address, "m", &parts);
         let body = reply.json();
-        if code != "trial_fault" {
-            assert_eq!(
-                (reply.status, body["error"]["code"].as_str()),
-                (status, Some(code)),
-                "{what}: {body}"
-            );
-        }
-        assert!(reply.status >= 400, "{what}");
+        assert_eq!((reply.status, body["error"]["code"].as_str()), (status, Some(code)), "{what}: {body}");
     }
     let (_, body) = form(&[onnx()]);
     let reply =
@@ -265,7 +258,10 @@ async fn the_whole_hostile_corpus_is_refused_while_a_session_goes_on() {
         for (what, onnx, code) in trial_corpus().into_iter().chain(corpus()) {
             let reply = send(address, "hostile", &[file(onnx)]);
             let body = reply.json();
-            assert_eq!((reply.status, body["error"]["code"].as_str()), (422, Some(code)), "{what}: {body}");
+            let told = body["error"]["code"].as_str();
+            // A busy machine may not give it its seconds of CPU time in as many as may pass.
+            let is_late = code == "cpu_time" && told == Some("wall_time");
+            assert!(reply.status == 422 && (told == Some(code) || is_late), "{what}: {body}");
         }
     });
     refusing.await.unwrap();
