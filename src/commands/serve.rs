@@ -54,6 +54,7 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         jobs.front(&args.front)
     });
     let registry = registry::open(&args.store);
+    let loader = recognition.follow(registry.as_ref(), "w1")?;
     let trial_desk = registry::desk(registry.as_ref(), &args.worker, &args.inference)?;
     let sockets = Inside::default();
     let front = Front {
@@ -101,6 +102,7 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         };
         let (closed, ()) = tokio::join!(closing, videos::leave(video_jobs, service::FAREWELL_LIMIT));
         closed?;
+        loader.leave(service::FAREWELL_LIMIT).await;
         sockets.emptied(Duration::from_secs(1)).await;
         stop.tell();
         anyhow::Ok(())

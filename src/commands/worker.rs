@@ -49,6 +49,7 @@ async fn serve(
         jobs.start(&args.worker, recognition, &metrics);
     }
     let registry = registry::open(&args.store);
+    let loader = recognition.follow(registry.as_ref(), name)?;
     let trial_desk = registry::desk(registry.as_ref(), &args.worker, &args.inference)?;
     let resources = Resources {
         peers: service::peer_config(&args.worker),
@@ -77,6 +78,7 @@ async fn serve(
         };
         let (farewell, ()) = tokio::join!(draining, videos::leave(video_jobs, service::FAREWELL_LIMIT));
         worker.close(farewell?).await;
+        loader.leave(service::FAREWELL_LIMIT).await;
         stop.tell();
         anyhow::Ok(())
     };

@@ -4,9 +4,11 @@
 //! not sure of. It keeps nothing: the tracker is its caller's.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::recognise::{Classifying, ModelSet, RecogniseError, Recogniser};
+use super::labels::Labels;
+use super::recognise::{Classifying, Found, Model, ModelSet, RecogniseError, Recogniser};
 use super::track::{KindConfig, TrackConfig, Tracker};
 use crate::frame::{Detection, Picture};
 use crate::models::manifest::Thresholds;
@@ -26,6 +28,17 @@ pub fn track_config(models: &ModelSet, threshold: Option<f32>) -> TrackConfig {
     }
 }
 
+/// Takes in what was found in the picture of media time `at`. Where another model found it than before, what is known is
+/// called by that one's labels from now on.
+pub fn follow(tracker: &mut Tracker, labels: &mut Labels, found: &Found, at: Duration) {
+    for (kind, finder) in &found.found_by {
+        if let Some(translation) = labels.adopt(*kind, finder) {
+            tracker.translate(*kind, |class| translation.class(class));
+        }
+    }
+    tracker.update(&found.detections, at);
+}
+
 /// The faces of a picture that are being classified, by their tracks.
 pub struct Unsure {
     tracks: Vec<u64>,
@@ -33,6 +46,11 @@ pub struct Unsure {
 }
 
 impl Unsure {
+    /// What classifies them.
+    pub fn model(&self) -> &Model {
+        self.classifying.model()
+    }
+
     /// Whether [`vote`] would not wait.
     pub fn is_answered(&self) -> bool {
         self.classifying.is_answered()
@@ -98,7 +116,7 @@ pub fn vote(
     at: Duration,
     used: &mut BTreeMap<String, String>,
 ) -> Result<(), RecogniseError> {
-    let manifest = std::sync::Arc::clone(&unsure.classifying.model().manifest);
+    let manifest = Arc::clone(&unsure.model().manifest);
     let answers = recogniser.finish_genders(unsure.classifying)?;
     for (id, p_male) in unsure.tracks.into_iter().zip(answers) {
         if let Some(p_male) = p_male {

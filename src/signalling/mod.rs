@@ -20,6 +20,7 @@ pub mod router;
 pub mod server;
 mod sessions;
 pub mod tls;
+mod traffic;
 mod tus;
 pub mod uploads;
 mod videos;

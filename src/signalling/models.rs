@@ -17,12 +17,13 @@ use tokio::sync::Semaphore;
 use super::error::ApiError;
 use super::model_upload;
 use super::router::Front;
+use super::traffic;
 use crate::blobs::BlobError;
 use crate::cluster::models::ModelFault;
 use crate::models::heads::recognise::fields::FieldError;
 use crate::models::manifest::{Manifest, ManifestError};
 use crate::models::registry::{Entry, Registry, RegistryError};
-use crate::models::traffic::Traffic;
+use crate::models::traffic::{ModelVersion, Slot, Traffic, TrafficError};
 
 /// Models that are sent or tried at a time by way of this front.
 const MAX_UPLOADS: usize = 4;
@@ -92,6 +93,14 @@ pub enum ModelsError {
     TrialLost,
     #[error("{}", fault.message)]
     Refused { status: StatusCode, fault: ModelFault, retry_after_s: Option<u32> },
+    #[error("{0} has no traffic: it uses its own model")]
+    NoTraffic(Slot),
+    #[error("there is no model {0}")]
+    UnknownVersion(ModelVersion),
+    #[error("{model} is for {is}, not for {slot}")]
+    OtherTask { model: ModelVersion, is: &'static str, slot: Slot },
+    #[error(transparent)]
+    Traffic(TrafficError),
     #[error(transparent)]
     Registry(RegistryError),
 }
@@ -122,6 +131,9 @@ impl ModelsError {
             Self::Unavailable | Self::Busy | Self::NoWorker | Self::TrialLost => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
+            Self::NoTraffic(_) => StatusCode::NOT_FOUND,
+            Self::UnknownVersion(_) | Self::OtherTask { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Traffic(error) => traffic::status_of(error),
             Self::Refused { status, .. } => *status,
             Self::Registry(error) => match error {
                 RegistryError::UnknownVersion { .. } => StatusCode::NOT_FOUND,
@@ -162,6 +174,10 @@ impl ModelsError {
             Self::NoWorker => "no_worker",
             Self::TrialLost => "trial_lost",
             Self::Refused { .. } => "model_refused",
+            Self::NoTraffic(_) => "no_traffic",
+            Self::UnknownVersion(_) => "unknown_version",
+            Self::OtherTask { .. } => "other_task",
+            Self::Traffic(error) => traffic::code_of(error),
             Self::Registry(error) => match error {
                 RegistryError::UnknownVersion { .. } => "not_found",
                 RegistryError::InUse { .. } => "in_use",

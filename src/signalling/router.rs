@@ -16,7 +16,7 @@ use super::limits::{self, Limits};
 use super::models::{self, Models};
 use super::predict::{self, Uploads};
 use super::uploads::Videos;
-use super::{exchange, health, ice, pages, results, sessions, tus, videos, whep, whip};
+use super::{exchange, health, ice, pages, results, sessions, traffic, tus, videos, whep, whip};
 use crate::cluster::fleet::Fleet;
 use crate::ids::SessionKey;
 use crate::shutdown::Inside;
@@ -83,12 +83,13 @@ pub fn router(front: Front) -> Router {
         .route("/predict", post(predict::predict).layer(predict::body_limit()))
         .merge(video_intake())
         .merge(models::reading())
+        .merge(traffic::reading())
         .merge(whip::endpoint())
         .route_layer(session);
     let without_token = video_jobs().merge(whip::sessions()).merge(whep::viewers());
     let metrics = Router::new().route("/metrics", get(health::metrics));
     let metrics = if front.has_open_metrics { metrics } else { metrics.route_layer(admin.clone()) };
-    let for_admins = models::administering().route_layer(admin);
+    let for_admins = models::administering().merge(traffic::administering()).route_layer(admin);
     Router::new()
         .route("/health", get(health::live))
         .route("/livez", get(health::live))

@@ -65,9 +65,8 @@ impl Registry {
 
     /// The slot whose traffic names a version now, if there is one.
     pub(super) async fn user_of(&self, name: &str, version: u32) -> Result<Option<Slot>, RegistryError> {
-        let named = |traffic: &Traffic| {
-            traffic.split().models().any(|model| model.name == name && model.version == version)
-        };
+        let named =
+            |traffic: &Traffic| traffic.models().any(|model| model.name == name && model.version == version);
         let found = self.traffics().await?.into_iter().find(|(traffic, _)| named(traffic));
         Ok(found.map(|(traffic, _)| traffic.slot))
     }
