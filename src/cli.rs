@@ -208,8 +208,8 @@ pub struct WorkerArgs {
     /// Video jobs at a time; 0 to leave them to other workers.
     #[arg(long, env = "VIGIE_VIDEO_JOBS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(..=64))]
     pub video_jobs: u16,
-    /// Seconds of CPU time that the trial of an uploaded model may take; five times as many may pass.
-    #[arg(long, env = "VIGIE_TRIAL_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=200))]
+    /// Seconds of CPU time that the trial of an uploaded model may take; ten times as many may pass.
+    #[arg(long, env = "VIGIE_TRIAL_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=120))]
     pub trial_seconds: u64,
     /// Megabytes that such a trial may take besides four times the file.
     #[arg(long, env = "VIGIE_TRIAL_MEMORY", default_value_t = 2048, value_parser = clap::value_parser!(u64).range(256..=262_144))]
