@@ -21,6 +21,7 @@ pub mod live;
 pub mod load;
 pub mod mailbox;
 pub mod models;
+pub mod oip;
 pub mod pipeline;
 pub mod rtp;
 pub mod shutdown;

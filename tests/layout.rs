@@ -41,6 +41,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
+    ("oip", &["cluster", "inference", "models", "pipeline", "telemetry"]),
     ("jobs", &["blobs", "container", "telemetry"]),
     ("blobs", &[]),
     ("cluster", &["ids"]),
@@ -72,7 +73,7 @@ const NAMED_IN: &[(&str, &[&str])] = &[
     ("object_store::", &["blobs/"]),
     ("jsonwebtoken::", &["signalling/auth.rs"]),
     ("tokio_rustls::", &["signalling/tls.rs", "signalling/server.rs", "load/"]),
-    ("axum", &["signalling/", "live/control.rs", "live/whip.rs", "files/control.rs", "commands/"]),
+    ("axum", &["signalling/", "live/control.rs", "live/whip.rs", "files/control.rs", "oip/control.rs", "commands/"]),
 ];
 
 /// Modules that do no I/O, spawn nothing and are given the time.
@@ -88,6 +89,12 @@ const PURE: &[&str] = &[
     "live/settings.rs",
     "models/check/",
     "models/heads/",
+    "oip/answer.rs",
+    "oip/coding.rs",
+    "oip/metadata.rs",
+    "oip/numbers.rs",
+    "oip/request.rs",
+    "oip/tensors.rs",
     "pipeline/track/",
     "rtp/",
 ];

@@ -10,11 +10,13 @@ use super::service::{self, FrontDoor, Stop};
 use super::videos::{self, VideoJobs};
 use crate::cli::ServeArgs;
 use crate::cluster::fleet::Fleet;
+use crate::cluster::relay::Relay;
 use crate::cluster::token::ClusterToken;
 use crate::files;
 use crate::live::session::Resources;
 use crate::live::worker::Worker;
 use crate::live::{control, whip};
+use crate::oip;
 use crate::shutdown::Inside;
 use crate::signalling::router::Front;
 use crate::telemetry::metrics::Metrics;
@@ -55,10 +57,11 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
     let front = Front {
         sockets: sockets.clone(),
         workers: Arc::clone(&fleet),
+        relay: Relay::default(),
         session_key: token.session_key(),
         uploads: Arc::default(),
         videos,
-        metrics,
+        metrics: Arc::clone(&metrics),
         readiness: Arc::new(readiness),
         ice: service::ice_config(&args.front),
         door: guard::door(&args.front)?,
@@ -73,7 +76,8 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
     let url = public.url()?;
     let control = control::router(Arc::clone(&worker), token.clone())
         .merge(whip::router(Arc::clone(&worker), token.clone()))
-        .merge(files::control::router(Arc::new(desk), token));
+        .merge(files::control::router(Arc::new(desk), token.clone()))
+        .merge(oip::control::router(service::oip(recognition, &worker, &metrics), token));
     let serving =
         async { tokio::try_join!(public.serve(&args.front, front, &stop), stop.serve(internal, control),) };
     let stopping = async {

@@ -395,7 +395,7 @@ impl Recogniser {
         outputs: Outputs,
     ) -> Result<Ticket, RecogniseError> {
         let refused = |source| RecogniseError::Infer { model: title(&model.manifest), source };
-        let ask = Ask { model: model.id, asker: self.asker, is_ahead, input, outputs };
+        let ask = Ask { is_ahead, outputs, ..Ask::of(model.id, self.asker, input) };
         self.handle.queue(ask).map_err(refused)
     }
 
