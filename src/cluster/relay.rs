@@ -41,8 +41,7 @@ pub enum RelayError {
     Broken(#[source] Box<dyn Error + Send + Sync>),
 }
 
-/// The connections to every worker; clones share them.
-#[derive(Clone)]
+/// The connections to every worker.
 pub struct Relay<B> {
     client: Client<HttpConnector, Lent<B>>,
 }

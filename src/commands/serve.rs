@@ -10,7 +10,6 @@ use super::service::{self, FrontDoor, Stop};
 use super::videos::{self, VideoJobs};
 use crate::cli::ServeArgs;
 use crate::cluster::fleet::Fleet;
-use crate::cluster::relay::Relay;
 use crate::cluster::token::ClusterToken;
 use crate::files;
 use crate::live::session::Resources;
@@ -57,7 +56,7 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
     let front = Front {
         sockets: sockets.clone(),
         workers: Arc::clone(&fleet),
-        relay: Relay::default(),
+        relay: Arc::default(),
         session_key: token.session_key(),
         uploads: Arc::default(),
         videos,

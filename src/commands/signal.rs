@@ -9,7 +9,6 @@ use super::service::{self, FrontDoor, Stop};
 use super::videos::{self, VideoJobs};
 use crate::cli::SignalArgs;
 use crate::cluster::fleet::Fleet;
-use crate::cluster::relay::Relay;
 use crate::shutdown::Inside;
 use crate::signalling::router::Front;
 use crate::telemetry::metrics::Metrics;
@@ -39,7 +38,7 @@ async fn serve(args: &SignalArgs) -> anyhow::Result<()> {
     let front = Front {
         sockets: Inside::default(),
         workers: Arc::clone(&fleet),
-        relay: Relay::default(),
+        relay: Arc::default(),
         session_key: token.session_key(),
         uploads: Arc::default(),
         videos: video_jobs.as_ref().map(|jobs| jobs.front(&args.front)),

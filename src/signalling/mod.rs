@@ -2,14 +2,14 @@
 //!
 //! [`router`] is its table of contents; [`sessions`] carries a page's signalling to a worker,
 //! [`predict`] single pictures. [`videos`] and [`tus`] take video files in, and [`results`] gives them out.
-//! [`whip`] and [`whep`] bring publishers and viewers that have no page.
+//! [`whip`] and [`whep`] bring publishers and viewers that have no page, and `oip` hands tensors on.
 
 pub mod auth;
 pub mod error;
 mod exchange;
 mod health;
 pub mod ice;
-pub pub mod limits;
+pub mod limits;
 mod oip;
 mod pages;
 pub mod predict;

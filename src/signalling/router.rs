@@ -28,7 +28,7 @@ use crate::telemetry::metrics::Metrics;
 pub struct Front {
     pub workers: Arc<Fleet>,
     /// The connections over which inference requests are handed on.
-    pub relay: Relay<Body>,
+    pub relay: Arc<Relay<Body>>,
     /// Tells resume tokens of this cluster from invented ones.
     pub session_key: SessionKey,
     pub metrics: Arc<Metrics>,
