@@ -23,6 +23,8 @@ FOREIGN = {"ServiceMonitor", "PrometheusRule", "ScaledObject", "InferenceService
 # What Prometheus, its client library and kube-state-metrics export, not vigie.
 FOREIGN_METRICS = {"process_cpu_seconds_total", "process_resident_memory_bytes", "kube_pod_container_resource_limits"}
 VIGIE_IMAGES = ("vigie-front", "vigie-worker", "vigie-worker-gpu")
+# What other people's pods carry that may run models.
+GUEST = "vigie/may-run-models"
 ROLES = {"signal": "signal", "worker": "worker", "serve": "serve"}
 
 problems = []
@@ -195,6 +197,9 @@ def check_selectors(where, documents, program):
                 check(port["targetPort"] in names, place, f"its pods have no port {port['targetPort']}")
         elif document["kind"] in ("PodDisruptionBudget",):
             check(any(matches(spec["selector"], label) for label in labels), place, "selects no pod")
+        elif document["kind"] == "NetworkPolicy" and GUEST in spec["podSelector"].get("matchLabels", {}):
+            # It is for pods that are not vigie's.
+            continue
         elif document["kind"] == "NetworkPolicy" and spec["podSelector"]:
             check(any(matches(spec["podSelector"], label) for label in labels), place, "selects no pod")
         elif document["kind"] in ("Deployment", "DaemonSet", "StatefulSet"):
