@@ -5,7 +5,9 @@
 //! control API, [`whip`] the part of it that needs no socket, [`relay`] hands requests on as they come in, and [`token`] is the
 //! secret that both sides share. None looks at a pixel.
 
+pub mod figures;
 pub mod fleet;
+pub mod models;
 pub mod placement;
 pub mod protocol;
 pub mod relay;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 
 use super::recognition::Recognition;
+use super::registry;
 use super::service::{self, Stop};
 use super::videos::{self, VideoJobs};
 use crate::cli::{OipAddress, WorkerProcessArgs};
@@ -17,6 +18,7 @@ use crate::live::worker::Worker;
 use crate::live::{control, whip};
 use crate::oip;
 use crate::telemetry::metrics::Metrics;
+use crate::trials;
 
 /// Serves until it is told to stop (SIGINT or SIGTERM), then has the sessions
 /// move to other workers; told again, it ends at once.
@@ -55,6 +57,9 @@ async fn serve(
     if let Some(jobs) = &mut video_jobs {
         jobs.start(&args.worker, recognition, &metrics);
     }
+    let registry = registry::open(&args.store);
+    let loader = recognition.follow(registry.as_ref(), name)?;
+    let trial_desk = registry::desk(registry.as_ref(), &args.worker, &args.inference)?;
     let resources = Resources {
         peers: service::peer_config(&args.worker),
         inference: recognition.handle(),
@@ -87,12 +92,14 @@ async fn serve(
         };
         let (farewell, ()) = tokio::join!(draining, videos::leave(video_jobs, service::FAREWELL_LIMIT));
         worker.close(farewell?).await;
+        loader.leave(service::FAREWELL_LIMIT).await;
         stop.tell();
         anyhow::Ok(())
     };
     let control = control::router(Arc::clone(&worker), token.clone())
         .merge(whip::router(Arc::clone(&worker), token.clone()))
         .merge(files::control::router(Arc::new(desk), token.clone()))
+        .merge(trials::control::router(trial_desk, token.clone()))
         .merge(oip::control::router(Arc::clone(&inference), token));
     let openly = async {
         match open {

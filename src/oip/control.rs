@@ -105,7 +105,7 @@ impl Named {
     fn find(&self, oip: &Oip, headers: &HeaderMap) -> Result<Loaded, OipError> {
         let loaded = oip.runner.find(&self.model, self.version.as_deref())?;
         let allowed = headers.get(TASKS_HEADER).and_then(|value| value.to_str().ok());
-        let task = loaded.manifest.task.name();
+        let task = loaded.manifest().task.name();
         match allowed.map(|tasks| Vec::from(TaskList::from_text(tasks))) {
             Some(allowed) if !allowed.iter().any(|name| name == task) => {
                 Err(OipError::TaskNotAllowed { task })
@@ -126,12 +126,12 @@ async fn model(State(oip): State<Arc<Oip>>, Path(named): Path<Named>, headers: H
         Ok(loaded) => loaded,
         Err(refusal) => return refuse(&refusal),
     };
-    let name = &loaded.manifest.name;
+    let name = &loaded.manifest().name;
     let versions = match &named.version {
         Some(version) => vec![version.clone()],
         None => {
-            let all = oip.runner.loaded().into_iter().filter(|other| other.manifest.name == *name);
-            all.map(|other| other.manifest.version.to_string()).collect()
+            let all = oip.runner.loaded().into_iter().filter(|other| other.manifest().name == *name);
+            all.map(|other| other.manifest().version.to_string()).collect()
         }
     };
     Json(metadata::Model::new(name, versions, &loaded.ports)).into_response()
@@ -139,7 +139,7 @@ async fn model(State(oip): State<Arc<Oip>>, Path(named): Path<Named>, headers: H
 
 async fn model_ready(State(oip): State<Arc<Oip>>, Path(named): Path<Named>, headers: HeaderMap) -> Response {
     match named.find(&oip, &headers) {
-        Ok(loaded) => Json(json!({ "name": loaded.manifest.name, "ready": true })).into_response(),
+        Ok(loaded) => Json(json!({ "name": loaded.manifest().name, "ready": true })).into_response(),
         Err(refusal) => refuse(&refusal),
     }
 }
@@ -147,8 +147,8 @@ async fn model_ready(State(oip): State<Arc<Oip>>, Path(named): Path<Named>, head
 /// What is loaded; whatever the body asks for, since all that is here is ready.
 async fn index(State(oip): State<Arc<Oip>>) -> Json<Vec<IndexEntry>> {
     let entry = |loaded: Loaded| IndexEntry {
-        name: loaded.manifest.name.clone(),
-        version: loaded.manifest.version.to_string(),
+        name: loaded.manifest().name.clone(),
+        version: loaded.manifest().version.to_string(),
         state: "READY",
         reason: "",
     };
@@ -248,7 +248,7 @@ async fn answer(oip: &Oip, model: &Loaded, head: &Head, body: Body) -> Result<Re
     note("parse");
     let completed = oip.runner.run(model, inputs).await?;
     note("run");
-    let (manifest, packing) = (Arc::clone(&model.manifest), head.packing);
+    let (manifest, packing) = (Arc::clone(model.manifest()), head.packing);
     let is_large = packing.is_some() || json_bytes(&completed.outputs, &wanted) > INLINE_JSON;
     let writing = move || {
         let title = Title { model: &manifest.name, version: manifest.version, id: id.as_deref() };

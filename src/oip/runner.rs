@@ -10,7 +10,7 @@ use crate::inference::engine::{Description, EngineError};
 use crate::inference::service::{Ask, Completed, Handle};
 use crate::inference::tensor::Tensor;
 use crate::models::manifest::Manifest;
-use crate::pipeline::recognise::ModelSet;
+use crate::pipeline::recognise::{Model, ModelSet};
 
 /// Requests that are inside at a time, whatever they wait for.
 const MAX_INSIDE: usize = 512;
@@ -24,18 +24,23 @@ const CHANNELS: usize = 3;
 /// Sessions count from 1, posted pictures from the highest bit: no number is used twice.
 const FIRST_ASKER: u64 = (1 << 63) | BACKGROUND;
 
-/// A model that requests can be for.
+/// A model that requests can be for. Whoever holds it keeps its engines.
 #[derive(Clone, Debug)]
 pub struct Loaded {
-    pub id: ModelId,
-    pub manifest: Arc<Manifest>,
+    model: Model,
     pub ports: Arc<Description>,
+    /// It is what a slot gives to everybody who gets nothing else.
+    is_stable: bool,
 }
 
 impl Loaded {
+    pub fn manifest(&self) -> &Arc<Manifest> {
+        &self.model.manifest
+    }
+
     /// Elements that one of its inputs may have.
     pub fn max_elements(&self) -> usize {
-        let input = &self.manifest.input;
+        let input = &self.manifest().input;
         let pixels = input.size as usize * input.height.unwrap_or(input.size) as usize;
         MAX_PICTURES * CHANNELS * pixels
     }
@@ -73,34 +78,37 @@ impl Runner {
 
     /// Every loaded model, by name and version.
     pub fn loaded(&self) -> Vec<Loaded> {
-        let models = self.models.list().into_iter();
-        let described = models.filter_map(|model| {
-            Some(Loaded { id: model.id, ports: self.handle.describe(model.id)?, manifest: model.manifest })
+        let splits = self.models.slots().into_iter().filter_map(|slot| self.models.split(&slot));
+        let stable: Vec<ModelId> = splits.map(|split| split.stable.id).collect();
+        let described = self.models.loaded().into_iter().filter_map(|model| {
+            let ports = self.handle.describe(model.id)?;
+            Some(Loaded { is_stable: stable.contains(&model.id), model, ports })
         });
         let mut loaded: Vec<Loaded> = described.collect();
-        loaded.sort_by(|a, b| {
-            let key = |loaded: &Loaded| (loaded.manifest.name.clone(), loaded.manifest.version);
-            key(a).cmp(&key(b))
-        });
-        loaded.dedup_by(|a, b| a.manifest.name == b.manifest.name && a.manifest.version == b.manifest.version);
+        let key = |loaded: &Loaded| (loaded.manifest().name.clone(), loaded.manifest().version);
+        loaded.sort_by_key(key);
+        loaded.dedup_by_key(|loaded| key(loaded));
         loaded
     }
 
-    /// The model that a path names; without a version, the newest that is loaded.
+    /// The model that a path names; without a version the one in use, the newest of several such, or else of all.
     ///
     /// # Errors
     /// [`OipError::UnknownModel`], [`OipError::UnknownVersion`].
     pub fn find(&self, name: &str, version: Option<&str>) -> Result<Loaded, OipError> {
         let shown = |text: &str| text.chars().take(80).collect::<String>();
         let loaded = self.loaded();
-        let named: Vec<&Loaded> = loaded.iter().filter(|loaded| loaded.manifest.name == name).collect();
-        let Some(newest) = named.last() else {
-            let mut names: Vec<String> = loaded.iter().map(|loaded| loaded.manifest.name.clone()).collect();
+        let named: Vec<&Loaded> = loaded.iter().filter(|loaded| loaded.manifest().name == name).collect();
+        let in_use = named.iter().rev().find(|loaded| loaded.is_stable).or(named.last());
+        let Some(usual) = in_use else {
+            let mut names: Vec<String> =
+                loaded.iter().map(|loaded| loaded.manifest().name.clone()).collect();
             names.dedup();
             return Err(OipError::UnknownModel { model: shown(name), loaded: names });
         };
-        let Some(version) = version else { return Ok((*newest).clone()) };
-        let versions: Vec<String> = named.iter().map(|loaded| loaded.manifest.version.to_string()).collect();
+        let Some(version) = version else { return Ok((*usual).clone()) };
+        let versions: Vec<String> =
+            named.iter().map(|loaded| loaded.manifest().version.to_string()).collect();
         match versions.iter().position(|loaded| loaded == version) {
             Some(at) => Ok(named[at].clone()),
             None => Err(OipError::UnknownVersion {
@@ -133,7 +141,7 @@ impl Runner {
         let asker = self.take_asker()?;
         let others = inputs.split_off(1);
         let input = inputs.remove(0);
-        let ask = Ask { others, ..Ask::of(model.id, asker.number, input) };
+        let ask = Ask { others, ..Ask::of(model.model.id, asker.number, input) };
         let refused = |error: EngineError| match error {
             EngineError::Overloaded => OipError::Overloaded,
             EngineError::NotInstalled { .. } => OipError::Unloaded,

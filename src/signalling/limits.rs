@@ -67,7 +67,9 @@ impl Rate {
             "/whip" if method == Method::POST => Some(Self::Session),
             "/predict" => Some(Self::Predict),
             route if route.starts_with("/v2/models/") && method == Method::POST => Some(Self::Predict),
-            "/api/videos" | "/api/uploads" | "/api/models" if method == Method::POST => Some(Self::Upload),
+            "/api/videos" | "/api/uploads" | "/api/models/{name}" if method == Method::POST => {
+                Some(Self::Upload)
+            }
             _ => Some(Self::Request),
         }
     }

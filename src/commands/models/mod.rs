@@ -1,7 +1,9 @@
 //! `vigie models`: fetches, lists, checks, adds and removes the models of a folder.
 
 mod add;
+mod print;
 mod trial;
+mod upload;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -51,7 +53,7 @@ pub fn run(args: ModelsArgs) -> anyhow::Result<()> {
         ModelsCommand::Pull { tarball } => pull(&store, tarball.as_deref()),
         ModelsCommand::List => list(&store),
         ModelsCommand::Check => check(&store),
-        ModelsCommand::Add(args) => add::add(store, &args),
+        ModelsCommand::Add(args) => add::add(&store, &args),
         ModelsCommand::Remove { model } => add::remove(&store, &model),
         ModelsCommand::Trial(args) => trial::run(&args),
     }
