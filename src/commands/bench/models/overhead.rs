@@ -9,15 +9,13 @@ use anyhow::{Context, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
-use hyper::client::conn::http1;
 use hyper::header::HOST;
-use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde_json::json;
-use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use super::ModelsBenchArgs;
+use super::client::{Sender, connect};
 use crate::commands::bench::service::{Service, add_inference};
 use crate::commands::bench::summary::Percentiles;
 use crate::commands::recognition::{find_models, load_runtime};
@@ -219,16 +217,6 @@ impl OpenWorker {
         };
         Ok(sums.into_iter().map(mean).collect())
     }
-}
-
-type Sender = http1::SendRequest<Full<Bytes>>;
-
-async fn connect(address: SocketAddr) -> anyhow::Result<Sender> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    Ok(sender)
 }
 
 /// How long a request took, and how many bytes came back.
