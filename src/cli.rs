@@ -93,12 +93,7 @@ pub struct WorkerProcessArgs {
     pub name: Option<String>,
     /// The secret that fronts and workers share, at least 16 characters; better given as VIGIE_CLUSTER_TOKEN,
     /// since other users of a machine can see command lines. With --oip alone, none is needed.
-    #[arg(
-        long,
-        env = "VIGIE_CLUSTER_TOKEN",
-        hide_env_values = true,
-        required_unless_present = "oip"
-    )]
+    #[arg(long, env = "VIGIE_CLUSTER_TOKEN", hide_env_values = true, required_unless_present = "oip")]
     pub cluster_token: Option<Secret>,
     /// Address at which whoever reaches it may run the models, by the Open Inference Protocol and without a token;
     /// `kserve` is 0.0.0.0 and the port that PORT says, or 8080.

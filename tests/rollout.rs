@@ -391,6 +391,8 @@ async fn what_cannot_be_loaded_leaves_what_serves() {
     // A look or two later it has not been tried again.
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert!(failed(), "no tight loop");
+    let why = read(&service, "/api/traffic")["not_loaded"][&corrupt].as_str().unwrap_or_default().to_owned();
+    assert!(why.contains("corrupt"), "{why}");
     assert_eq!(welcomed(&service, "").await, good);
 
     for (wish, code) in [

@@ -15,7 +15,7 @@ use super::gauges::{Told, shown};
 use super::plan::{Failures, Wanted, arrange};
 use super::watch::find_breach;
 use crate::blobs::Version;
-use crate::inference::service::{lower_priority, lowest_priority};
+use crate::inference::service::{least_priority, lower_priority};
 use crate::models::manifest::Manifest;
 use crate::models::registry::{Registry, RegistryError};
 use crate::models::store::{Store, StoreError, Stored};
@@ -64,7 +64,7 @@ impl Loader {
         let is_lone = setup.workshop.threads == 1;
         let thread = std::thread::Builder::new().name("loader".into()).spawn(move || {
             if is_lone {
-                lowest_priority()
+                least_priority()
             } else {
                 lower_priority()
             }
