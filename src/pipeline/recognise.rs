@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::detect::detect;
-use super::prepare::{PrepareError, prepare_faces_in, prepare_in};
+use super::prepare::{PrepareError, prepare_crops_in, prepare_in};
 use crate::frame::{Detection, Kind, Picture};
 use crate::inference::batcher::ModelId;
 use crate::inference::engine::EngineError;
@@ -361,7 +361,7 @@ impl Recogniser {
             let range = start..(start + MAX_CROPS).min(large.len());
             let crops: Vec<&Detection> = large[range.clone()].iter().map(|&index| &faces[index]).collect();
             let (used, outputs) = self.spares.take(model.id);
-            let tensor = prepare_faces_in(used, picture, &manifest.input, &crops)
+            let tensor = prepare_crops_in(used, picture, &manifest.input, &crops)
                 .map_err(|source| RecogniseError::Prepare { model: title(manifest), source })?;
             asked.push((range, self.submit(&model, true, tensor, outputs)?));
         }
