@@ -23,7 +23,7 @@ fn lab() -> &'static Lab {
 
 fn recognise(picture: &Picture) -> (Vec<Detection>, Vec<Option<f32>>) {
     let mut recogniser = lab().recogniser(1);
-    let found = recogniser.detect(picture, &Tasks::ALL, &MinScores::default()).unwrap();
+    let found = recogniser.detect(picture, &Tasks::USUAL, &MinScores::default()).unwrap();
     let faces = faces(&found.detections);
     let genders = recogniser.genders(picture, &faces).unwrap();
     (found.detections, genders)

@@ -72,7 +72,7 @@ impl Recognition {
             if on_gpu {
                 service.set_pictures_under_way(service.lanes() * GPU_BATCH + 1);
             }
-            in_use.replace(Model { id, manifest: Arc::new(manifest) });
+            in_use.replace(Model::new(id, manifest));
         }
         tracing::info!(lanes = service.lanes(), threads = args.lane_threads, "models loaded");
         Ok(Self { service, models: in_use })

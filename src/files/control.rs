@@ -61,8 +61,8 @@ async fn predict(
 }
 
 fn wanted(options: &PredictOptions) -> Wanted {
-    let &PredictOptions { faces, gender, objects, threshold, .. } = options;
-    Wanted { tasks: Tasks { faces, gender: faces && gender, objects }, threshold }
+    let &PredictOptions { faces, gender, objects, text, threshold, .. } = options;
+    Wanted { tasks: Tasks { faces, gender: faces && gender, objects, text }, threshold }
 }
 
 /// The models of a comma-separated list.

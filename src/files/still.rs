@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::frame::{Detection, Gender, I420Buffer, Kind, Picture};
-use crate::models::manifest::Task;
+use crate::models::traffic::Slot;
 use crate::pipeline::draw::{DrawnTrack, caption_of, colour_of, draw};
 use crate::pipeline::recognise::{MinScores, RecogniseError, Recogniser, Tasks};
 use crate::pipeline::report::{Attributes, GenderReport};
@@ -91,12 +91,12 @@ pub fn recognise(
             genders.extend(recogniser.genders(picture, some)?);
         }
         infer += classifying.elapsed();
-        if let Some(model) = recogniser.models().find(Task::Gender) {
+        if let Some(model) = recogniser.models().find(&Slot::Gender) {
             found.models.insert(model.manifest.name.clone(), model.manifest.version.to_string());
         }
     }
     let models = recogniser.models();
-    let thresholds = models.find(Task::Gender).map(|model| model.manifest.thresholds.clone());
+    let thresholds = models.find(&Slot::Gender).map(|model| model.manifest.thresholds.clone());
     let config = GenderConfig::of_model(&thresholds.unwrap_or_default());
     let mut genders = genders.into_iter();
     let reports = found.detections.iter().map(|detection| {

@@ -101,10 +101,10 @@ pub struct VideoOptions {
 }
 
 impl Default for VideoOptions {
-    /// Everything in every picture, of any length.
+    /// The usual in every picture, of any length.
     fn default() -> Self {
         Self {
-            tasks: Tasks::ALL,
+            tasks: Tasks::USUAL,
             every: 1,
             threshold: None,
             max_pixels: MAX_PIXELS,
@@ -212,7 +212,7 @@ fn annotate_here(
     let lanes = engines.lanes.max(1);
     let askers = Askers::for_video(lanes);
     let recogniser = |asker: u64| Recogniser::new(engines.handle.clone(), engines.models.clone(), asker);
-    let config = track_config(&engines.models, options.threshold);
+    let config = track_config(&engines.models, &options.tasks, options.threshold);
     let scores = MinScores { faces: Some(config.faces.low_score), objects: Some(config.objects.low_score) };
     let ahead = (lanes - 1) * options.every.clamp(1, MAX_GROUP) as usize + AHEAD;
 
@@ -232,7 +232,7 @@ fn annotate_here(
         let to_encode = output.clone();
         let decoding = scope.spawn(move || read_all(&mut file, &to_detect, &to_follow, &to_encode, options));
         let mut follower =
-            Follower::new(recogniser(askers.of_follower()), &engines.models, config, options.tasks, &info);
+            Follower::new(recogniser(askers.of_follower()), &engines.models, config, &info);
         // The queues end with this call, whatever its outcome, and so do the other threads.
         let followed = follower.run(decoded, output, spare, each);
         let ending = joined(decoding);

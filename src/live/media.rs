@@ -159,6 +159,7 @@ impl Annotator {
         }
         let tracks = self.tracks.borrow().clone();
         let factor = 1.0 / scale as f32;
+        let nothing = Attributes::default();
         let mut count = 0;
         for (track, bbox) in tracks.at(at) {
             if count == self.drawn.len() {
@@ -169,9 +170,9 @@ impl Annotator {
                 BBox { x: bbox.x * factor, y: bbox.y * factor, w: bbox.w * factor, h: bbox.h * factor };
             drawn.colour = colour_of(track.kind, track.class);
             drawn.label.clear();
-            let attributes = Attributes { apparent_gender: track.gender };
+            let said = track.attributes.as_deref().unwrap_or(&nothing);
             self.models.read_label(track.kind, track.class, |label| {
-                write_label(&mut drawn.label, track.id, label, track.score, &attributes);
+                write_label(&mut drawn.label, track.id, label, track.score, said);
             });
             count += 1;
         }

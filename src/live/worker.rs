@@ -14,7 +14,6 @@ use super::usage::Usage;
 use super::viewer::Viewers;
 use crate::cluster::protocol::{ServerMessage, SessionTerms, TaskList, WorkerStatus};
 use crate::ids::{ResumeToken, SessionId, SessionKey};
-use crate::models::manifest::Task;
 use crate::shutdown::{Inside, Presence};
 use crate::telemetry::metrics::Metrics;
 
@@ -54,8 +53,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The tasks, as pages call them.
-const TASKS: [(&str, Task); 3] =
-    [("faces", Task::Faces), ("gender", Task::Gender), ("objects", Task::Objects)];
+const TASKS: [&str; 4] = TaskList::NAMES;
 
 /// One media worker.
 pub struct Worker {
@@ -242,13 +240,10 @@ impl Worker {
         &self.resources.metrics
     }
 
-    /// Task → `name@version` of the tasks that have a model.
+    /// Slot → `name@version` of the slots that have a model.
     fn models(&self) -> BTreeMap<String, String> {
         let models = self.resources.models.list();
-        let titled = TASKS.iter().filter_map(|(name, task)| {
-            let manifest = &models.iter().find(|model| model.manifest.task == *task)?.manifest;
-            Some((name.to_string(), format!("{}@{}", manifest.name, manifest.version)))
-        });
+        let titled = models.iter().map(|(slot, model)| (slot.to_string(), model.version().to_string()));
         titled.collect()
     }
 
@@ -264,12 +259,16 @@ impl Worker {
     fn welcome(&self, attachment: &Attachment, token: &ResumeToken, allowed: TaskList) {
         let models = self.models();
         let may = Vec::from(allowed);
-        let can = |name: &str| models.contains_key(name) && may.iter().any(|allowed| allowed == name);
+        let has = |name: &str| match name {
+            "text" => self.resources.models.can_read(),
+            slot => models.contains_key(slot),
+        };
+        let can = |name: &str| has(name) && may.iter().any(|allowed| allowed == name);
         let welcome = ServerMessage::Welcome {
             session: token.session.to_string(),
             resume: token.to_string(),
             watch: self.key.watch_token(token.session.clone()).to_string(),
-            tasks: TASKS.iter().map(|(name, _)| (name.to_string(), can(name))).collect(),
+            tasks: TASKS.iter().map(|name| (name.to_string(), can(name))).collect(),
             models,
         };
         let _ = attachment.outgoing.try_send(welcome);

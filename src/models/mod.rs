@@ -1,5 +1,6 @@
 //! Models on disk: what they are ([`manifest`]), where they lie ([`store`]), which ones vigie brings
-//! ([`catalogue`]), where those come from ([`tarball`], [`wheel`]) and how they become ONNX ([`convert`]); and how
+//! ([`catalogue`]), where those come from ([`tarball`], [`wheel`]) and how they become ONNX ([`convert`]);
+//! which of them are used for whom ([`traffic`]); and how
 //! others are taken in ([`intake`]), once they are checked ([`check`]) and tried ([`trial`]).
 
 pub mod catalogue;
@@ -10,5 +11,6 @@ pub mod intake;
 pub mod manifest;
 pub mod store;
 pub mod tarball;
+pub mod traffic;
 pub mod trial;
 pub mod wheel;

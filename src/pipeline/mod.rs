@@ -6,6 +6,8 @@ pub mod detect;
 pub mod draw;
 pub mod follow;
 pub mod prepare;
+pub mod read;
 pub mod recognise;
 pub mod report;
+pub mod text;
 pub mod track;

@@ -5,29 +5,34 @@
 //! ([`Recogniser::begin`]), the others wait for it ([`Recogniser::detect`]). It does not track, draw or
 //! report, and what it keeps from one picture to the next are buffers.
 
+mod models;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::detect::detect;
 use super::prepare::{PrepareError, prepare_crops_in, prepare_in};
-use crate::frame::{Detection, Kind, Picture};
+use super::track::Answer;
+use crate::frame::{Detection, Picture};
 use crate::inference::batcher::ModelId;
 use crate::inference::engine::EngineError;
 use crate::inference::service::{Ask, Completed, Handle, Ticket, Turn};
 use crate::inference::tensor::{Outputs, Tensor};
-use crate::models::heads::{HeadError, Placement, faceres};
-use crate::models::manifest::{Manifest, Task};
+use crate::models::heads::{HeadError, Placement, classifier, faceres};
+use crate::models::manifest::{Head, Manifest, Task};
+use crate::models::traffic::Slot;
+pub use models::{Model, ModelSet, WHOLE_PICTURE};
 
-/// Face crops in one request, so that a crowd does not hold a lane for long.
+/// Crops in one request, so that a crowd does not hold a lane for long.
 const MAX_CROPS: usize = 8;
 
 /// Why a picture could not be recognised.
 #[derive(Debug, thiserror::Error)]
 pub enum RecogniseError {
-    #[error("no model is loaded for {0:?}")]
-    NoModel(Task),
+    #[error("no model is loaded for {0}")]
+    NoModel(Slot),
     #[error("model {model} could not be given the picture")]
     Prepare {
         model: String,
@@ -55,59 +60,6 @@ impl RecogniseError {
     }
 }
 
-/// A model that is installed in the inference service.
-#[derive(Clone, Debug)]
-pub struct Model {
-    pub id: ModelId,
-    pub manifest: Arc<Manifest>,
-}
-
-/// The model in use for each task; clones share it, and changes show from the next picture on.
-#[derive(Clone, Debug, Default)]
-pub struct ModelSet {
-    models: Arc<RwLock<BTreeMap<Task, Model>>>,
-}
-
-impl ModelSet {
-    /// The model in use for `task`.
-    pub fn find(&self, task: Task) -> Option<Model> {
-        self.models.read().unwrap_or_else(PoisonError::into_inner).get(&task).cloned()
-    }
-
-    /// Uses `model` for its manifest's task and returns the one it replaces, which the caller may then
-    /// remove from the service.
-    pub fn replace(&self, model: Model) -> Option<Model> {
-        let task = model.manifest.task;
-        self.models.write().unwrap_or_else(PoisonError::into_inner).insert(task, model)
-    }
-
-    /// Uses no model for `task` any longer, and returns the one that was used.
-    pub fn withdraw(&self, task: Task) -> Option<Model> {
-        self.models.write().unwrap_or_else(PoisonError::into_inner).remove(&task)
-    }
-
-    /// The word for a class of what finds things of `kind`; empty where the model has none.
-    pub fn label(&self, kind: Kind, class: u16) -> String {
-        self.read_label(kind, class, str::to_owned)
-    }
-
-    /// As [`ModelSet::label`], lent to `read`.
-    pub fn read_label<R>(&self, kind: Kind, class: u16, read: impl FnOnce(&str) -> R) -> R {
-        let task = match kind {
-            Kind::Face => Task::Faces,
-            Kind::Object => Task::Objects,
-        };
-        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
-        let labels = models.get(&task).map(|model| model.manifest.labels.as_slice()).unwrap_or_default();
-        read(labels.get(usize::from(class)).map(String::as_str).unwrap_or_default())
-    }
-
-    /// Every model in use, by task.
-    pub fn list(&self) -> Vec<Model> {
-        self.models.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
-    }
-}
-
 /// What is wanted of a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tasks {
@@ -115,10 +67,12 @@ pub struct Tasks {
     /// Needs `faces`.
     pub gender: bool,
     pub objects: bool,
+    pub text: bool,
 }
 
 impl Tasks {
-    pub const ALL: Self = Self { faces: true, gender: true, objects: true };
+    /// What is recognised unless somebody says otherwise: all but text, which takes long.
+    pub const USUAL: Self = Self { faces: true, gender: true, objects: true, text: false };
 }
 
 /// Scores (0 to 1) from which detections are wanted; without one, each model's own threshold.
@@ -164,18 +118,23 @@ impl Begun {
     }
 }
 
-/// Faces that are being classified.
+/// Things that were found and are being classified.
 pub struct Classifying {
-    /// The faces of each request, by their index, and the request.
+    /// Those of each request, by their index in `large`, and the request.
     asked: Vec<(std::ops::Range<usize>, Ticket)>,
-    /// Indices of the faces that are large enough, in order.
+    /// Indices of the things that are large enough, in order.
     large: Vec<usize>,
-    faces: usize,
+    found: usize,
     model: Model,
 }
 
 impl Classifying {
-    /// Whether [`Recogniser::finish_genders`] would not wait.
+    /// What classifies them.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Whether [`Recogniser::finish_classifying`] would not wait.
     pub fn is_answered(&self) -> bool {
         self.asked.iter().all(|(_, ticket)| ticket.is_answered())
     }
@@ -183,13 +142,13 @@ impl Classifying {
 
 /// Buffers of requests that were answered, for the next ones of the same model.
 #[derive(Default)]
-struct Spares(Mutex<Vec<(ModelId, Tensor, Outputs)>>);
+pub(super) struct Spares(Mutex<Vec<(ModelId, Tensor, Outputs)>>);
 
 /// Pictures under way, times models: more buffers than this are not needed.
 const MAX_SPARES: usize = 6;
 
 impl Spares {
-    fn take(&self, model: ModelId) -> (Tensor, Outputs) {
+    pub(super) fn take(&self, model: ModelId) -> (Tensor, Outputs) {
         let mut spares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = spares.iter().position(|(of, ..)| *of == model);
         found
@@ -198,7 +157,7 @@ impl Spares {
             .unwrap_or_default()
     }
 
-    fn keep(&self, model: ModelId, input: Tensor, outputs: Outputs) {
+    pub(super) fn keep(&self, model: ModelId, input: Tensor, outputs: Outputs) {
         let mut spares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if spares.len() == MAX_SPARES {
             // The oldest may be of a model that is no longer asked.
@@ -216,7 +175,7 @@ pub struct Recogniser {
     asker: u64,
     /// Whether it has queued for a turn before.
     has_asked: Arc<AtomicBool>,
-    spares: Arc<Spares>,
+    pub(super) spares: Arc<Spares>,
 }
 
 impl Recogniser {
@@ -270,33 +229,35 @@ impl Recogniser {
         self.past_a_swap(|this| this.try_begin(picture, tasks, scores))
     }
 
-    /// Says for each of `faces` the probability that it looks male; `None` when it is too small to tell.
+    /// What the model in `slot` says of each of `found`; `None` where that is too small to tell.
     ///
     /// # Errors
     /// As [`Recogniser::detect`].
-    pub fn genders(
-        &mut self,
+    pub fn classify(
+        &self,
+        slot: &Slot,
         picture: &Picture,
-        faces: &[Detection],
-    ) -> Result<Vec<Option<f32>>, RecogniseError> {
-        self.past_a_swap(|this| this.finish_genders(this.try_begin_genders(picture, faces)?))
+        found: &[Detection],
+    ) -> Result<Vec<Option<Answer>>, RecogniseError> {
+        self.past_a_swap(|this| this.finish_classifying(this.try_begin_classifying(slot, picture, found)?))
     }
 
-    /// Has `faces` classified ahead of the asker's newer pictures, to be finished with
-    /// [`Recogniser::finish_genders`].
+    /// Has `found` classified ahead of the asker's newer pictures, to be finished with
+    /// [`Recogniser::finish_classifying`].
     ///
     /// # Errors
     /// As [`Recogniser::detect`].
-    pub fn begin_genders(
+    pub fn begin_classifying(
         &self,
+        slot: &Slot,
         picture: &Picture,
-        faces: &[Detection],
+        found: &[Detection],
     ) -> Result<Classifying, RecogniseError> {
-        self.past_a_swap(|this| this.try_begin_genders(picture, faces))
+        self.past_a_swap(|this| this.try_begin_classifying(slot, picture, found))
     }
 
     /// Tries a second time when a model was swapped under the first: the new one is in place by then.
-    fn past_a_swap<T>(
+    pub(super) fn past_a_swap<T>(
         &self,
         attempt: impl Fn(&Self) -> Result<T, RecogniseError>,
     ) -> Result<T, RecogniseError> {
@@ -310,9 +271,9 @@ impl Recogniser {
         scores: &MinScores,
     ) -> Result<Begun, RecogniseError> {
         let started = Instant::now();
-        let ask = |task, is_wanted: bool| is_wanted.then(|| self.ask(task, picture)).transpose();
+        let ask = |slot: &Slot, is_wanted: bool| is_wanted.then(|| self.ask(slot, picture)).transpose();
         // The first model runs while the second one's input is prepared.
-        let asked = [ask(Task::Faces, tasks.faces)?, ask(Task::Objects, tasks.objects)?];
+        let asked = [ask(&Slot::Faces, tasks.faces)?, ask(&Slot::Objects, tasks.objects)?];
         let submitted = Instant::now();
         Ok(Begun { asked, scores: *scores, prepare: submitted - started, submitted })
     }
@@ -338,8 +299,8 @@ impl Recogniser {
         Ok(found)
     }
 
-    fn ask(&self, task: Task, picture: &Picture) -> Result<Asked, RecogniseError> {
-        let model = self.models.find(task).ok_or(RecogniseError::NoModel(task))?;
+    fn ask(&self, slot: &Slot, picture: &Picture) -> Result<Asked, RecogniseError> {
+        let model = self.find(slot)?;
         let (used, outputs) = self.spares.take(model.id);
         let prepared = prepare_in(used, picture, &model.manifest.input)
             .map_err(|source| RecogniseError::Prepare { model: title(&model.manifest), source })?;
@@ -347,47 +308,58 @@ impl Recogniser {
         Ok(Asked { model, ticket, placement: prepared.placement })
     }
 
-    fn try_begin_genders(
+    fn try_begin_classifying(
         &self,
+        slot: &Slot,
         picture: &Picture,
-        faces: &[Detection],
+        found: &[Detection],
     ) -> Result<Classifying, RecogniseError> {
-        let model = self.models.find(Task::Gender).ok_or(RecogniseError::NoModel(Task::Gender))?;
+        let model = self.find(slot)?;
         let manifest = &model.manifest;
-        let is_large = |face: &Detection| face.bbox.w >= manifest.thresholds.min_width && face.bbox.w > 0.0;
-        let large: Vec<usize> = (0..faces.len()).filter(|&index| is_large(&faces[index])).collect();
+        let is_large = |found: &Detection| {
+            found.bbox.w >= manifest.thresholds.min_width && found.bbox.w > 0.0 && found.bbox.h > 0.0
+        };
+        let large: Vec<usize> = (0..found.len()).filter(|&index| is_large(&found[index])).collect();
+        let at_once = if manifest.input.batch.is_some() { 1 } else { MAX_CROPS };
         let mut asked = Vec::new();
-        for start in (0..large.len()).step_by(MAX_CROPS) {
-            let range = start..(start + MAX_CROPS).min(large.len());
-            let crops: Vec<&Detection> = large[range.clone()].iter().map(|&index| &faces[index]).collect();
+        for start in (0..large.len()).step_by(at_once) {
+            let range = start..(start + at_once).min(large.len());
+            let crops: Vec<&Detection> = large[range.clone()].iter().map(|&index| &found[index]).collect();
             let (used, outputs) = self.spares.take(model.id);
             let tensor = prepare_crops_in(used, picture, &manifest.input, &crops)
                 .map_err(|source| RecogniseError::Prepare { model: title(manifest), source })?;
             asked.push((range, self.submit(&model, true, tensor, outputs)?));
         }
-        Ok(Classifying { asked, large, faces: faces.len(), model })
+        Ok(Classifying { asked, large, found: found.len(), model })
     }
 
-    /// Waits for the classifier and reads its answers, one for each face.
+    /// Waits for the classifier and reads its answers, one for each thing.
     ///
     /// # Errors
     /// As [`Recogniser::detect`].
-    pub fn finish_genders(&self, classifying: Classifying) -> Result<Vec<Option<f32>>, RecogniseError> {
-        let Classifying { asked, large, faces, model } = classifying;
-        let mut genders = vec![None; faces];
+    pub fn finish_classifying(
+        &self,
+        classifying: Classifying,
+    ) -> Result<Vec<Option<Answer>>, RecogniseError> {
+        let Classifying { asked, large, found, model } = classifying;
+        let mut all = vec![None; found];
         for (range, ticket) in asked {
             let done = self.answer(&model, ticket)?;
-            let answers = faceres::decode(&done.outputs, range.len())
+            let answers = read_classes(&done.outputs, range.len(), &model.manifest)
                 .map_err(|source| RecogniseError::Read { model: title(&model.manifest), source })?;
             self.spares.keep(model.id, done.input, done.outputs);
             for (&index, answer) in large[range].iter().zip(answers) {
-                genders[index] = answer;
+                all[index] = answer;
             }
         }
-        Ok(genders)
+        Ok(all)
     }
 
-    fn submit(
+    pub(super) fn find(&self, slot: &Slot) -> Result<Model, RecogniseError> {
+        self.models.find(slot).ok_or_else(|| RecogniseError::NoModel(slot.clone()))
+    }
+
+    pub(super) fn submit(
         &self,
         model: &Model,
         is_ahead: bool,
@@ -399,13 +371,33 @@ impl Recogniser {
         self.handle.queue(ask).map_err(refused)
     }
 
-    fn answer(&self, model: &Model, ticket: Ticket) -> Result<Completed, RecogniseError> {
+    pub(super) fn answer(&self, model: &Model, ticket: Ticket) -> Result<Completed, RecogniseError> {
         ticket.wait().map_err(|source| RecogniseError::Infer { model: title(&model.manifest), source })
     }
 }
 
+/// What a classifier says of each of `rows` crops.
+fn read_classes(
+    outputs: &Outputs,
+    rows: usize,
+    manifest: &Manifest,
+) -> Result<Vec<Option<Answer>>, HeadError> {
+    if manifest.head == Head::Faceres {
+        let answers = faceres::decode(outputs, rows)?;
+        return Ok(answers.into_iter().map(|p_male| Some(Answer::Male(p_male?))).collect());
+    }
+    let rows = classifier::decode(outputs, rows, manifest.labels.len())?;
+    let likeliest = |probabilities: Vec<f32>| {
+        let (class, score) = probabilities.into_iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b))?;
+        // Below its threshold it does not know.
+        let is_sure = score >= manifest.thresholds.score && score > 0.0;
+        is_sure.then(|| Answer::Label(manifest.labels[class].as_str().into(), score))
+    };
+    Ok(rows.into_iter().map(likeliest).collect())
+}
+
 /// How an error names a model.
-fn title(manifest: &Manifest) -> String {
+pub(super) fn title(manifest: &Manifest) -> String {
     format!("{} {}", manifest.name, manifest.version)
 }
 

@@ -10,17 +10,19 @@ use super::{Decoded, Each, Output, Progress, VideoError, ms, ms_since, patiently
 use crate::codec::VideoInfo;
 use crate::frame::{I420Buffer, Picture};
 use crate::pipeline::draw::{DrawnTrack, colour_of, draw, label_of};
-use crate::pipeline::follow::classify;
+use crate::pipeline::follow::{classify, reading_models};
+use crate::pipeline::read::Reading;
 use crate::pipeline::recognise::{Found, ModelSet, RecogniseError, Recogniser, Tasks};
 use crate::pipeline::report::{FrameReport, Timings};
+use crate::pipeline::text::Effort;
 use crate::pipeline::track::{TrackConfig, Tracker, Tracks};
 
 pub(super) struct Follower<'a> {
     recogniser: Recogniser,
     models: &'a ModelSet,
     tracker: Tracker,
+    reading: Reading,
     config: TrackConfig,
-    tasks: Tasks,
     info: &'a VideoInfo,
     /// Of the last recognition.
     tracks: Tracks,
@@ -35,15 +37,14 @@ impl<'a> Follower<'a> {
         recogniser: Recogniser,
         models: &'a ModelSet,
         config: TrackConfig,
-        tasks: Tasks,
         info: &'a VideoInfo,
     ) -> Self {
         Self {
             recogniser,
             models,
-            tracker: Tracker::new(config),
+            tracker: Tracker::new(config.clone()),
+            reading: Reading::default(),
             config,
-            tasks,
             info,
             tracks: Tracks::default(),
             sightings: Sightings::default(),
@@ -97,16 +98,19 @@ impl<'a> Follower<'a> {
         queue: Duration,
     ) -> Result<FrameReport, RecogniseError> {
         let tracking = Instant::now();
-        self.tracker.reconfigure(self.config);
+        self.tracker.reconfigure(self.config.clone());
         self.tracker.update(&found.detections, at);
         let track = ms_since(tracking);
         let (mut models, mut infer) = (found.models, found.infer);
-        if self.tasks.gender {
-            let classifying = Instant::now();
-            let Self { recogniser, tracker, .. } = self;
-            patiently(|| classify(recogniser, tracker, picture, at, &mut models))?;
-            infer += classifying.elapsed();
+        let asking = Instant::now();
+        let Self { recogniser, tracker, reading, .. } = self;
+        patiently(|| classify(recogniser, tracker, picture, at, &mut models))?;
+        while let Some((picture, work)) = reading.next(tracker, picture, at) {
+            let done = patiently(|| work.clone().run(recogniser, &picture, Effort::FILE))?;
+            reading.take(tracker, picture, done, at);
+            models.extend(reading_models(recogniser.models()));
         }
+        infer += asking.elapsed();
         self.tracks = self.tracker.snapshot();
         let (width, height) = (picture.width, picture.height);
         let reports = self
