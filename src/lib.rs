@@ -13,6 +13,7 @@ pub mod commands;
 pub mod container;
 pub mod files;
 pub mod frame;
+pub mod histogram;
 pub mod ids;
 pub mod imgproc;
 pub mod inference;

@@ -364,6 +364,8 @@ mod tests {
             load_ratio: sessions as f64 / 4.0,
             draining,
             models: BTreeMap::new(),
+            loaded: Vec::new(),
+            not_loaded: BTreeMap::new(),
         }
     }
 

@@ -99,9 +99,7 @@ pub fn peer_address(socket: &SessionSocket) -> Option<SocketAddr> {
 impl Remote {
     /// Opens a session within these terms.
     pub async fn open_session(&self, terms: &SessionTerms) -> Result<SessionSocket, RemoteError> {
-        let tasks = terms.tasks.map(|tasks| format!("&tasks={}", tasks.to_text())).unwrap_or_default();
-        let limit = terms.max_seconds.map(|seconds| format!("&max_seconds={seconds}")).unwrap_or_default();
-        self.open_socket(&format!("?{tasks}{limit}")).await
+        self.open_socket(&format!("?{}", terms.to_query())).await
     }
 
     /// Attaches to a session that lives there.

@@ -7,19 +7,22 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 
 use crate::cli::InferenceArgs;
+use crate::commands::cascades::{self, Cascades, Chosen};
 use crate::files::desk::Desk;
 use crate::inference::batcher::{Limits, ModelId};
 use crate::inference::engine::Engine;
 use crate::inference::ort::{Device, OrtEngine, Runtime};
 use crate::inference::service::{BatchRun, Handle, Observer, Options, Service};
+use crate::live::readers::Readers;
 use crate::models::catalogue::MODELS;
 use crate::models::manifest::{Head, Manifest, Task};
 use crate::models::store::{Store, StoreError, Stored};
+use crate::models::traffic::{Slot, Split};
 use crate::pipeline::recognise::{Model, ModelSet};
 use crate::telemetry::metrics::Metrics;
 
-/// Face crops that run together; detectors gain nothing from batches on a CPU.
-const GENDER_BATCH: usize = 8;
+/// Crops that run together; detectors gain nothing from batches on a CPU.
+const CROP_BATCH: usize = 8;
 /// Pictures that run together on a GPU.
 const GPU_BATCH: usize = 16;
 
@@ -37,12 +40,12 @@ impl Recognition {
     pub fn load(args: &InferenceArgs, metrics: &Arc<Metrics>) -> anyhow::Result<Self> {
         let mut device: Device = args.device.parse()?;
         let runtime = load_runtime(args)?;
-        let manifests = find_models(args)?;
-        let ids = (0..).map(ModelId);
-        let models: Vec<(ModelId, Manifest, PathBuf)> =
-            ids.zip(manifests).map(|(id, (manifest, path))| (id, manifest, path)).collect();
-
-        let names = models.iter().map(|(id, m, _)| (*id, (m.name.clone(), m.version.to_string()))).collect();
+        let cascades = Cascades::read(&args.cascades)?;
+        let models = find_all(args, &cascades)?;
+        let named = |(id, stage): (u32, &Chosen)| {
+            (ModelId(id), (stage.manifest.name.clone(), stage.manifest.version.to_string()))
+        };
+        let names = (0..).zip(&models).map(named).collect();
         let options = Options {
             lanes: args.lanes.unwrap_or_else(cores),
             limits: Limits::default(),
@@ -51,8 +54,8 @@ impl Recognition {
         };
         let observer = Arc::new(Meter { metrics: Arc::clone(metrics), names });
         let service = Service::start(options, observer).context("starting the inference threads")?;
-        let in_use = ModelSet::default();
-        for (id, manifest, path) in models {
+        let in_use = ModelSet::default().reading_text_on(cascades.text_on.clone());
+        for (id, Chosen { slots, manifest, path }) in (0..).map(ModelId).zip(models) {
             let engines = load_engines(&runtime, &path, device, args.lane_threads, service.lanes());
             let outcome = if engines.is_ok() { "loaded" } else { "failed" };
             metrics.model_loads_total.with_label_values(&[outcome]).inc();
@@ -64,7 +67,7 @@ impl Recognition {
             let on_gpu = used != Device::Cpu;
             let max_batch = match manifest.task {
                 _ if manifest.input.batch.is_some() => 1,
-                Task::Gender => GENDER_BATCH,
+                Task::Gender | Task::Classes => CROP_BATCH,
                 _ if on_gpu => GPU_BATCH,
                 _ => 1,
             };
@@ -72,8 +75,12 @@ impl Recognition {
             if on_gpu {
                 service.set_pictures_under_way(service.lanes() * GPU_BATCH + 1);
             }
-            in_use.replace(Model::new(id, manifest));
+            let model = Model::new(id, manifest);
+            for slot in slots {
+                in_use.serve(slot, Split::all(model.clone()));
+            }
         }
+        cascades::warn_of_unknown_labels(&cascades, &in_use);
         tracing::info!(lanes = service.lanes(), threads = args.lane_threads, "models loaded");
         Ok(Self { service, models: in_use })
     }
@@ -88,6 +95,11 @@ impl Recognition {
 
     pub fn lanes(&self) -> usize {
         self.service.lanes()
+    }
+
+    /// Starts the threads that read text for live sessions.
+    pub fn start_readers(&self, metrics: &Arc<Metrics>) -> anyhow::Result<Readers> {
+        Readers::start(self.service.lanes(), metrics).context("starting the threads that read text")
     }
 
     /// Starts the threads that recognise posted pictures: one decodes while every lane is at work.
@@ -163,20 +175,37 @@ pub fn find_models(args: &InferenceArgs) -> anyhow::Result<Vec<(Manifest, PathBu
     Ok(found)
 }
 
-/// The models that are named, `NAME` or `NAME@VERSION`, by task.
+/// Those of the first stage and of the second, with the slots that they fill.
+fn find_all(args: &InferenceArgs, cascades: &Cascades) -> anyhow::Result<Vec<Chosen>> {
+    let first = find_models(args)?.into_iter().map(|(manifest, path)| {
+        let slots = Slot::of(manifest.task).into_iter().collect();
+        Chosen { slots, manifest, path }
+    });
+    let store = Store::open(&args.models);
+    let mut chosen = choose(&store, &args.chosen)?;
+    let second = cascades::find(&store, cascades, |task| chosen.remove(&task))?;
+    Ok(first.chain(second).collect())
+}
+
+/// The model `NAME` or `NAME@VERSION`.
+pub fn named(store: &Store, name: &str) -> anyhow::Result<Stored> {
+    match name.split_once('@') {
+        Some((name, version)) => {
+            let version = version.parse().ok().with_context(|| format!("{version:?} is no version"))?;
+            Ok(store.find(name, version)?)
+        }
+        None => Ok(store.newest_of(name)?),
+    }
+}
+
+/// The models that are named, by task.
 fn choose(store: &Store, names: &[String]) -> anyhow::Result<HashMap<Task, Stored>> {
     let mut chosen = HashMap::new();
     for name in names {
-        let stored = match name.split_once('@') {
-            Some((name, version)) => {
-                let version = version.parse().ok().with_context(|| format!("{version:?} is no version"))?;
-                store.find(name, version)?
-            }
-            None => store.newest_of(name)?,
-        };
+        let stored = named(store, name)?;
         let task = stored.manifest.task;
-        if !Task::ALL.contains(&task) {
-            bail!("{name} is for {}, which nothing asks for yet", task.name());
+        if task == Task::Classes {
+            bail!("{name} is a classifier: --cascade LABEL={name} says what it looks at");
         }
         if let Some(other) = chosen.insert(task, stored) {
             bail!("{name} and {} are both for {}", other.manifest.name, task.name());

@@ -46,11 +46,13 @@ async fn serve(
     if let Some(jobs) = &mut video_jobs {
         jobs.start(&args.worker, recognition, &metrics);
     }
+    let readers = recognition.start_readers(&metrics)?;
     let resources = Resources {
         peers: service::peer_config(&args.worker),
         inference: recognition.handle(),
         models: recognition.models(),
         metrics,
+        readers,
         max_viewers: args.worker.max_viewers,
     };
     let admission = service::admission(&args.worker, recognition);

@@ -53,6 +53,12 @@ impl Handle {
         Ok(ticket)
     }
 
+    /// Whether a lane is idle that nobody waits for.
+    pub fn has_room(&self) -> bool {
+        let state = self.shared.lock();
+        !state.is_stopping && state.has_idle_lane() && state.turns.is_empty()
+    }
+
     /// Requests that wait for a lane.
     pub fn waiting(&self) -> usize {
         self.shared.lock().batcher.len()

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::session::{self, Signalling};
 use super::worker::{Place, Worker};
-use crate::cluster::protocol::{ClientMessage, MAX_MESSAGE_BYTES, ServerMessage, SessionTerms, TaskList};
+use crate::cluster::protocol::{ClientMessage, MAX_MESSAGE_BYTES, ServerMessage, TermsQuery};
 use crate::cluster::remote::{SESSION_PATH, STATUS_PATH, is_authorised};
 use crate::cluster::token::ClusterToken;
 use crate::ids::ResumeToken;
@@ -67,21 +67,12 @@ async fn status(State(control): State<Control>, headers: HeaderMap) -> Response 
 #[derive(Deserialize)]
 struct SessionQuery {
     resume: Option<String>,
-    /// Comma-separated; without it, all.
-    tasks: Option<String>,
-    max_seconds: Option<u32>,
-}
-
-impl SessionQuery {
-    fn terms(&self) -> SessionTerms {
-        let tasks = self.tasks.as_deref().map(TaskList::from_text);
-        SessionTerms { tasks, max_seconds: self.max_seconds }
-    }
 }
 
 async fn open_session(
     State(control): State<Control>,
     Query(query): Query<SessionQuery>,
+    Query(terms): Query<TermsQuery>,
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Response {
@@ -93,10 +84,14 @@ async fn open_session(
         Ok(resume) => resume,
         Err(_) => return StatusCode::NOT_FOUND.into_response(),
     };
+    let terms = match terms.terms() {
+        Ok(terms) => terms,
+        Err(error) => return (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
+    };
     let visitor = match resume {
         Some(token) => Visitor::Returning(token),
         // The place is kept from here on: a front that has been let in need not look for another worker.
-        None => match control.worker.admit(query.terms()) {
+        None => match control.worker.admit(terms) {
             Ok(place) => Visitor::New(place),
             Err(refusal) => {
                 let retry = [(header::RETRY_AFTER, RETRY_AFTER_S)];

@@ -92,6 +92,13 @@ pub enum SettingsError {
 }
 
 impl Settings {
+    /// What a session begins with; text is read where the server was told on what.
+    pub fn of(reads_text: bool) -> Self {
+        let mut settings = Self::default();
+        settings.tasks.text = reads_text;
+        settings
+    }
+
     /// These settings without the tasks that the session's token does not allow.
     pub fn within(mut self, allowed: TaskList) -> Self {
         self.tasks.faces &= allowed.faces;

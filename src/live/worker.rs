@@ -12,8 +12,10 @@ use super::session::{self, Attachment, Command, Demand, Opening, Resources};
 use super::settings::Settings;
 use super::usage::Usage;
 use super::viewer::Viewers;
-use crate::cluster::protocol::{ServerMessage, SessionTerms, TaskList, WorkerStatus};
+use crate::cluster::protocol::{ServerMessage, SessionTerms, Sticky, TaskList, WorkerStatus};
 use crate::ids::{ResumeToken, SessionId, SessionKey};
+use crate::models::traffic::Visitor;
+use crate::pipeline::recognise::ModelSet;
 use crate::shutdown::{Inside, Presence};
 use crate::telemetry::metrics::Metrics;
 
@@ -82,6 +84,8 @@ pub(super) struct Entry {
     pub audience: Arc<Audience>,
     /// The tasks that its token allows.
     allowed: TaskList,
+    /// As the session sees them.
+    models: ModelSet,
     admitted: Instant,
     demand: Demand,
 }
@@ -152,7 +156,10 @@ impl Worker {
         self.check(&table)?;
         let allowed = terms.tasks.unwrap_or(TaskList::ALL);
         let (admitted, demand) = (Instant::now(), Demand::default());
-        let entry = Entry { commands, audience, allowed, admitted, demand };
+        let sticky = terms.sticky.as_ref().map_or(id.as_str(), Sticky::as_str);
+        let visitor = Visitor::named(sticky, terms.attributes.clone().into());
+        let models = self.resources.models.seen_by(visitor);
+        let entry = Entry { commands, audience, allowed, models, admitted, demand };
         table.sessions.insert(id.clone(), entry.clone());
         self.note_load(&table);
         let running = self.sessions.enter();
@@ -179,8 +186,8 @@ impl Worker {
 
     /// Gives a live session a new signalling socket; that the token is genuine was found when it was read.
     pub async fn resume(&self, token: &ResumeToken, attachment: Attachment) -> Result<(), AdmissionError> {
-        let Entry { commands, allowed, .. } = self.find(&token.session)?;
-        self.welcome(&attachment, token, allowed);
+        let Entry { commands, allowed, models, .. } = self.find(&token.session)?;
+        self.welcome(&attachment, token, allowed, &models);
         let sent = commands.send(Command::Attach(attachment)).await;
         sent.map_err(|_| AdmissionError::UnknownSession)
     }
@@ -228,7 +235,9 @@ impl Worker {
             max_sessions: self.admission.max_sessions,
             load_ratio,
             draining,
-            models: self.models(),
+            models: titles(&self.resources.models),
+            loaded: self.resources.models.loaded().iter().map(|model| model.version().to_string()).collect(),
+            not_loaded: self.resources.models.not_loaded(),
         }
     }
 
@@ -240,13 +249,6 @@ impl Worker {
         &self.resources.metrics
     }
 
-    /// Slot → `name@version` of the slots that have a model.
-    fn models(&self) -> BTreeMap<String, String> {
-        let models = self.resources.models.list();
-        let titled = models.iter().map(|(slot, model)| (slot.to_string(), model.version().to_string()));
-        titled.collect()
-    }
-
     /// The larger of what is counted and what is measured, to three places.
     fn load_ratio(&self, table: &Table) -> f64 {
         let counted = table.sessions.len() as f64 / self.admission.max_sessions.max(1) as f64;
@@ -256,8 +258,8 @@ impl Worker {
         (counted.max(measured) * 1000.0).round() / 1000.0
     }
 
-    fn welcome(&self, attachment: &Attachment, token: &ResumeToken, allowed: TaskList) {
-        let models = self.models();
+    fn welcome(&self, attachment: &Attachment, token: &ResumeToken, allowed: TaskList, models: &ModelSet) {
+        let models = titles(models);
         let may = Vec::from(allowed);
         let has = |name: &str| match name {
             "text" => self.resources.models.can_read(),
@@ -280,6 +282,12 @@ impl Worker {
     }
 }
 
+/// Slot → `name@version` of the slots that have a model.
+fn titles(models: &ModelSet) -> BTreeMap<String, String> {
+    let models = models.list().into_iter();
+    models.map(|(slot, model)| (slot.to_string(), model.version().to_string())).collect()
+}
+
 /// A session's place in the table, which becomes free when this is dropped.
 pub struct Place {
     worker: Arc<Worker>,
@@ -295,8 +303,9 @@ impl Place {
     /// Starts the session whose page is at the other end of `attachment`.
     pub fn open(self, attachment: Attachment) -> SessionId {
         let token = self.worker.key.resume_token(self.id.clone());
-        self.worker.welcome(&attachment, &token, self.entry.allowed);
-        self.start(Some(attachment), Settings::default()).0
+        self.worker.welcome(&attachment, &token, self.entry.allowed, &self.entry.models);
+        let settings = Settings::of(self.worker.resources.models.is_told_of_text());
+        self.start(Some(attachment), settings).0
     }
 
     /// Starts the session of a publisher, which is told what to do by commands.
@@ -313,7 +322,7 @@ impl Place {
         let Some(mut commands) = self.commands.take() else { return (id, sender) };
         self.worker.resources.metrics.sessions_total.inc();
         tracing::info!(session = %id, "session opened");
-        let Entry { audience, allowed, demand, .. } = self.entry.clone();
+        let Entry { audience, allowed, demand, models, .. } = self.entry.clone();
         let settings = settings.within(allowed);
         let opening = Opening {
             id: id.clone(),
@@ -327,7 +336,8 @@ impl Place {
         tokio::spawn(async move {
             // However the session ends, a fault of ours included, its place becomes free.
             let place = self;
-            session::run(place.worker.resources.clone(), opening, &mut commands).await;
+            let resources = Resources { models, ..place.worker.resources.clone() };
+            session::run(resources, opening, &mut commands).await;
             // By the closing of its commands others know that the place is free.
             drop(place);
         });

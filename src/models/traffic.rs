@@ -16,6 +16,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::manifest::Manifest;
+use crate::ids::is_word;
 pub use guard::{Breach, Guard, Measured};
 pub use slot::Slot;
 
@@ -23,9 +24,6 @@ pub use slot::Slot;
 pub const MAX_HISTORY: usize = 50;
 /// A/B groups of a slot.
 pub const MAX_VARIANTS: usize = 8;
-/// Attributes of a session, and bytes of a name or a value.
-pub const MAX_ATTRIBUTES: usize = 16;
-pub const MAX_ATTRIBUTE_BYTES: usize = 64;
 
 /// Why a traffic is none, or cannot become what is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,8 +40,8 @@ pub enum TrafficError {
     Twice { model: ModelVersion, one: &'static str, other: &'static str },
     #[error("there are {0} variants, more than {MAX_VARIANTS}")]
     TooManyVariants(usize),
-    #[error("a variant's attribute and its value have 1 to {MAX_ATTRIBUTE_BYTES} bytes each")]
-    Attribute,
+    #[error("{0:?} is no attribute of a session, nor a value of one: 1 to 64 of A-Z, a-z, 0-9, ., _ and -")]
+    Attribute(String),
     #[error("a shadow can only run beside faces or objects, not {0}")]
     NoShadow(Slot),
     #[error("{name} of the guard is {value}, not {expected}")]
@@ -208,13 +206,58 @@ pub struct Event {
     pub why: String,
 }
 
+/// What was stable before something else was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Previous {
+    /// The model that the slot has by itself.
+    Default,
+    Version(ModelVersion),
+}
+
+const DEFAULT: &str = "default";
+
+impl TryFrom<String> for Previous {
+    type Error = TrafficError;
+
+    fn try_from(text: String) -> Result<Self, TrafficError> {
+        if text == DEFAULT { Ok(Self::Default) } else { text.parse().map(Self::Version) }
+    }
+}
+
+impl From<Previous> for String {
+    fn from(previous: Previous) -> Self {
+        match previous {
+            Previous::Default => DEFAULT.to_owned(),
+            Previous::Version(version) => version.to_string(),
+        }
+    }
+}
+
+impl From<Option<ModelVersion>> for Previous {
+    fn from(stable: Option<ModelVersion>) -> Self {
+        stable.map_or(Self::Default, Self::Version)
+    }
+}
+
+impl From<Previous> for Option<ModelVersion> {
+    fn from(previous: Previous) -> Self {
+        match previous {
+            Previous::Default => None,
+            Previous::Version(version) => Some(version),
+        }
+    }
+}
+
 /// Which versions a slot uses, for whom.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Traffic {
     pub slot: Slot,
     /// Counts up with each change, from 1; 0 before the first.
     pub revision: u64,
-    pub stable: ModelVersion,
+    /// Without one, the model that the slot has by itself: the default one, or that of `--model`.
+    #[serde(default)]
+    pub stable: Option<ModelVersion>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<Share<ModelVersion>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -223,9 +266,9 @@ pub struct Traffic {
     pub shadow: Option<Share<ModelVersion>>,
     #[serde(default)]
     pub guard: Guard,
-    /// The stable version before this one, to go back to.
+    /// What was stable before, to go back to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub previous: Option<ModelVersion>,
+    pub previous: Option<Previous>,
     /// Oldest first.
     #[serde(default)]
     pub history: Vec<Event>,
@@ -241,7 +284,8 @@ pub struct Wish {
     /// Of the traffic that the wish was made of.
     #[serde(default)]
     pub revision: Option<u64>,
-    pub stable: ModelVersion,
+    #[serde(default)]
+    pub stable: Option<ModelVersion>,
     #[serde(default)]
     pub canary: Option<Share<ModelVersion>>,
     #[serde(default)]
@@ -257,12 +301,12 @@ pub struct Wish {
 }
 
 impl Traffic {
-    /// A slot's first traffic: `stable` for everybody.
-    pub fn new(slot: Slot, stable: ModelVersion) -> Self {
+    /// A slot's first traffic: what it has by itself, for everybody.
+    pub fn new(slot: Slot) -> Self {
         Self {
             slot,
             revision: 0,
-            stable,
+            stable: None,
             canary: None,
             variants: Vec::new(),
             shadow: None,
@@ -272,21 +316,34 @@ impl Traffic {
         }
     }
 
-    /// Who gets which version.
-    pub fn split(&self) -> Split<ModelVersion> {
+    /// Who gets which version; none is the model that the slot has by itself.
+    pub fn split(&self) -> Split<Option<ModelVersion>> {
+        let share = |share: &Option<Share<ModelVersion>>| {
+            let share = share.as_ref()?;
+            Some(Share { model: Some(share.model.clone()), percent: share.percent })
+        };
+        let variants = self.variants.iter().map(|variant| Variant {
+            model: Some(variant.model.clone()),
+            attribute: variant.attribute.clone(),
+            equals: variant.equals.clone(),
+        });
         Split {
             stable: self.stable.clone(),
-            canary: self.canary.clone(),
-            variants: self.variants.clone(),
-            shadow: self.shadow.clone(),
+            canary: share(&self.canary),
+            variants: variants.collect(),
+            shadow: share(&self.shadow),
         }
     }
 
-    /// Whether it names `model` for anybody now.
-    pub fn names(&self, model: &ModelVersion) -> bool {
-        let beside = self.variants.iter().map(|variant| &variant.model);
+    /// Every version that it uses, and the one that it could go back to.
+    pub fn models(&self) -> impl Iterator<Item = &ModelVersion> {
         let shares = [&self.canary, &self.shadow].into_iter().flatten().map(|share| &share.model);
-        self.stable == *model || beside.chain(shares).any(|named| named == model)
+        let beside = self.variants.iter().map(|variant| &variant.model);
+        let previous = match &self.previous {
+            Some(Previous::Version(version)) => Some(version),
+            Some(Previous::Default) | None => None,
+        };
+        self.stable.iter().chain(shares).chain(beside).chain(previous)
     }
 
     /// # Errors
@@ -300,7 +357,7 @@ impl Traffic {
             if !(1..=100).contains(percent) {
                 return Err(TrafficError::Percent { part, percent: *percent });
             }
-            if *model == self.stable {
+            if Some(model) == self.stable.as_ref() {
                 return Err(TrafficError::Twice { model: model.clone(), one: "the stable one", other: part });
             }
         }
@@ -310,9 +367,9 @@ impl Traffic {
         {
             return Err(TrafficError::Twice { model: model.clone(), one: "the canary", other: "the shadow" });
         }
-        let is_text = |text: &str| (1..=MAX_ATTRIBUTE_BYTES).contains(&text.len());
-        if self.variants.iter().any(|variant| !is_text(&variant.attribute) || !is_text(&variant.equals)) {
-            return Err(TrafficError::Attribute);
+        let mut words = self.variants.iter().flat_map(|variant| [&variant.attribute, &variant.equals]);
+        if let Some(word) = words.find(|word| !is_word(word)) {
+            return Err(TrafficError::Attribute(word.chars().take(80).collect()));
         }
         if shadow.is_some() && !self.slot.is_detector() {
             return Err(TrafficError::NoShadow(self.slot.clone()));
@@ -332,9 +389,9 @@ impl Traffic {
         at: u64,
     ) -> Result<Self, TrafficError> {
         let Wish { stable, canary, variants, shadow, guard, .. } = wish;
-        let mut next = before.cloned().unwrap_or_else(|| Self::new(slot, stable.clone()));
+        let mut next = before.cloned().unwrap_or_else(|| Self::new(slot));
         if next.stable != stable {
-            next.previous = Some(std::mem::replace(&mut next.stable, stable));
+            next.previous = Some(std::mem::replace(&mut next.stable, stable).into());
         }
         (next.canary, next.variants, next.shadow, next.guard) = (canary, variants, shadow, guard);
         next.validate()?;
@@ -354,7 +411,7 @@ impl Traffic {
         };
         let share = place.take().ok_or(TrafficError::NothingToPromote(from.name()))?;
         let what = format!("promoted {}", share.model);
-        self.previous = Some(std::mem::replace(&mut self.stable, share.model));
+        self.previous = Some(self.stable.replace(share.model).into());
         self.note(what, why, at);
         Ok(())
     }
@@ -365,7 +422,7 @@ impl Traffic {
     /// When there is nothing to go back to.
     pub fn roll_back(&mut self, why: &str, at: u64) -> Result<(), TrafficError> {
         let tried = self.canary.as_ref().or(self.shadow.as_ref()).map(|share| &share.model);
-        let tried = tried.unwrap_or(&self.stable).clone();
+        let tried = tried.or(self.stable.as_ref()).cloned().ok_or(TrafficError::NothingToRollBack)?;
         if self.withdraw(&tried, why, at) { Ok(()) } else { Err(TrafficError::NothingToRollBack) }
     }
 
@@ -379,14 +436,14 @@ impl Traffic {
         let variants = self.variants.len();
         self.variants.retain(|variant| variant.model != *model);
         is_changed |= self.variants.len() < variants;
-        if self.stable == *model
+        if self.stable.as_ref() == Some(model)
             && let Some(previous) = self.previous.take()
         {
+            self.stable = previous.into();
             // What is stable now has no other role.
             for share in [&mut self.canary, &mut self.shadow] {
-                share.take_if(|share| share.model == previous);
+                share.take_if(|share| Some(&share.model) == self.stable.as_ref());
             }
-            self.stable = previous;
             is_changed = true;
         }
         if is_changed {
@@ -406,7 +463,10 @@ impl Traffic {
 /// `stable yolo@3, canary yolo@4 10 %`
 impl fmt::Display for Traffic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "stable {}", self.stable)?;
+        match &self.stable {
+            Some(model) => write!(f, "stable {model}")?,
+            None => write!(f, "stable {DEFAULT}")?,
+        }
         if let Some(Share { model, percent }) = &self.canary {
             write!(f, ", canary {model} {percent} %")?;
         }

@@ -15,6 +15,7 @@ use embedded_graphics::pixelcolor::BinaryColor;
 use embedded_graphics::prelude::OriginDimensions;
 
 use crate::frame::{BBox, Gender, I420Buffer, Kind};
+use crate::pipeline::labels;
 use crate::pipeline::report::{Attributes, LabelReport, TrackReport};
 
 /// One box to draw.
@@ -60,7 +61,8 @@ pub fn caption_of(label: &str, score: f32, attributes: &Attributes) -> String {
 }
 
 fn write_caption(text: &mut String, label: &str, score: f32, attributes: &Attributes) {
-    if let (Some(read), TEXT_LABEL) = (&attributes.text, label) {
+    // What a line of text is called says less than the text.
+    if let (Some(read), labels::TEXT) = (&attributes.text, label) {
         write_text(text, read);
         return;
     }
@@ -73,9 +75,6 @@ fn write_caption(text: &mut String, label: &str, score: f32, attributes: &Attrib
         write_text(text, read);
     }
 }
-
-/// What the text detector calls what it finds: the text itself says more.
-const TEXT_LABEL: &str = "text";
 
 /// Characters of a text that are drawn.
 const DRAWN_CHARACTERS: usize = 40;

@@ -4,9 +4,11 @@
 //! classification of those that the tracker is not sure of. It keeps nothing: the tracker is its caller's.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::recognise::{Classifying, Model, ModelSet, RecogniseError, Recogniser, Tasks, WHOLE_PICTURE};
+use super::labels::{Labels, label_of};
+use super::recognise::{Classifying, Found, Model, ModelSet, RecogniseError, Recogniser, Tasks, WHOLE_PICTURE};
 use super::track::{Attribute, KindConfig, Pace, Question, TrackConfig, Tracker};
 use crate::frame::{Detection, Kind, Picture};
 use crate::models::manifest::Thresholds;
@@ -37,8 +39,8 @@ pub fn track_config(models: &ModelSet, tasks: &Tasks, threshold: Option<f32>) ->
     }
 }
 
-/// What is asked about tracks.
-fn questions(models: &ModelSet, tasks: &Tasks) -> Vec<Question> {
+/// What is asked about what was found, for `tasks`.
+pub fn questions(models: &ModelSet, tasks: &Tasks) -> Vec<Question> {
     let mut questions = Vec::new();
     for slot in models.slots() {
         let asked = match &slot {
@@ -94,13 +96,27 @@ pub fn reading_models(models: &ModelSet) -> impl Iterator<Item = (String, String
 }
 
 /// The slot of the classifier that answers `question`, if one does.
-fn slot_of(models: &ModelSet, question: &Question) -> Option<Slot> {
+pub fn slot_of(models: &ModelSet, question: &Question) -> Option<Slot> {
     match (&question.attribute, question.kind, question.class) {
         (Attribute::ApparentGender(_), ..) => Some(Slot::Gender),
         (Attribute::Text, ..) => None,
         (Attribute::Class(_), Kind::Face, _) => Some(Slot::Classify(FACE.to_owned())),
-        (Attribute::Class(_), kind, class) => Some(Slot::Classify(models.label(kind, class?))),
+        (Attribute::Class(_), _, class) => {
+            let objects = models.find(&Slot::Objects)?;
+            Some(Slot::Classify(label_of(&objects.manifest, class?).to_owned()))
+        }
     }
+}
+
+/// Takes in what was found in the picture of media time `at`. Where another model found it than before, what is known is
+/// called by that one's labels from now on.
+pub fn follow(tracker: &mut Tracker, labels: &mut Labels, found: &Found, at: Duration) {
+    for (kind, finder) in &found.found_by {
+        if let Some(translation) = labels.adopt(*kind, finder) {
+            tracker.translate(*kind, |class| translation.class(class));
+        }
+    }
+    tracker.update(&found.detections, at);
 }
 
 /// The things in a picture that are being classified, by what is asked of which tracks.
@@ -109,6 +125,11 @@ pub struct Unsure {
 }
 
 impl Unsure {
+    /// What classifies them.
+    pub fn models(&self) -> impl Iterator<Item = &Model> {
+        self.asked.iter().map(|(_, _, classifying)| classifying.model())
+    }
+
     /// Whether [`vote`] would not wait.
     pub fn is_answered(&self) -> bool {
         self.asked.iter().all(|(_, _, classifying)| classifying.is_answered())
@@ -171,7 +192,7 @@ pub fn vote(
     used: &mut BTreeMap<String, String>,
 ) -> Result<(), RecogniseError> {
     for (question, tracks, classifying) in unsure.asked {
-        let manifest = std::sync::Arc::clone(&classifying.model().manifest);
+        let manifest = Arc::clone(&classifying.model().manifest);
         let answers = recogniser.finish_classifying(classifying)?;
         for (id, answer) in tracks.into_iter().zip(answers) {
             if let Some(answer) = answer {

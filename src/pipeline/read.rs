@@ -69,8 +69,14 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// What to do next, if anything, `picture` of media time `at` being the last that `tracker` was updated with.
-    pub fn next(&mut self, tracker: &mut Tracker, picture: &Picture, at: Duration) -> Option<(Picture, Work)> {
+    /// What to do next, if anything, `picture` of media time `at` being the last that `tracker` was updated with;
+    /// without it, only lines that were just found are read.
+    pub fn next(
+        &mut self,
+        tracker: &mut Tracker,
+        picture: Option<&Picture>,
+        at: Duration,
+    ) -> Option<(Picture, Work)> {
         let questions: Vec<Question> = (tracker.questions().into_iter())
             .filter(|question| question.attribute == Attribute::Text)
             .collect();
@@ -82,6 +88,7 @@ impl Reading {
                 return Some((picture, Work::Read(wanted)));
             }
         }
+        let picture = picture?;
         let of_things = questions.iter().filter(|question| question.kind != Kind::Text);
         let wanted: Vec<Wanted> = of_things.flat_map(|question| wanted_boxes(tracker, question, at)).collect();
         if !wanted.is_empty() {
@@ -101,9 +108,12 @@ impl Reading {
     pub fn take(&mut self, tracker: &mut Tracker, picture: Picture, done: Done, at: Duration) {
         match done {
             Done::Found(lines) => {
-                let detections: Vec<Detection> = lines.iter().map(Line::detection).collect();
-                tracker.update_kind(Kind::Text, &detections, at);
-                self.found = Some((picture, lines));
+                // It may have been switched off meanwhile.
+                if tracker.questions().iter().any(|question| question.kind == Kind::Text) {
+                    let detections: Vec<Detection> = lines.iter().map(Line::detection).collect();
+                    tracker.update_kind(Kind::Text, &detections, at);
+                    self.found = Some((picture, lines));
+                }
             }
             Done::Read(answers) => {
                 for (Wanted { question, track, .. }, answer) in answers {
@@ -174,7 +184,7 @@ mod tests {
         for step in 0..seconds * 10 {
             let now = at(step * 100);
             tracker.update(std::slice::from_ref(&stop), now);
-            while let Some((picture, work)) = reading.next(&mut tracker, &picture(), now) {
+            while let Some((picture, work)) = reading.next(&mut tracker, Some(&picture()), now) {
                 let done = match work {
                     Work::Look => {
                         looks += 1;

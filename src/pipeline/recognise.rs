@@ -5,6 +5,7 @@
 //! ([`Recogniser::begin`]), the others wait for it ([`Recogniser::detect`]). It does not track, draw or
 //! report, and what it keeps from one picture to the next are buffers.
 
+pub mod figures;
 mod models;
 
 use std::collections::BTreeMap;
@@ -15,12 +16,12 @@ use std::time::{Duration, Instant};
 use super::detect::detect;
 use super::prepare::{PrepareError, prepare_crops_in, prepare_in};
 use super::track::Answer;
-use crate::frame::{Detection, Picture};
-use crate::inference::batcher::ModelId;
+use crate::frame::{Detection, Kind, Picture};
+use crate::inference::batcher::{BACKGROUND, ModelId};
 use crate::inference::engine::EngineError;
-use crate::inference::service::{Ask, Completed, Handle, Ticket, Turn};
+use crate::inference::service::{Ask, Handle, Ticket, Turn};
 use crate::inference::tensor::{Outputs, Tensor};
-use crate::models::heads::{HeadError, Placement, classifier, faceres};
+use crate::models::heads::{HeadError, Placement, classifier, faceres, numbers};
 use crate::models::manifest::{Head, Manifest, Task};
 use crate::models::traffic::Slot;
 pub use models::{Model, ModelSet, WHOLE_PICTURE};
@@ -93,6 +94,8 @@ pub struct Found {
     pub infer: Duration,
     /// Name → version of the models that were asked.
     pub models: BTreeMap<String, String>,
+    /// Who found the detections of each kind: by its labels their classes are called.
+    pub found_by: Vec<(Kind, Arc<Manifest>)>,
 }
 
 /// A model at work on a picture.
@@ -112,9 +115,28 @@ pub struct Begun {
 }
 
 impl Begun {
+    /// The models that were asked.
+    pub fn models(&self) -> impl Iterator<Item = &Model> {
+        self.asked.iter().flatten().map(|asked| &asked.model)
+    }
+
     /// Whether [`Recogniser::finish`] would not wait; until then the thread that began it is unparked at each answer.
     pub fn is_answered(&self) -> bool {
         self.asked.iter().flatten().all(|asked| asked.ticket.is_answered())
+    }
+}
+
+/// A shadow at work on a picture.
+pub struct Shadowing(Asked);
+
+impl Shadowing {
+    /// Whether [`Recogniser::finish_shadow`] would not wait.
+    pub fn is_answered(&self) -> bool {
+        self.0.ticket.is_answered()
+    }
+
+    pub fn model(&self) -> &Model {
+        &self.0.model
     }
 }
 
@@ -157,7 +179,7 @@ impl Spares {
             .unwrap_or_default()
     }
 
-    pub(super) fn keep(&self, model: ModelId, input: Tensor, outputs: Outputs) {
+    fn keep(&self, model: ModelId, input: Tensor, outputs: Outputs) {
         let mut spares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if spares.len() == MAX_SPARES {
             // The oldest may be of a model that is no longer asked.
@@ -285,26 +307,55 @@ impl Recogniser {
     pub fn finish(&self, begun: Begun) -> Result<Found, RecogniseError> {
         let Begun { asked, scores, prepare, submitted } = begun;
         let mut found = Found { prepare, ..Found::default() };
-        for Asked { model, ticket, placement } in asked.into_iter().flatten() {
-            let manifest = &model.manifest;
-            let min_score = if manifest.task == Task::Faces { scores.faces } else { scores.objects };
-            let done = self.answer(&model, ticket)?;
-            let detections = detect(&done.outputs, manifest, &placement, min_score)
-                .map_err(|source| RecogniseError::Read { model: title(manifest), source })?;
-            self.spares.keep(model.id, done.input, done.outputs);
-            found.detections.extend(detections);
+        for asked in asked.into_iter().flatten() {
+            let manifest = Arc::clone(&asked.model.manifest);
+            let kind = if manifest.task == Task::Faces { Kind::Face } else { Kind::Object };
+            let min_score = if kind == Kind::Face { scores.faces } else { scores.objects };
+            found.detections.extend(self.read(asked, min_score)?);
             found.models.insert(manifest.name.clone(), manifest.version.to_string());
+            found.found_by.push((kind, manifest));
         }
         found.infer = submitted.elapsed();
         Ok(found)
     }
 
+    /// Has `shadow` look at `picture` too, if that keeps nobody waiting: while a lane is idle and no asker queues.
+    ///
+    /// # Errors
+    /// As [`Recogniser::detect`].
+    pub fn begin_shadow(
+        &self,
+        shadow: Model,
+        picture: &Picture,
+    ) -> Result<Option<Shadowing>, RecogniseError> {
+        if !self.handle.has_room() {
+            return Ok(None);
+        }
+        self.ask_model(shadow, picture, self.asker | BACKGROUND).map(|asked| Some(Shadowing(asked)))
+    }
+
+    /// Waits for a shadow and reads what it found, of scores from `min_score` on.
+    ///
+    /// # Errors
+    /// As [`Recogniser::detect`].
+    pub fn finish_shadow(
+        &self,
+        shadowing: Shadowing,
+        min_score: Option<f32>,
+    ) -> Result<Vec<Detection>, RecogniseError> {
+        self.read(shadowing.0, min_score)
+    }
+
     fn ask(&self, slot: &Slot, picture: &Picture) -> Result<Asked, RecogniseError> {
         let model = self.find(slot)?;
+        self.ask_model(model, picture, self.asker)
+    }
+
+    fn ask_model(&self, model: Model, picture: &Picture, asker: u64) -> Result<Asked, RecogniseError> {
         let (used, outputs) = self.spares.take(model.id);
         let prepared = prepare_in(used, picture, &model.manifest.input)
             .map_err(|source| RecogniseError::Prepare { model: title(&model.manifest), source })?;
-        let ticket = self.submit(&model, false, prepared.tensor, outputs)?;
+        let ticket = self.submit(&model, asker, false, prepared.tensor, outputs)?;
         Ok(Asked { model, ticket, placement: prepared.placement })
     }
 
@@ -328,7 +379,7 @@ impl Recogniser {
             let (used, outputs) = self.spares.take(model.id);
             let tensor = prepare_crops_in(used, picture, &manifest.input, &crops)
                 .map_err(|source| RecogniseError::Prepare { model: title(manifest), source })?;
-            asked.push((range, self.submit(&model, true, tensor, outputs)?));
+            asked.push((range, self.submit(&model, self.asker, true, tensor, outputs)?));
         }
         Ok(Classifying { asked, large, found: found.len(), model })
     }
@@ -344,10 +395,8 @@ impl Recogniser {
         let Classifying { asked, large, found, model } = classifying;
         let mut all = vec![None; found];
         for (range, ticket) in asked {
-            let done = self.answer(&model, ticket)?;
-            let answers = read_classes(&done.outputs, range.len(), &model.manifest)
-                .map_err(|source| RecogniseError::Read { model: title(&model.manifest), source })?;
-            self.spares.keep(model.id, done.input, done.outputs);
+            let read = |outputs: &Outputs| read_classes(outputs, range.len(), &model.manifest);
+            let answers = self.answer(&model, ticket, read)?;
             for (&index, answer) in large[range].iter().zip(answers) {
                 all[index] = answer;
             }
@@ -359,20 +408,56 @@ impl Recogniser {
         self.models.find(slot).ok_or_else(|| RecogniseError::NoModel(slot.clone()))
     }
 
-    pub(super) fn submit(
+    /// Asks a model in the recogniser's own name.
+    pub(super) fn ask_own(
         &self,
         model: &Model,
+        input: Tensor,
+        outputs: Outputs,
+    ) -> Result<Ticket, RecogniseError> {
+        self.submit(model, self.asker, false, input, outputs)
+    }
+
+    fn submit(
+        &self,
+        model: &Model,
+        asker: u64,
         is_ahead: bool,
         input: Tensor,
         outputs: Outputs,
     ) -> Result<Ticket, RecogniseError> {
         let refused = |source| RecogniseError::Infer { model: title(&model.manifest), source };
-        let ask = Ask { model: model.id, asker: self.asker, is_ahead, input, outputs };
+        let ask = Ask { model: model.id, asker, is_ahead, input, outputs };
         self.handle.queue(ask).map_err(refused)
     }
 
-    pub(super) fn answer(&self, model: &Model, ticket: Ticket) -> Result<Completed, RecogniseError> {
-        ticket.wait().map_err(|source| RecogniseError::Infer { model: title(&model.manifest), source })
+    /// Waits for a detector and reads what it found.
+    fn read(&self, asked: Asked, min_score: Option<f32>) -> Result<Vec<Detection>, RecogniseError> {
+        let Asked { model, ticket, placement } = asked;
+        self.answer(&model, ticket, |outputs| detect(outputs, &model.manifest, &placement, min_score))
+    }
+
+    /// Waits for a model, has its outputs read, and notes how it did.
+    pub(super) fn answer<T>(
+        &self,
+        model: &Model,
+        ticket: Ticket,
+        read: impl FnOnce(&Outputs) -> Result<T, HeadError>,
+    ) -> Result<T, RecogniseError> {
+        let done = ticket.wait().map_err(|source| {
+            // That the queue is full or has ended is no fault of the model's.
+            if matches!(source, EngineError::Run { .. }) {
+                model.figures.failed();
+            }
+            RecogniseError::Infer { model: title(&model.manifest), source }
+        })?;
+        let answer = numbers(&done.outputs).and_then(|()| read(&done.outputs)).map_err(|source| {
+            model.figures.failed();
+            RecogniseError::Read { model: title(&model.manifest), source }
+        })?;
+        model.figures.ran(done.ran);
+        self.spares.keep(model.id, done.input, done.outputs);
+        Ok(answer)
     }
 }
 

@@ -8,7 +8,7 @@ use crate::imgproc::{ImgError, Rectangle, bright_regions};
 use crate::inference::service::Ticket;
 use crate::models::heads::ctc::{self, LineText};
 use crate::models::heads::db::{self, TextMap};
-use crate::models::heads::{HeadError, Placement};
+use crate::models::heads::Placement;
 use crate::models::traffic::Slot;
 
 use super::prepare::{PrepareError, Prepared, prepare_line_in, prepare_part_in};
@@ -131,11 +131,12 @@ impl Recogniser {
         let (used, outputs) = self.spares.take(model.id);
         let Prepared { tensor, placement } =
             prepare_part_in(used, picture, &input, part, MAX_ENLARGEMENT).map_err(unprepared(&model))?;
-        let done = self.answer(&model, self.submit(&model, false, tensor, outputs)?)?;
-        let map = db::decode(&done.outputs).map_err(unreadable(&model))?;
-        let lines = lines_of(&map, &placement, model.manifest.thresholds.score)
-            .map_err(|source| unprepared(&model)(source.into()))?;
-        self.spares.keep(model.id, done.input, done.outputs);
+        let ticket = self.ask_own(&model, tensor, outputs)?;
+        let least = model.manifest.thresholds.score;
+        let lines = self.answer(&model, ticket, |outputs| {
+            Ok(lines_of(&db::decode(outputs)?, &placement, least))
+        })?;
+        let lines = lines.map_err(|source| unprepared(&model)(source.into()))?;
         let moved = |line: Line| {
             let Point { x, y } = line.place.centre;
             let centre = Point { x: x + part.x, y: y + part.y };
@@ -167,14 +168,13 @@ impl Recogniser {
         let (used, outputs) = self.spares.take(model.id);
         let tensor =
             prepare_line_in(used, picture, &model.manifest.input, line).map_err(unprepared(&model))?;
-        let ticket = self.submit(&model, false, tensor, outputs)?;
+        let ticket = self.ask_own(&model, tensor, outputs)?;
         Ok((model, ticket))
     }
 
     fn read_line(&self, model: &Model, ticket: Ticket) -> Result<LineText, RecogniseError> {
-        let done = self.answer(model, ticket)?;
-        let lines = ctc::decode(&done.outputs, 1, &model.manifest.labels).map_err(unreadable(model))?;
-        self.spares.keep(model.id, done.input, done.outputs);
+        let lines =
+            self.answer(model, ticket, |outputs| ctc::decode(outputs, 1, &model.manifest.labels))?;
         let is_sure = |line: &LineText| line.score >= model.manifest.thresholds.score;
         Ok(lines.into_iter().next().filter(is_sure).map(|line| tidy(&line)).unwrap_or_default())
     }
@@ -183,11 +183,6 @@ impl Recogniser {
 fn unprepared(model: &Model) -> impl Fn(PrepareError) -> RecogniseError {
     let model = title(&model.manifest);
     move |source| RecogniseError::Prepare { model: model.clone(), source }
-}
-
-fn unreadable(model: &Model) -> impl Fn(HeadError) -> RecogniseError {
-    let model = title(&model.manifest);
-    move |source| RecogniseError::Read { model: model.clone(), source }
 }
 
 impl Place {

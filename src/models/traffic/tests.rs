@@ -4,6 +4,10 @@ fn model(text: &str) -> ModelVersion {
     text.parse().unwrap()
 }
 
+fn before(text: &str) -> Option<Previous> {
+    Some(Previous::try_from(text.to_owned()).unwrap())
+}
+
 fn share(text: &str, percent: u8) -> Option<Share<ModelVersion>> {
     Some(Share { model: model(text), percent })
 }
@@ -13,7 +17,7 @@ fn variant(text: &str, attribute: &str, equals: &str) -> Variant<ModelVersion> {
 }
 
 fn traffic() -> Traffic {
-    Traffic::new(Slot::Objects, model("yolo@3"))
+    Traffic { stable: Some(model("yolo@3")), ..Traffic::new(Slot::Objects) }
 }
 
 fn wish(json: &str) -> Wish {
@@ -125,7 +129,9 @@ fn what_cannot_be_is_refused() {
         (&|t| t.variants = vec![variant("a@1", "x", "y"); 9], Err("there are 9 variants, more than 8")),
         (
             &|t| t.variants = vec![variant("a@1", "", "y")],
-            Err("a variant's attribute and its value have 1 to 64 bytes each"),
+            Err(
+                "\"\" is no attribute of a session, nor a value of one: 1 to 64 of A-Z, a-z, 0-9, ., _ and -",
+            ),
         ),
         (
             &|t| (t.slot, t.shadow) = (Slot::Gender, share("yolo@4", 10)),
@@ -153,11 +159,10 @@ fn a_wish_keeps_the_past() {
     let sent: Wish = serde_json::from_value(sent).unwrap();
     assert_eq!((sent.revision, &sent.slot), (Some(1), &Some(Slot::Objects)));
     let second = Traffic::wished(Slot::Objects, Some(&first), sent, "asked for", 20).unwrap();
-    assert_eq!((second.revision, &second.previous), (2, &Some(model("yolo@3"))));
+    assert_eq!((second.revision, &second.previous), (2, &before("yolo@3")));
     let told: Vec<_> = second.history.iter().map(|event| (event.at, event.what.as_str())).collect();
     assert_eq!(told, [(10, "stable yolo@3"), (20, "stable yolo@4, canary yolo@5 10 %")]);
     for json in [
-        "{}",
         r#"{"stable":"yolo"}"#,
         r#"{"stable":"yolo@1","cannary":{}}"#,
         r#"{"stable":"yolo@1","canary":{"model":"a@1"}}"#,
@@ -175,7 +180,7 @@ fn versions_are_promoted_and_rolled_back() {
     assert_eq!(traffic.to_string(), "stable yolo@4, shadow yolo@5 50 %");
     assert_eq!(traffic.promote(Candidate::Canary, "", 1), Err(TrafficError::NothingToPromote("canary")));
     traffic.promote(Candidate::Shadow, "agreed", 2).unwrap();
-    assert_eq!((traffic.to_string().as_str(), &traffic.previous), ("stable yolo@5", &Some(model("yolo@4"))));
+    assert_eq!((traffic.to_string().as_str(), &traffic.previous), ("stable yolo@5", &before("yolo@4")));
     traffic.roll_back("worse", 3).unwrap();
     assert_eq!((traffic.to_string().as_str(), &traffic.previous), ("stable yolo@4", &None));
     assert_eq!(traffic.roll_back("worse", 4), Err(TrafficError::NothingToRollBack));
@@ -187,12 +192,30 @@ fn versions_are_promoted_and_rolled_back() {
 }
 
 #[test]
+fn the_slots_own_model_is_gone_back_to_too() {
+    let first =
+        Traffic::wished(Slot::Objects, None, wish(r#"{"canary":{"model":"yolo@1","percent":5}}"#), "", 1);
+    let mut traffic = first.unwrap();
+    assert_eq!(
+        (traffic.to_string().as_str(), &traffic.previous),
+        ("stable default, canary yolo@1 5 %", &None)
+    );
+    traffic.promote(Candidate::Canary, "", 2).unwrap();
+    assert_eq!((traffic.to_string().as_str(), &traffic.previous), ("stable yolo@1", &before("default")));
+    let kept: Traffic = serde_json::from_value(serde_json::to_value(&traffic).unwrap()).unwrap();
+    assert_eq!(kept, traffic);
+    traffic.roll_back("", 3).unwrap();
+    assert_eq!((traffic.to_string().as_str(), &traffic.previous), ("stable default", &None));
+    assert_eq!(traffic.roll_back("", 4), Err(TrafficError::NothingToRollBack));
+}
+
+#[test]
 fn what_fails_is_withdrawn_wherever_it_stands() {
     let full = Traffic {
         canary: share("yolo@4", 10),
         shadow: share("yolo@5", 50),
         variants: vec![variant("yolox@1", "cohort", "b"), variant("yolo@4", "cohort", "c")],
-        previous: Some(model("yolo@2")),
+        previous: before("yolo@2"),
         ..traffic()
     };
     for (failing, expected) in [
@@ -213,12 +236,12 @@ fn what_fails_is_withdrawn_wherever_it_stands() {
         let mut traffic = full.clone();
         let is_changed = traffic.withdraw(&model(failing), "it fails", 1);
         assert_eq!(is_changed.then(|| traffic.to_string()).as_deref(), expected, "{failing}");
-        assert_eq!(traffic.names(&model(failing)), false, "{failing}");
+        assert!(traffic.models().all(|named| *named != model(failing)), "{failing}");
         assert_eq!(traffic.revision, u64::from(is_changed));
     }
     let mut alone = traffic();
     assert!(!alone.withdraw(&model("yolo@3"), "it fails", 1), "there is nothing before it");
-    let mut back = Traffic { previous: Some(model("yolo@4")), canary: share("yolo@4", 10), ..traffic() };
+    let mut back = Traffic { previous: before("yolo@4"), canary: share("yolo@4", 10), ..traffic() };
     assert!(back.withdraw(&model("yolo@3"), "it fails", 1));
     assert_eq!(back.to_string(), "stable yolo@4");
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::frame::Kind;
+use super::figures::Figures;
 use crate::inference::batcher::ModelId;
 use crate::models::manifest::Manifest;
 use crate::models::traffic::{ModelVersion, Share, Slot, Split, Visitor};
@@ -14,13 +14,14 @@ use crate::models::traffic::{ModelVersion, Share, Slot, Split, Visitor};
 pub struct Model {
     pub id: ModelId,
     pub manifest: Arc<Manifest>,
+    pub figures: Arc<Figures>,
     /// Counts those who may still ask it.
     lease: Arc<()>,
 }
 
 impl Model {
     pub fn new(id: ModelId, manifest: impl Into<Arc<Manifest>>) -> Self {
-        Self { id, manifest: manifest.into(), lease: Arc::default() }
+        Self { id, manifest: manifest.into(), figures: Arc::default(), lease: Arc::default() }
     }
 
     /// Its name and version.
@@ -40,6 +41,7 @@ type Table = BTreeMap<Slot, Split<Model>>;
 #[derive(Clone, Debug, Default)]
 pub struct ModelSet {
     table: Arc<RwLock<Table>>,
+    not_loaded: Arc<RwLock<BTreeMap<String, String>>>,
     visitor: Visitor,
     /// The labels on whose tracks text is read; [`WHOLE_PICTURE`] for everywhere.
     text_on: Arc<[String]>,
@@ -75,7 +77,7 @@ impl ModelSet {
 
     /// The same models as `visitor` sees them: a session, by its bucket and its attributes.
     pub fn seen_by(&self, visitor: Visitor) -> Self {
-        Self { table: Arc::clone(&self.table), visitor, text_on: Arc::clone(&self.text_on) }
+        Self { visitor, ..self.clone() }
     }
 
     /// As it is now, whatever changes: for one file from its beginning to its end.
@@ -94,6 +96,11 @@ impl ModelSet {
         self.read().get(slot)?.shadow.clone()
     }
 
+    /// Who gets which model for `slot`.
+    pub fn split(&self, slot: &Slot) -> Option<Split<Model>> {
+        self.read().get(slot).cloned()
+    }
+
     /// Uses these models for `slot`, and returns those that were used.
     pub fn serve(&self, slot: Slot, split: Split<Model>) -> Option<Split<Model>> {
         self.write().insert(slot, split)
@@ -108,24 +115,6 @@ impl ModelSet {
     /// Uses no model for `slot` any longer, and returns those that were used.
     pub fn withdraw(&self, slot: &Slot) -> Option<Split<Model>> {
         self.write().remove(slot)
-    }
-
-    /// The word for a class of what finds things of `kind`; empty where the model has none.
-    pub fn label(&self, kind: Kind, class: u16) -> String {
-        self.read_label(kind, class, str::to_owned)
-    }
-
-    /// As [`ModelSet::label`], lent to `read`.
-    pub fn read_label<R>(&self, kind: Kind, class: u16, read: impl FnOnce(&str) -> R) -> R {
-        let slot = match kind {
-            Kind::Face => Slot::Faces,
-            Kind::Object => Slot::Objects,
-            Kind::Text => Slot::TextDetect,
-        };
-        let table = self.read();
-        let chosen = table.get(&slot).map(|split| split.choose(&slot, &self.visitor));
-        let labels = chosen.map(|model| model.manifest.labels.as_slice()).unwrap_or_default();
-        read(labels.get(usize::from(class)).map(String::as_str).unwrap_or_default())
     }
 
     /// The slots that are filled.
@@ -146,6 +135,16 @@ impl ModelSet {
         let all: BTreeMap<u64, &Model> =
             table.values().flat_map(Split::models).map(|model| (u64::from(model.id.0), model)).collect();
         all.into_values().cloned().collect()
+    }
+
+    /// `name@version` of what should be in use and could not be loaded, and why.
+    pub fn not_loaded(&self) -> BTreeMap<String, String> {
+        self.not_loaded.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says what could not be loaded, in place of what was said before.
+    pub fn note_not_loaded(&self, not_loaded: BTreeMap<String, String>) {
+        *self.not_loaded.write().unwrap_or_else(PoisonError::into_inner) = not_loaded;
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Table> {

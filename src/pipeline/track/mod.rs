@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::frame::{BBox, Detection, FaceLandmarks, Kind, Point};
+use crate::pipeline::labels::Labels;
 use crate::pipeline::report::{Attributes, TrackReport};
 
 pub use config::{KindConfig, TrackConfig};
@@ -132,9 +133,15 @@ impl Track {
 #[derive(Clone, Debug, Default)]
 pub struct Tracks {
     tracks: Arc<[Track]>,
+    labels: Labels,
 }
 
 impl Tracks {
+    /// The word for what a track is.
+    pub fn label(&self, track: &Track) -> &str {
+        self.labels.of(track.kind, track.class)
+    }
+
     /// Each track that is still fresh at media time `at`, with its box carried there.
     ///
     /// When recognition stalls, boxes hold still and are gone after two seconds.
@@ -244,9 +251,22 @@ impl Tracker {
         &self.reported
     }
 
-    /// [`tracks`](Self::tracks) as a value for another thread.
-    pub fn snapshot(&self) -> Tracks {
-        Tracks { tracks: self.reported.as_slice().into() }
+    /// [`tracks`](Self::tracks) as a value for another thread, with the words for them.
+    pub fn snapshot(&self, labels: &Labels) -> Tracks {
+        Tracks { tracks: self.reported.as_slice().into(), labels: labels.clone() }
+    }
+
+    /// Goes on with another model's classes for things of a kind; what that one has no class for ends.
+    pub fn translate(&mut self, kind: Kind, class: impl Fn(u16) -> Option<u16>) {
+        self.entries.retain_mut(|entry| entry.track.kind != kind || entry.translate(&class));
+        self.reported.retain_mut(|track| {
+            let Some(translated) = (if track.kind == kind { class(track.class) } else { Some(track.class) })
+            else {
+                return false;
+            };
+            track.class = translated;
+            true
+        });
     }
 
     /// The tracks to ask `question` about in the picture of media time `at`, the last one given to `update`:
@@ -283,9 +303,12 @@ impl Tracker {
 
     /// Counts the answer to `question` about a track that was asked about at `at`.
     ///
-    /// Answers for tracks that have gone, of another sort, or that are not numbers, are ignored.
+    /// Answers for tracks that have gone, to what is no longer asked, of another sort, or that are not numbers, are
+    /// ignored.
     pub fn vote(&mut self, question: &Question, id: u64, answer: &Answer, at: Duration) {
-        let established = |entry: &&mut Entry| entry.track.id == id && entry.is_established();
+        // What was switched off meanwhile is not said again.
+        let is_asked = self.config.questions.contains(question);
+        let established = |entry: &&mut Entry| is_asked && entry.track.id == id && entry.is_established();
         let Some(entry) = self.entries.iter_mut().find(established) else {
             return;
         };

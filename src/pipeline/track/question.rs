@@ -76,7 +76,8 @@ impl Question {
         Self { attribute, kind: Kind::Face, class: None, pace }
     }
 
-    pub(super) fn is_about(&self, kind: Kind, class: u16) -> bool {
+    /// Whether it is asked about things of this kind and class.
+    pub fn is_about(&self, kind: Kind, class: u16) -> bool {
         self.kind == kind && self.class.is_none_or(|wanted| wanted == class)
     }
 }

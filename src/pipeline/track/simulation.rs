@@ -129,7 +129,7 @@ fn play(scene: &Scene, seed: u64) -> Outcome {
                 detections.push(detection(Kind::Face, x, y, random.random_range(40.0..120.0), score));
             }
             tracker.update(&detections, at);
-            tracks = tracker.snapshot();
+            tracks = tracker.snapshot(&Labels::default());
         }
         let boxes: Vec<_> = tracks.at(at).map(|(track, bbox)| (track.id, bbox)).collect();
         ghosts += boxes.iter().filter(|(_, bbox)| actors.iter().all(|a| a.bbox().iou(bbox) < 0.2)).count();
@@ -225,7 +225,7 @@ fn faces_that_cross_keep_their_ids() {
 
 #[test]
 fn an_occluded_thing_comes_back_under_its_id() {
-    let mut tracker = Tracker::new(TrackConfig::default());
+    let mut tracker = Tracker::new(asking_gender());
     for step in 0..60u64 {
         let hidden = (20..32).contains(&step);
         let detections = [face(50.0 + step as f32 * 4.0, 100.0)];
@@ -276,7 +276,7 @@ fn half_hidden_things_go_on_by_low_scores_which_begin_nothing() {
 
 #[test]
 fn what_is_hardly_a_face_is_not_classified() {
-    let mut tracker = Tracker::new(TrackConfig::default());
+    let mut tracker = Tracker::new(asking_gender());
     tracker.update(&[face(100.0, 100.0)], at_ms(0));
     vote_gender(&mut tracker, 1, 0.9, at_ms(0));
     assert!(gender(&tracker.tracks()[0]).is_some());
@@ -381,7 +381,7 @@ fn carried_boxes_move_for_a_while_and_then_hold_still() {
         let landmarks = Some(landmarks);
         tracker.update(&[Detection { landmarks, ..face(step as f32 * 5.0, 100.0) }], at_ms(step * 50));
     }
-    let tracks = tracker.snapshot();
+    let tracks = tracker.snapshot(&Labels::default());
     let x_at = |ms| tracks.at(at_ms(ms)).next().map(|(_, bbox)| bbox.x);
     let x = |ms| x_at(ms).expect("the track is fresh");
     assert!((x(950) - 95.0).abs() < 2.0, "{}", x(950));
@@ -429,7 +429,7 @@ fn hostile_input_is_borne() {
     ];
     for seed in 0..50 {
         let mut random = StdRng::seed_from_u64(seed);
-        let mut tracker = Tracker::new(TrackConfig::default());
+        let mut tracker = Tracker::new(asking_gender());
         for _ in 0..40 {
             let mut value = |most: f32| match random.random_bool(0.2) {
                 true => hostile[random.random_range(0..hostile.len())],
@@ -467,7 +467,7 @@ fn hostile_input_is_borne() {
 
 #[test]
 fn ten_thousand_detections_are_bounded_work() {
-    let mut tracker = Tracker::new(TrackConfig::default());
+    let mut tracker = Tracker::new(asking_gender());
     let many: Vec<_> =
         (0..10_000).map(|index| face((index % 100) as f32 * 40.0, (index / 100) as f32 * 40.0)).collect();
     let same = vec![face(100.0, 100.0); 10_000];
@@ -484,7 +484,7 @@ fn ten_thousand_detections_are_bounded_work() {
 
 #[test]
 fn faces_are_classified_when_new_and_rarely_later() {
-    let mut tracker = Tracker::new(TrackConfig::default());
+    let mut tracker = Tracker::new(asking_gender());
     let narrow = detection(Kind::Face, 500.0, 100.0, 20.0, 0.9);
     let object = detection(Kind::Object, 300.0, 300.0, 90.0, 0.9);
     let all = [face(100.0, 100.0), face(300.0, 100.0), narrow, object];
@@ -521,7 +521,7 @@ fn faces_are_classified_when_new_and_rarely_later() {
 
 #[test]
 fn classifications_per_frame_are_bounded_and_reach_everyone() {
-    let mut tracker = Tracker::new(TrackConfig::default());
+    let mut tracker = Tracker::new(asking_gender());
     let faces: Vec<_> = (0..20).map(|index| face(index as f32 * 100.0, 0.0)).collect();
     let mut asked = std::collections::BTreeSet::new();
     for step in 0..5 {
