@@ -142,11 +142,11 @@ pub struct FrontArgs {
     pub guard: GuardArgs,
 }
 
-/// Where videos and their jobs are kept: the same for every front and worker of a service.
+/// Where videos, their jobs and uploaded models are kept: the same for every front and worker of a service.
 #[derive(Clone, Debug, Args)]
 pub struct StoreArgs {
-    /// Folder or bucket (s3://…, az://…, gs://…) of uploaded videos and their results. Fronts and workers of their
-    /// own must share it.
+    /// Folder or bucket (s3://…, az://…, gs://…) of uploaded videos, their results, and uploaded models. Fronts and workers
+    /// of their own must share it.
     #[arg(long, env = "VIGIE_STORE", default_value = ".vigie/data")]
     pub store: String,
     /// The NATS server whose JetStream hands video jobs to workers, such as nats://nats.example.org:4222; fronts and
@@ -208,6 +208,12 @@ pub struct WorkerArgs {
     /// Video jobs at a time; 0 to leave them to other workers.
     #[arg(long, env = "VIGIE_VIDEO_JOBS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(..=64))]
     pub video_jobs: u16,
+    /// Seconds of CPU time that the trial of an uploaded model may take; five times as many may pass.
+    #[arg(long, env = "VIGIE_TRIAL_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=200))]
+    pub trial_seconds: u64,
+    /// Megabytes that such a trial may take besides four times the file.
+    #[arg(long, env = "VIGIE_TRIAL_MEMORY", default_value_t = 2048, value_parser = clap::value_parser!(u64).range(256..=262_144))]
+    pub trial_memory: u64,
     /// What decides, below that number, whether a session is taken.
     #[arg(long, env = "VIGIE_ADMIT", value_enum, default_value_t)]
     pub admit: Admit,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// What each part of `src/` may use of the others. Never upward.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("signalling", &["blobs", "cluster", "container", "ids", "jobs", "shutdown", "telemetry"]),
+    ("signalling", &["blobs", "cluster", "container", "ids", "jobs", "models", "shutdown", "telemetry"]),
     (
         "live",
         &[
@@ -41,13 +41,15 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
+    ("trials", &["blobs", "cluster", "inference", "models"]),
     ("jobs", &["blobs", "container", "telemetry"]),
     ("blobs", &[]),
-    ("cluster", &["histogram", "ids"]),
-    ("pipeline", &["frame", "histogram", "imgproc", "inference", "models"]),
-    ("models", &["frame", "ids", "inference"]),
+    ("cluster", &["ids", "measures"]),
+    ("serving", &["blobs", "inference", "measures", "models", "pipeline", "telemetry"]),
+    ("pipeline", &["frame", "imgproc", "inference", "measures", "models"]),
+    ("models", &["blobs", "frame", "ids", "inference"]),
     ("inference", &[]),
-    ("histogram", &[]),
+    ("measures", &[]),
     ("imgproc", &["frame"]),
     ("codec", &["container", "frame"]),
     ("container", &[]),
@@ -73,14 +75,23 @@ const NAMED_IN: &[(&str, &[&str])] = &[
     ("object_store::", &["blobs/"]),
     ("jsonwebtoken::", &["signalling/auth.rs"]),
     ("tokio_rustls::", &["signalling/tls.rs", "signalling/server.rs", "load/"]),
-    ("axum", &["signalling/", "live/control.rs", "live/whip.rs", "files/control.rs", "commands/"]),
+    (
+        "axum",
+        &[
+            "signalling/",
+            "live/control.rs",
+            "live/whip.rs",
+            "files/control.rs",
+            "trials/control.rs",
+            "commands/",
+        ],
+    ),
 ];
 
 /// Modules that do no I/O, spawn nothing and are given the time.
 const PURE: &[&str] = &[
     "cluster/placement.rs",
     "container.rs",
-    "histogram.rs",
     "inference/batcher.rs",
     "inference/rows.rs",
     "inference/turns.rs",
@@ -88,6 +99,7 @@ const PURE: &[&str] = &[
     "live/headroom.rs",
     "live/sdp.rs",
     "live/settings.rs",
+    "measures.rs",
     "models/check/",
     "models/heads/",
     "models/traffic",
@@ -95,6 +107,8 @@ const PURE: &[&str] = &[
     "pipeline/labels.rs",
     "pipeline/track/",
     "rtp/",
+    "serving/plan.rs",
+    "serving/watch.rs",
 ];
 
 fn sources() -> Vec<(String, String)> {

@@ -4,7 +4,9 @@
 //! for their load, [`placement`] chooses among them; [`remote`] is the front's side of one worker's
 //! control API, [`whip`] the part of it that needs no socket, and [`token`] the secret that both sides share. None looks at a pixel.
 
+pub mod figures;
 pub mod fleet;
+pub mod models;
 pub mod placement;
 pub mod protocol;
 pub mod remote;

@@ -162,10 +162,8 @@ impl TryFrom<BTreeMap<String, String>> for Attributes {
             return Err(InvalidWord::TooMany(pairs.len()));
         }
         let wrong = pairs.iter().flat_map(|(name, value)| [name, value]).find(|word| !is_word(word));
-        match wrong.map(|word| shortened(word)) {
-            Some(word) => Err(InvalidWord::Word(word)),
-            None => Ok(Self(pairs)),
-        }
+        let wrong = wrong.map(|word| InvalidWord::Word(shortened(word)));
+        wrong.map_or(Ok(Self(pairs)), Err)
     }
 }
 

@@ -1,12 +1,9 @@
 //! What `--cascade` says: which second stage is run on things of which label.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-
 use anyhow::{Context, bail};
 
 use crate::commands::recognition::named;
-use crate::models::manifest::{Manifest, Task};
+use crate::models::manifest::Task;
 use crate::models::store::{Store, StoreError, Stored};
 use crate::models::traffic::Slot;
 use crate::models::wheel;
@@ -62,13 +59,6 @@ impl Cascades {
     }
 }
 
-/// A model and the slots that it fills.
-pub struct Chosen {
-    pub slots: Vec<Slot>,
-    pub manifest: Manifest,
-    pub path: PathBuf,
-}
-
 /// The models of the second stages that were asked for, and those that read text if they are there: `chosen` ones
 /// (by task) or those that vigie brings.
 ///
@@ -78,19 +68,14 @@ pub fn find(
     store: &Store,
     cascades: &Cascades,
     mut chosen: impl FnMut(Task) -> Option<Stored>,
-) -> anyhow::Result<Vec<Chosen>> {
-    let mut found: BTreeMap<(String, u32), Chosen> = BTreeMap::new();
-    let mut add = |slot: Slot, Stored { manifest, model, .. }: Stored| {
-        let key = (manifest.name.clone(), manifest.version);
-        let stage = found.entry(key).or_insert(Chosen { slots: Vec::new(), manifest, path: model });
-        stage.slots.push(slot);
-    };
+) -> anyhow::Result<Vec<(Slot, Stored)>> {
+    let mut found = Vec::new();
     for (slot, name) in &cascades.classifiers {
         let stored = named(store, name)?;
         if stored.manifest.task != Task::Classes {
             bail!("--cascade: {name} is for {}, not a classifier", stored.manifest.task.name());
         }
-        add(slot.clone(), stored);
+        found.push((slot.clone(), stored));
     }
     let readers = [(Slot::TextDetect, Task::TextDetect), (Slot::TextRead, Task::TextRead)];
     for ((slot, task), brought) in readers.into_iter().zip(&wheel::MODELS) {
@@ -104,9 +89,9 @@ pub fn find(
                 })?,
             },
         };
-        add(slot, stored);
+        found.push((slot, stored));
     }
-    Ok(found.into_values().collect())
+    Ok(found)
 }
 
 /// Says which labels nothing is called by: a misspelt one would never be heard of again.

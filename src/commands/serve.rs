@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::guard;
 use super::recognition::Recognition;
+use super::registry;
 use super::service::{self, FrontDoor, Stop};
 use super::videos::{self, VideoJobs};
 use crate::cli::ServeArgs;
@@ -18,6 +19,7 @@ use crate::live::{control, whip};
 use crate::shutdown::Inside;
 use crate::signalling::router::Front;
 use crate::telemetry::metrics::Metrics;
+use crate::trials;
 
 /// Serves until it is told to stop (SIGINT or SIGTERM), then sends the sessions home.
 pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
@@ -53,6 +55,9 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         jobs.start(&args.worker, recognition, &metrics);
         jobs.front(&args.front)
     });
+    let registry = registry::open(&args.store);
+    let loader = recognition.follow(registry.as_ref(), "w1")?;
+    let trial_desk = registry::desk(registry.as_ref(), &args.worker, &args.inference)?;
     let sockets = Inside::default();
     let front = Front {
         sockets: sockets.clone(),
@@ -60,6 +65,7 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         session_key: token.session_key(),
         uploads: Arc::default(),
         videos,
+        models: registry::front(registry.as_ref()),
         metrics,
         readiness: Arc::new(readiness),
         ice: service::ice_config(&args.front),
@@ -75,7 +81,8 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
     let url = public.url()?;
     let control = control::router(Arc::clone(&worker), token.clone())
         .merge(whip::router(Arc::clone(&worker), token.clone()))
-        .merge(files::control::router(Arc::new(desk), token));
+        .merge(files::control::router(Arc::new(desk), token.clone()))
+        .merge(trials::control::router(trial_desk, token));
     let serving =
         async { tokio::try_join!(public.serve(&args.front, front, &stop), stop.serve(internal, control),) };
     let stopping = async {
@@ -97,6 +104,7 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         };
         let (closed, ()) = tokio::join!(closing, videos::leave(video_jobs, service::FAREWELL_LIMIT));
         closed?;
+        loader.leave(service::FAREWELL_LIMIT).await;
         sockets.emptied(Duration::from_secs(1)).await;
         stop.tell();
         anyhow::Ok(())

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 
 use super::recognition::Recognition;
+use super::registry;
 use super::service::{self, Stop};
 use super::videos::{self, VideoJobs};
 use crate::cli::WorkerProcessArgs;
@@ -16,6 +17,7 @@ use crate::live::session::Resources;
 use crate::live::worker::Worker;
 use crate::live::{control, whip};
 use crate::telemetry::metrics::Metrics;
+use crate::trials;
 
 /// Serves until it is told to stop (SIGINT or SIGTERM), then has the sessions
 /// move to other workers; told again, it ends at once.
@@ -47,6 +49,9 @@ async fn serve(
         jobs.start(&args.worker, recognition, &metrics);
     }
     let readers = recognition.start_readers(&metrics)?;
+    let registry = registry::open(&args.store);
+    let loader = recognition.follow(registry.as_ref(), name)?;
+    let trial_desk = registry::desk(registry.as_ref(), &args.worker, &args.inference)?;
     let resources = Resources {
         peers: service::peer_config(&args.worker),
         inference: recognition.handle(),
@@ -75,11 +80,13 @@ async fn serve(
         };
         let (farewell, ()) = tokio::join!(draining, videos::leave(video_jobs, service::FAREWELL_LIMIT));
         worker.close(farewell?).await;
+        loader.leave(service::FAREWELL_LIMIT).await;
         stop.tell();
         anyhow::Ok(())
     };
     let control = control::router(Arc::clone(&worker), token.clone())
         .merge(whip::router(Arc::clone(&worker), token.clone()))
-        .merge(files::control::router(Arc::new(desk), token));
+        .merge(files::control::router(Arc::new(desk), token.clone()))
+        .merge(trials::control::router(trial_desk, token));
     tokio::try_join!(stop.serve(listener, control), stopping).map(drop)
 }

@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use super::session::{self, Signalling};
 use super::worker::{Place, Worker};
+use crate::cluster::figures::FIGURES_PATH;
 use crate::cluster::protocol::{ClientMessage, MAX_MESSAGE_BYTES, ServerMessage, TermsQuery};
 use crate::cluster::remote::{SESSION_PATH, STATUS_PATH, is_authorised};
 use crate::cluster::token::ClusterToken;
@@ -33,6 +34,7 @@ pub fn router(worker: Arc<Worker>, token: ClusterToken) -> Router {
     Router::new()
         .route(SESSION_PATH, get(open_session))
         .route(STATUS_PATH, get(status))
+        .route(FIGURES_PATH, get(figures))
         .route("/health", get(live))
         .route("/livez", get(live))
         .route("/readyz", get(ready))
@@ -62,6 +64,13 @@ async fn status(State(control): State<Control>, headers: HeaderMap) -> Response 
         return StatusCode::UNAUTHORIZED.into_response();
     }
     Json(control.worker.status()).into_response()
+}
+
+async fn figures(State(control): State<Control>, headers: HeaderMap) -> Response {
+    if !is_authorised(&headers, &control.token) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    Json(control.worker.figures()).into_response()
 }
 
 #[derive(Deserialize)]

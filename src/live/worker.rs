@@ -12,10 +12,12 @@ use super::session::{self, Attachment, Command, Demand, Opening, Resources};
 use super::settings::Settings;
 use super::usage::Usage;
 use super::viewer::Viewers;
+use crate::cluster::figures::{ModelFigures, Role};
 use crate::cluster::protocol::{ServerMessage, SessionTerms, Sticky, TaskList, WorkerStatus};
 use crate::ids::{ResumeToken, SessionId, SessionKey};
 use crate::models::traffic::Visitor;
-use crate::pipeline::recognise::ModelSet;
+use crate::pipeline::recognise::figures::Tally;
+use crate::pipeline::recognise::{Model, ModelSet};
 use crate::shutdown::{Inside, Presence};
 use crate::telemetry::metrics::Metrics;
 
@@ -239,6 +241,26 @@ impl Worker {
             loaded: self.resources.models.loaded().iter().map(|model| model.version().to_string()).collect(),
             not_loaded: self.resources.models.not_loaded(),
         }
+    }
+
+    /// What was measured of the models of every slot.
+    pub fn figures(&self) -> Vec<ModelFigures> {
+        let models = &self.resources.models;
+        let mut all = Vec::new();
+        for slot in models.slots() {
+            let Some(split) = models.split(&slot) else { continue };
+            let figures = |model: &Model, role: Role| {
+                let Tally { runs, errors, agreement, times, .. } = model.figures.tally();
+                let sessions = model.figures.sessions();
+                let (slot, model) = (slot.to_string(), model.version().to_string());
+                ModelFigures { slot, model, role, runs, errors, sessions, times, agreement }
+            };
+            all.push(figures(&split.stable, Role::Stable));
+            all.extend(split.canary.iter().map(|canary| figures(&canary.model, Role::Canary)));
+            all.extend(split.variants.iter().map(|variant| figures(&variant.model, Role::Variant)));
+            all.extend(split.shadow.iter().map(|shadow| figures(&shadow.model, Role::Shadow)));
+        }
+        all
     }
 
     pub fn session_key(&self) -> &SessionKey {

@@ -1,7 +1,7 @@
 //! Models on disk: what they are ([`manifest`]), where they lie ([`store`]), which ones vigie brings
-//! ([`catalogue`]), where those come from ([`tarball`], [`wheel`]) and how they become ONNX ([`convert`]);
-//! which of them are used for whom ([`traffic`]); and how
-//! others are taken in ([`intake`]), once they are checked ([`check`]) and tried ([`trial`]).
+//! ([`catalogue`]), where those come from ([`tarball`], [`wheel`]) and how they become ONNX ([`convert`]); and how
+//! others are taken in ([`intake`]), once they are checked ([`check`]) and tried ([`trial`]). What was uploaded to a
+//! service is in its [`registry`]; [`traffic`] says which version is used for whom.
 
 pub mod catalogue;
 pub mod check;
@@ -9,6 +9,8 @@ pub mod convert;
 pub mod heads;
 pub mod intake;
 pub mod manifest;
+pub mod receipt;
+pub mod registry;
 pub mod store;
 pub mod tarball;
 pub mod traffic;

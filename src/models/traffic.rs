@@ -42,6 +42,8 @@ pub enum TrafficError {
     TooManyVariants(usize),
     #[error("{0:?} is no attribute of a session, nor a value of one: 1 to 64 of A-Z, a-z, 0-9, ., _ and -")]
     Attribute(String),
+    #[error("{0} has no model of its own: a stable one must be named")]
+    NoStable(Slot),
     #[error("a shadow can only run beside faces or objects, not {0}")]
     NoShadow(Slot),
     #[error("{name} of the guard is {value}, not {expected}")]
@@ -370,6 +372,9 @@ impl Traffic {
         let mut words = self.variants.iter().flat_map(|variant| [&variant.attribute, &variant.equals]);
         if let Some(word) = words.find(|word| !is_word(word)) {
             return Err(TrafficError::Attribute(word.chars().take(80).collect()));
+        }
+        if self.stable.is_none() && matches!(self.slot, Slot::Classify(_)) {
+            return Err(TrafficError::NoStable(self.slot.clone()));
         }
         if shadow.is_some() && !self.slot.is_detector() {
             return Err(TrafficError::NoShadow(self.slot.clone()));

@@ -1,38 +1,10 @@
 //! How much two detectors agree on a picture: what one found and the other found too.
 
-use serde::{Deserialize, Serialize};
-
 use crate::frame::Detection;
+use crate::measures::Agreement;
 
 /// Boxes that overlap at least so much are of the same thing (as in PASCAL VOC's and COCO's AP50).
 const LEAST_IOU: f32 = 0.5;
-
-/// What two models found in some pictures.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Agreement {
-    pub pictures: u64,
-    /// Things that both found.
-    pub both: u64,
-    /// Things that the stable model found, and that the other did.
-    pub stable: u64,
-    pub other: u64,
-}
-
-impl Agreement {
-    pub fn add(&mut self, other: &Self) {
-        let sum = |own: &mut u64, more: u64| *own = own.saturating_add(more);
-        sum(&mut self.pictures, other.pictures);
-        sum(&mut self.both, other.both);
-        sum(&mut self.stable, other.stable);
-        sum(&mut self.other, other.other);
-    }
-
-    /// F1 of either against the other, 0 to 1; `None` where neither found anything.
-    pub fn f1(&self) -> Option<f32> {
-        let found = self.stable as f64 + self.other as f64;
-        (found > 0.0).then(|| (2.0 * self.both as f64 / found) as f32)
-    }
-}
 
 /// Compares what two models found in one picture. Each thing is paired once, those that overlap most first; `is_same`
 /// says whether two classes, the first model's and the second's, are one.
@@ -88,15 +60,5 @@ mod tests {
         // Classes count by their words.
         let found = compare(&[thing(0, 0.0, 10.0)], &[thing(7, 0.0, 10.0)], |a, b| (a, b) == (0, 7));
         assert_eq!(found, Agreement { pictures: 1, both: 1, stable: 1, other: 1 });
-    }
-
-    #[test]
-    fn agreements_add_up() {
-        let mut sum = Agreement::default();
-        assert_eq!(sum.f1(), None);
-        for _ in 0..2 {
-            sum.add(&Agreement { pictures: 1, both: 1, stable: 2, other: 2 });
-        }
-        assert_eq!((sum.pictures, sum.f1()), (2, Some(0.5)));
     }
 }

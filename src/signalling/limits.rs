@@ -66,7 +66,9 @@ impl Rate {
             "/api/session" => Some(Self::Session),
             "/whip" if method == Method::POST => Some(Self::Session),
             "/predict" => Some(Self::Predict),
-            "/api/videos" | "/api/uploads" | "/api/models" if method == Method::POST => Some(Self::Upload),
+            "/api/videos" | "/api/uploads" | "/api/models/{name}" if method == Method::POST => {
+                Some(Self::Upload)
+            }
             _ => Some(Self::Request),
         }
     }

@@ -13,9 +13,10 @@ use super::auth::{self, Door};
 use super::error::{self, ApiError, Refusal};
 use super::ice::IceConfig;
 use super::limits::{self, Limits};
+use super::models::{self, Models};
 use super::predict::{self, Uploads};
 use super::uploads::Videos;
-use super::{exchange, health, ice, pages, results, sessions, tus, videos, whep, whip};
+use super::{exchange, health, ice, pages, results, sessions, traffic, tus, videos, whep, whip};
 use crate::cluster::fleet::Fleet;
 use crate::ids::SessionKey;
 use crate::shutdown::Inside;
@@ -34,6 +35,8 @@ pub struct Front {
     pub uploads: Arc<Uploads>,
     /// Where videos are taken in, if they are.
     pub videos: Option<Arc<Videos>>,
+    /// The registry of models, where there is a store for it.
+    pub models: Option<Arc<Models>>,
     /// Why no session would be taken now, if so.
     pub readiness: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
     pub ice: Arc<IceConfig>,
@@ -79,11 +82,14 @@ pub fn router(front: Front) -> Router {
         .route("/api/session", get(sessions::open))
         .route("/predict", post(predict::predict).layer(predict::body_limit()))
         .merge(video_intake())
+        .merge(models::reading())
+        .merge(traffic::reading())
         .merge(whip::endpoint())
         .route_layer(session);
     let without_token = video_jobs().merge(whip::sessions()).merge(whep::viewers());
     let metrics = Router::new().route("/metrics", get(health::metrics));
-    let for_admins = if front.has_open_metrics { metrics } else { metrics.route_layer(admin) };
+    let metrics = if front.has_open_metrics { metrics } else { metrics.route_layer(admin.clone()) };
+    let for_admins = models::administering().merge(traffic::administering()).route_layer(admin);
     Router::new()
         .route("/health", get(health::live))
         .route("/livez", get(health::live))
@@ -91,6 +97,7 @@ pub fn router(front: Front) -> Router {
         .merge(with_session)
         .merge(without_token.route_layer(own_page))
         .merge(for_admins)
+        .merge(metrics)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .fallback(pages::serve)
         .layer(middleware::from_fn_with_state(front.clone(), limits::limit))

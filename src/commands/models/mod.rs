@@ -1,8 +1,10 @@
 //! `vigie models`: fetches, lists, checks, adds and removes the models of a folder.
 
 mod add;
+mod print;
 mod pull;
 mod trial;
+mod upload;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -47,7 +49,7 @@ pub fn run(args: ModelsArgs) -> anyhow::Result<()> {
         ModelsCommand::Pull(args) => pull::run(&store, &args),
         ModelsCommand::List => list(&store),
         ModelsCommand::Check => check(&store),
-        ModelsCommand::Add(args) => add::add(store, &args),
+        ModelsCommand::Add(args) => add::add(&store, &args),
         ModelsCommand::Remove { model } => add::remove(&store, &model),
         ModelsCommand::Trial(args) => trial::run(&args),
     }

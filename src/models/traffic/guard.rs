@@ -52,7 +52,10 @@ impl fmt::Display for Breach {
                 write!(f, "{errors} of {runs} runs failed, more than {:.1} %", max_ratio * 100.0)
             }
             Self::SlowerThan { p95_ms, other_ms, max_ratio } => {
-                write!(f, "p95 of {p95_ms:.1} ms, more than {max_ratio} times the {other_ms:.1} ms before it")
+                write!(
+                    f,
+                    "p95 of {p95_ms:.1} ms, more than {max_ratio} times the {other_ms:.1} ms of the other"
+                )
             }
             Self::Slow { p95_ms, max_ms } => write!(f, "p95 of {p95_ms:.1} ms, more than {max_ms} ms"),
         }

@@ -273,7 +273,7 @@ fn bounds_are_judged() {
         (
             measured(100, 0, Some(61.0)),
             Some(other),
-            Some("p95 of 61.0 ms, more than 1.5 times the 40.0 ms before it"),
+            Some("p95 of 61.0 ms, more than 1.5 times the 40.0 ms of the other"),
         ),
         (measured(100, 0, Some(61.0)), None, None),
         (measured(100, 0, Some(61.0)), Some(measured(99, 0, Some(40.0))), None),

@@ -33,6 +33,11 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Megabytes besides four times the model, and seconds of CPU time; twice as many may pass.
+    pub fn of(megabytes: u64, seconds: u64) -> Self {
+        Self { memory_bytes: megabytes << 20, cpu_seconds: seconds, wall_seconds: 2 * seconds }
+    }
+
     /// Address space for the trial of a model of `bytes`.
     pub fn address_space(&self, bytes: usize) -> u64 {
         self.memory_bytes.saturating_add((bytes as u64).saturating_mul(4))

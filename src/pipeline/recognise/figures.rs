@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::histogram::Histogram;
+use crate::measures::{Agreement, Histogram};
 use crate::models::traffic::Measured;
-use crate::pipeline::agree::Agreement;
 
 /// Runs that are remembered at least, and half of those that are at most.
 const REMEMBERED: u64 = 1000;

@@ -1,4 +1,4 @@
-//! How long things took: a histogram that is small, can be sent and added up, and may forget.
+//! What is measured of models, so that it can be sent and what several workers say be added up.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -63,6 +63,33 @@ fn place_of(seconds: f64) -> u16 {
     (place.ceil() as u16).min(PLACES - 1)
 }
 
+/// What two models found in some pictures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agreement {
+    pub pictures: u64,
+    /// Things that both found.
+    pub both: u64,
+    /// Things that the stable model found, and that the other did.
+    pub stable: u64,
+    pub other: u64,
+}
+
+impl Agreement {
+    pub fn add(&mut self, other: &Self) {
+        let sum = |own: &mut u64, more: u64| *own = own.saturating_add(more);
+        sum(&mut self.pictures, other.pictures);
+        sum(&mut self.both, other.both);
+        sum(&mut self.stable, other.stable);
+        sum(&mut self.other, other.other);
+    }
+
+    /// F1 of either against the other, 0 to 1; `None` where neither found anything.
+    pub fn f1(&self) -> Option<f32> {
+        let found = self.stable as f64 + self.other as f64;
+        (found > 0.0).then(|| (2.0 * self.both as f64 / found) as f32)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,5 +136,15 @@ mod tests {
         let wide: Histogram = serde_json::from_str(r#"{"60000":18446744073709551615,"3":7}"#).unwrap();
         sum.add(&wide);
         assert!(sum.quantile_ms(0.99).unwrap() > 19_000.0);
+    }
+
+    #[test]
+    fn agreements_add_up() {
+        let mut sum = Agreement::default();
+        assert_eq!(sum.f1(), None);
+        for _ in 0..2 {
+            sum.add(&Agreement { pictures: 1, both: 1, stable: 2, other: 2 });
+        }
+        assert_eq!((sum.pictures, sum.f1()), (2, Some(0.5)));
     }
 }
