@@ -93,7 +93,8 @@ pub static MODELS: [Entry; 2] = [
         file: "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx",
         sha256: "d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9",
         head: Head::Db,
-        size: 736,
+        // The longer side at most: how much of it is used is up to who asks.
+        size: 1280,
         height: None,
         fit: Fit::TopLeft { fill: 0, multiple: 32 },
         thresholds: Thresholds { score: 0.5, iou: 0.0, unsure: None, min_width: 0.0 },
