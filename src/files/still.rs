@@ -85,6 +85,9 @@ pub fn recognise(
     picture: &Picture,
     wanted: &Wanted,
 ) -> Result<Recognised, RecogniseError> {
+    if wanted.tasks.text && !recogniser.models().can_read() {
+        return Err(RecogniseError::NoModel(Slot::TextRead));
+    }
     let scores = MinScores { faces: wanted.threshold, objects: wanted.threshold };
     let Found { mut detections, prepare, mut infer, mut models, found_by } =
         recogniser.detect(picture, &wanted.tasks, &scores)?;

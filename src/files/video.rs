@@ -32,6 +32,7 @@ use crate::frame::{I420Buffer, Picture};
 use crate::inference::batcher::BACKGROUND;
 use crate::inference::engine::EngineError;
 use crate::inference::service::{Handle, lowest_priority};
+use crate::models::traffic::Slot;
 use crate::pipeline::follow::track_config;
 use crate::pipeline::recognise::{Found, MinScores, ModelSet, RecogniseError, Recogniser, Tasks};
 use crate::pipeline::report::FrameReport;
@@ -79,6 +80,7 @@ impl VideoError {
             Self::TooLarge { .. } => "too_large",
             Self::TooLong { .. } => "too_long",
             Self::Cancelled => "cancelled",
+            Self::Recognise(RecogniseError::NoModel(_)) => "no_model",
             Self::Recognise(_) => "internal",
         }
     }
@@ -195,6 +197,9 @@ fn annotate_here(
     let mut file = VideoFile::open(source, decoder_threads(cores))?;
     let info = *file.info();
     check(&info, options)?;
+    if options.tasks.text && !engines.models.can_read() {
+        return Err(RecogniseError::NoModel(Slot::TextRead).into());
+    }
     let audio = file.audio().map_err(FileError::from)?;
     let config = VideoConfig {
         width: info.width,
