@@ -34,11 +34,13 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
     let public = FrontDoor::bind(&args.front).await?;
     let internal = service::bind(SocketAddr::from(([127, 0, 0, 1], 0)), "--listen").await?;
     let token = ClusterToken::random();
+    let readers = recognition.start_readers(&metrics)?;
     let resources = Resources {
         peers: service::peer_config(&args.worker),
         inference: recognition.handle(),
         models: recognition.models(),
         metrics: Arc::clone(&metrics),
+        readers,
         max_viewers: args.worker.max_viewers,
     };
     let admission = service::admission(&args.worker, recognition);

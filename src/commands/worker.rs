@@ -57,6 +57,7 @@ async fn serve(
     if let Some(jobs) = &mut video_jobs {
         jobs.start(&args.worker, recognition, &metrics);
     }
+    let readers = recognition.start_readers(&metrics)?;
     let registry = registry::open(&args.store);
     let loader = recognition.follow(registry.as_ref(), name)?;
     let trial_desk = registry::desk(registry.as_ref(), &args.worker, &args.inference)?;
@@ -65,6 +66,7 @@ async fn serve(
         inference: recognition.handle(),
         models: recognition.models(),
         metrics: Arc::clone(&metrics),
+        readers,
         max_viewers: args.worker.max_viewers,
     };
     let admission = service::admission(&args.worker, recognition);

@@ -8,6 +8,9 @@ use std::sync::Arc;
 use crate::frame::Kind;
 use crate::models::manifest::Manifest;
 
+/// What every line of text is called: what it says is an attribute.
+pub const TEXT: &str = "text";
+
 /// Who found the things of each kind; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Labels {
@@ -21,6 +24,7 @@ impl Labels {
         let finder = match kind {
             Kind::Face => &self.faces,
             Kind::Object => &self.objects,
+            Kind::Text => return TEXT,
         };
         finder.as_ref().map(|manifest| label_of(manifest, class)).unwrap_or_default()
     }
@@ -30,6 +34,7 @@ impl Labels {
         let place = match kind {
             Kind::Face => &mut self.faces,
             Kind::Object => &mut self.objects,
+            Kind::Text => return None,
         };
         if place.as_ref().is_some_and(|known| Arc::ptr_eq(known, finder)) {
             return None;

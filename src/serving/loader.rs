@@ -130,11 +130,15 @@ struct Run {
 impl Run {
     fn new(setup: Setup, runtime: Handle) -> Self {
         let Setup { worker, workshop, registry, store, models, defaults } = setup;
-        let mut held = Vec::new();
+        let mut held: Vec<Held> = Vec::new();
         let mut files = BTreeMap::new();
         for (slot, Loaded { stored, model }) in defaults {
-            let names = BTreeSet::from([Wanted::Default(slot.clone())]);
-            held.push(Held { names, manifest: stored.manifest.clone(), model });
+            let name = Wanted::Default(slot.clone());
+            // One model may be that of several slots.
+            match held.iter_mut().find(|held| held.model.id == model.id) {
+                Some(held) => drop(held.names.insert(name)),
+                None => held.push(Held { names: [name].into(), manifest: stored.manifest.clone(), model }),
+            }
             files.insert(slot, (stored.manifest, stored.model));
         }
         Self {

@@ -130,7 +130,7 @@ fn squares() -> Picture {
     canvas.into_picture(0, Instant::now())
 }
 
-const OBJECTS: Tasks = Tasks { faces: false, gender: false, objects: true };
+const OBJECTS: Tasks = Tasks { faces: false, gender: false, objects: true, text: false };
 
 #[test]
 fn finds_squares_where_they_are() {
@@ -148,7 +148,7 @@ fn finds_squares_where_they_are() {
         assert_eq!(found.detections.iter().map(flat).collect::<Vec<_>>(), expected);
         assert_eq!(found.models, BTreeMap::from([("objects".into(), "3".into())]));
     }
-    let nothing = Tasks { faces: false, gender: false, objects: false };
+    let nothing = Tasks { objects: false, ..OBJECTS };
     assert!(recogniser.detect(&squares(), &nothing, &MinScores::default()).unwrap().models.is_empty());
 }
 
@@ -167,20 +167,20 @@ fn classifies_every_face_that_is_large_enough() {
         })
         .collect();
     let picture = canvas.into_picture(0, Instant::now());
-    let mut recogniser = Recogniser::new(service.handle(), models, 1);
-    let genders = recogniser.genders(&picture, &faces).unwrap();
+    let recogniser = Recogniser::new(service.handle(), models, 1);
+    let genders = recogniser.classify(&Slot::Gender, &picture, &faces).unwrap();
     for (index, gender) in genders.into_iter().enumerate() {
-        let expected = (index % 3 != 0).then_some(if index % 2 == 0 { 1.0 } else { 0.0 });
+        let expected = (index % 3 != 0).then_some(Answer::Male(if index % 2 == 0 { 1.0 } else { 0.0 }));
         assert_eq!(gender, expected, "face {index}");
     }
-    assert_eq!(recogniser.genders(&picture, &[]).unwrap(), []);
+    assert_eq!(recogniser.classify(&Slot::Gender, &picture, &[]).unwrap(), []);
 }
 
 #[test]
 fn says_which_model_failed_and_why() {
     let (service, models) = fixture();
     let mut recogniser = Recogniser::new(service.handle(), models.clone(), 1);
-    let error = recogniser.detect(&squares(), &Tasks::ALL, &MinScores::default()).unwrap_err();
+    let error = recogniser.detect(&squares(), &Tasks::USUAL, &MinScores::default()).unwrap_err();
     assert!(matches!(error, RecogniseError::NoModel(Slot::Faces)), "{error}");
     // The classifier's outputs are not a detector's.
     models.replace(Model::new(ModelId(2), objects_manifest()));
