@@ -42,7 +42,7 @@ pub fn desk(
     let Some(registry) = registry else { return Ok(None) };
     let seconds = worker.trial_seconds;
     // Trials have what is left beside live sessions: on a busy machine that takes a while.
-    let limits = Limits { wall_seconds: 5 * seconds, ..Limits::of(worker.trial_memory, seconds) };
+    let limits = Limits { wall_seconds: 10 * seconds, ..Limits::of(worker.trial_memory, seconds) };
     let intake = Intake {
         program: std::env::current_exe().context("finding this program")?,
         // The child runs in another folder.

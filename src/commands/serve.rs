@@ -16,6 +16,7 @@ use crate::files;
 use crate::live::session::Resources;
 use crate::live::worker::Worker;
 use crate::live::{control, whip};
+use crate::oip;
 use crate::shutdown::Inside;
 use crate::signalling::router::Front;
 use crate::telemetry::metrics::Metrics;
@@ -62,11 +63,12 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
     let front = Front {
         sockets: sockets.clone(),
         workers: Arc::clone(&fleet),
+        relay: Arc::default(),
         session_key: token.session_key(),
         uploads: Arc::default(),
         videos,
         models: registry::front(registry.as_ref()),
-        metrics,
+        metrics: Arc::clone(&metrics),
         readiness: Arc::new(readiness),
         ice: service::ice_config(&args.front),
         door: guard::door(&args.front)?,
@@ -82,7 +84,8 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
     let control = control::router(Arc::clone(&worker), token.clone())
         .merge(whip::router(Arc::clone(&worker), token.clone()))
         .merge(files::control::router(Arc::new(desk), token.clone()))
-        .merge(trials::control::router(trial_desk, token));
+        .merge(trials::control::router(trial_desk, token.clone()))
+        .merge(oip::control::router(service::oip(recognition, &worker, &metrics), token));
     let serving =
         async { tokio::try_join!(public.serve(&args.front, front, &stop), stop.serve(internal, control),) };
     let stopping = async {

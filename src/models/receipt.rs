@@ -55,6 +55,17 @@ pub struct Took {
     pub store: f64,
 }
 
+/// A receipt with where the trial's picture, and the model itself, are to be found.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlacedReceipt<'a> {
+    #[serde(flatten)]
+    pub receipt: &'a Receipt,
+    /// An address of the service, or a file.
+    pub picture: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+}
+
 impl Receipt {
     /// Tells of a model that was kept as `manifest`, which took `store`.
     pub fn new(examined: &Examined, manifest: Manifest, was_known: bool, store: Duration) -> Self {

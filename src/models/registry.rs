@@ -16,6 +16,8 @@ mod index;
 mod sweep;
 mod traffics;
 
+use std::collections::BTreeMap;
+use std::error::Error;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -34,10 +36,14 @@ const MODEL_FILE: &str = "model.onnx";
 const PICTURE_FILE: &str = "trial.jpg";
 /// Bytes of a trial's picture; trials answer with no more.
 const MAX_PICTURE_BYTES: u64 = 16 << 20;
+/// What reads text, which is brought by another way than the rest.
+const TEXT_MODELS: [&str; 2] = ["ppocr-detect", "ppocr-read"];
 /// Versions of one name that there can be at a time.
 const MAX_VERSIONS: usize = 1000;
 /// Manifests that are read at the same time.
 const READS_AT_ONCE: usize = 16;
+/// Bytes that are written without a pause.
+const WRITE_BYTES: usize = 1 << 20;
 /// Conditional writes that may be lost to others before it is given up.
 const MAX_TRIES: u32 = 32;
 /// How long another's conditional write is waited for, at most.
@@ -63,7 +69,7 @@ pub enum RegistryError {
     )]
     ManifestTooLarge { bytes: usize },
     #[error("{key} cannot be read")]
-    Unreadable { key: String, source: Box<dyn std::error::Error + Send + Sync> },
+    Unreadable { key: String, source: Box<dyn Error + Send + Sync> },
     #[error("{name}@{version} is corrupt: its SHA-256 is {actual}, its manifest says {expected}")]
     Corrupt { name: String, version: u32, actual: String, expected: String },
     #[error("others change {key} all the time")]
@@ -98,12 +104,16 @@ impl Registry {
         &self.blobs
     }
 
-    /// Every version there is, by name and then version.
+    /// Every version there is, by name and then version. One whose manifest cannot be read, such as a newer vigie's, is
+    /// logged and left out.
     ///
     /// # Errors
-    /// When the store fails, or a manifest cannot be read.
+    /// When the store fails.
     pub async fn list(&self) -> Result<Vec<Entry>, RegistryError> {
-        self.entries(MODELS_PREFIX).await
+        let found = self.entries(MODELS_PREFIX).await?.into_iter();
+        Ok(found
+            .filter_map(|entry| entry.inspect_err(|error| tracing::warn!(error = error as &dyn Error)).ok())
+            .collect())
     }
 
     /// One version's manifest.
@@ -122,8 +132,8 @@ impl Registry {
     /// As [`Registry::read`].
     pub async fn entry(&self, name: &str, version: u32) -> Result<Entry, RegistryError> {
         check_name(name, version)?;
-        let mut found = self.entries(&folder(name, version)).await?;
-        found.pop().ok_or_else(|| RegistryError::UnknownVersion { name: name.to_owned(), version })
+        let found = self.entries(&folder(name, version)).await?.pop();
+        found.unwrap_or_else(|| Err(RegistryError::UnknownVersion { name: name.to_owned(), version }))
     }
 
     /// The picture of a version's trial, a JPEG.
@@ -162,7 +172,9 @@ impl Registry {
         onnx: Bytes,
         drawn: Bytes,
     ) -> Result<(Manifest, bool), RegistryError> {
-        let mut manifest = Manifest { sha256: sha256(&onnx), version: 1, ..manifest.clone() };
+        let hashed = onnx.clone();
+        let sha256 = blocking(move || sha256(&hashed)).await?;
+        let mut manifest = Manifest { sha256, version: 1, ..manifest.clone() };
         manifest.validate().map_err(RegistryError::Invalid)?;
         check_free(&manifest.name)?;
         let bytes = manifest.to_json().len();
@@ -220,7 +232,12 @@ impl Registry {
             [(MODEL_FILE, onnx, MAX_FILE_BYTES as u64), (PICTURE_FILE, drawn, MAX_PICTURE_BYTES)]
         {
             let mut writer = self.blobs.writer(&format!("{folder}/{file}"), most).await?;
-            writer.write(bytes.clone()).await?;
+            let mut rest = bytes.clone();
+            while !rest.is_empty() {
+                writer.write(rest.split_to(WRITE_BYTES.min(rest.len()))).await?;
+                // Each piece is hashed, which takes a while: others of this thread have their turn.
+                tokio::task::yield_now().await;
+            }
             writer.finish().await?;
         }
         let key = format!("{folder}/{MANIFEST_FILE}");
@@ -231,28 +248,27 @@ impl Registry {
         }
     }
 
-    async fn entries(&self, prefix: &str) -> Result<Vec<Entry>, RegistryError> {
-        let mut found = stream::iter(self.files(prefix).await?)
-            .map(async |files: Files| {
-                let manifest = self.read_manifest(&files.name, files.version).await?;
-                // Another may have removed it since it was listed.
-                let entry =
-                    |manifest| Entry { manifest, size_bytes: files.bytes, has_picture: files.has_picture };
-                Ok::<_, RegistryError>(manifest.map(entry))
-            })
-            .buffer_unordered(READS_AT_ONCE)
-            .try_filter_map(async |entry| Ok(entry))
-            .try_collect::<Vec<_>>()
-            .await?;
-        let place = |entry: &Entry| (entry.manifest.name.clone(), entry.manifest.version);
-        found.sort_by_cached_key(place);
-        Ok(found)
+    /// What is under `prefix`; of each version by itself, whether it can be read.
+    async fn entries(&self, prefix: &str) -> Result<Vec<Result<Entry, RegistryError>>, RegistryError> {
+        // In the order of the files: by name, then version.
+        let read = stream::iter(self.files(prefix).await?).map(async |files: Files| {
+            let Files { name, version, bytes, has_picture } = files;
+            match self.read_manifest(&name, version).await {
+                Ok(manifest) => {
+                    // Another may have removed it since it was listed.
+                    manifest.map(|manifest| Ok(Ok(Entry { manifest, size_bytes: bytes, has_picture })))
+                }
+                Err(error @ RegistryError::Unreadable { .. }) => Some(Ok(Err(error))),
+                Err(error) => Some(Err(error)),
+            }
+        });
+        read.buffered(READS_AT_ONCE).filter_map(async |entry| entry).try_collect().await
     }
 
     /// The versions under `prefix` that have a manifest.
     async fn files(&self, prefix: &str) -> Result<Vec<Files>, RegistryError> {
         let mut listed = self.blobs.list(prefix)?;
-        let mut found = std::collections::BTreeMap::<(String, u32), (Files, bool)>::new();
+        let mut found = BTreeMap::<(String, u32), (Files, bool)>::new();
         while let Some(meta) = listed.try_next().await? {
             let Some((name, version, file)) = parts(&meta.key) else { continue };
             let empty = || (Files { name: name.to_owned(), version, bytes: 0, has_picture: false }, false);
@@ -333,7 +349,7 @@ fn check_name(name: &str, version: u32) -> Result<(), RegistryError> {
 /// [`RegistryError::Invalid`], [`RegistryError::ReservedName`].
 pub fn check_free(name: &str) -> Result<(), RegistryError> {
     Manifest::check_name(name).map_err(RegistryError::Invalid)?;
-    match MODELS.iter().any(|entry| entry.name == name) {
+    match MODELS.iter().any(|entry| entry.name == name) || TEXT_MODELS.contains(&name) {
         true => Err(RegistryError::ReservedName { name: name.to_owned() }),
         false => Ok(()),
     }
@@ -342,6 +358,12 @@ pub fn check_free(name: &str) -> Result<(), RegistryError> {
 /// What makes two uploads the same: the file, and how it is to be read; not when it was tried and how fast it was.
 fn fingerprint(manifest: &Manifest) -> String {
     sha256(Manifest { version: 1, trial: None, ..manifest.clone() }.to_json().as_bytes())
+}
+
+/// Runs what takes long, or waits for files, on a thread that may.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RegistryError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(done.map_err(|error| BlobError::Io { source: error.into() })?)
 }
 
 /// A short while, not as long for everybody.

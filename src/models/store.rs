@@ -20,6 +20,7 @@ const PICTURE_FILE: &str = "trial.jpg";
 const HIGHEST_FILE: &str = ".highest";
 /// Hidden, so that what is in it is not listed with the rest.
 const FETCHED_FOLDER: &str = ".registry";
+const TEMPORARY_FOLDER: &str = "vigie-models";
 /// No model is larger; beyond that a file is not even read.
 const MAX_MODEL_BYTES: u64 = 2 << 30;
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
@@ -124,8 +125,12 @@ impl Store {
     }
 
     /// The part of the folder for copies of the registry's versions: a name there and one here are not the same model.
+    /// Where the folder cannot be written to, as in an image, it is in the machine's folder for temporary files.
     pub fn fetched(&self) -> Self {
-        Self { folder: self.folder.join(FETCHED_FOLDER) }
+        let beside = self.folder.join(FETCHED_FOLDER);
+        let is_writable = fs::create_dir_all(&beside).and_then(|()| tempfile::tempfile_in(&beside)).is_ok();
+        let folder = if is_writable { beside } else { std::env::temp_dir().join(TEMPORARY_FOLDER) };
+        Self { folder }
     }
 
     /// Every version there is, by name and then version; manifests are read, weights are not.

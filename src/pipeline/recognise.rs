@@ -427,7 +427,7 @@ impl Recogniser {
         outputs: Outputs,
     ) -> Result<Ticket, RecogniseError> {
         let refused = |source| RecogniseError::Infer { model: title(&model.manifest), source };
-        let ask = Ask { model: model.id, asker, is_ahead, input, outputs };
+        let ask = Ask { is_ahead, outputs, ..Ask::of(model.id, asker, input) };
         self.handle.queue(ask).map_err(refused)
     }
 

@@ -15,7 +15,7 @@ use super::gauges::{Told, shown};
 use super::plan::{Failures, Wanted, arrange};
 use super::watch::find_breach;
 use crate::blobs::Version;
-use crate::inference::service::{lower_priority, lowest_priority};
+use crate::inference::service::{least_priority, lower_priority};
 use crate::models::manifest::Manifest;
 use crate::models::registry::{Registry, RegistryError};
 use crate::models::store::{Store, StoreError, Stored};
@@ -64,7 +64,7 @@ impl Loader {
         let is_lone = setup.workshop.threads == 1;
         let thread = std::thread::Builder::new().name("loader".into()).spawn(move || {
             if is_lone {
-                lowest_priority()
+                least_priority()
             } else {
                 lower_priority()
             }
@@ -173,7 +173,7 @@ impl Run {
         if has_tried {
             self.serve(&wanted);
         }
-        self.told.tell(&self.workshop.metrics, &self.models);
+        self.told.tell(&self.workshop.metrics, self.held.iter().map(|held| &held.model), &self.models);
         self.models.note_not_loaded(self.failures.shown());
         has_tried
     }
@@ -243,6 +243,7 @@ impl Run {
             });
         self.held = kept;
         for Held { model, .. } in unwanted {
+            self.told.finish(&self.workshop.metrics, &model);
             self.workshop.unload(model);
         }
         let held = &self.held;

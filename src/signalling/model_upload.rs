@@ -40,7 +40,7 @@ const FORM_BYTES: u64 = 64 << 10;
 /// Besides what `vigie models add` has flags for.
 const OTHER_FIELDS: [&str; 2] = ["source", "licence"];
 /// What was sent so long ago is nobody's: no trial takes as long.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(3 * 3600);
 
 /// Takes a model in.
 pub(super) async fn upload(

@@ -92,6 +92,10 @@ pub struct Metrics {
     pub pictures_total: IntCounterVec,
     /// Labels: stage.
     pub picture_seconds: HistogramVec,
+    /// Labels: outcome.
+    pub oip_requests_total: IntCounterVec,
+    /// Labels: stage.
+    pub oip_seconds: HistogramVec,
     /// Labels: state.
     pub jobs: IntGaugeVec,
     /// Labels: outcome.
@@ -216,6 +220,17 @@ impl Metrics {
             picture_seconds: new.histograms(
                 "vigie_picture_seconds",
                 "Time a posted picture spent in a stage; total is from the start of decoding to the end of recognition.",
+                &["stage"],
+                STAGE_BUCKETS,
+            ),
+            oip_requests_total: new.counters(
+                "vigie_oip_requests_total",
+                "Inference requests by the Open Inference Protocol, by outcome: answered, refused, busy, failed.",
+                &["outcome"],
+            ),
+            oip_seconds: new.histograms(
+                "vigie_oip_seconds",
+                "Time an inference request spent in a stage: read, parse, run (from being queued to its outputs), answer, total.",
                 &["stage"],
                 STAGE_BUCKETS,
             ),

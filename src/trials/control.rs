@@ -13,6 +13,7 @@ use super::desk::{TrialDesk, TrialFault};
 use crate::cluster::models::{MODELS_PATH, ModelFault, ModelOrder};
 use crate::cluster::remote::is_authorised;
 use crate::cluster::token::ClusterToken;
+use crate::models::receipt::PlacedReceipt;
 use crate::models::registry::RegistryError;
 
 /// Seconds after which a refused front may try again.
@@ -50,9 +51,8 @@ async fn take(State(control): State<Control>, Path(name): Path<String>, request:
     match desk.take(&name, order.0).await {
         Ok(receipt) => {
             let picture = format!("/api/models/{}/versions/{}/picture", receipt.name, receipt.version);
-            let mut body = serde_json::json!(receipt);
-            body["picture"] = picture.into();
-            (StatusCode::CREATED, Json(body)).into_response()
+            let placed = PlacedReceipt { receipt: &receipt, picture: Some(picture), model: None };
+            (StatusCode::CREATED, Json(placed)).into_response()
         }
         Err(fault) => answer(&fault),
     }

@@ -26,7 +26,7 @@ const CELLS: usize = SIDE / STRIDE;
 
 /// A picture of 128 by 128 that is black but for one square, which is 16 wide and stands at (48, 80): in an
 /// input of 64 by 64 the cell of column 3, row 5.
-fn picture(colour: [u8; 3]) -> RgbImage {
+pub fn picture(colour: [u8; 3]) -> RgbImage {
     RgbImage::from_fn(128, 128, |x, y| {
         let is_inside = (48..64).contains(&x) && (80..96).contains(&y);
         Rgb(if is_inside { colour } else { [0; 3] })
@@ -97,7 +97,7 @@ fn cell_boxes(anchors: usize) -> [Vec<f32>; 4] {
 const ANCHORS: usize = 64 + 16 + 4;
 
 /// A detector of `[1, 4 + 2, 84]`, whose second class is a bright cell.
-fn yolo_v8() -> Model {
+pub fn yolo_v8() -> Model {
     let mut graph = brightness(0);
     graph.initialisers.extend([
         floats("boxes", &[1, 4, ANCHORS as i64], &cell_boxes(ANCHORS).concat()),
@@ -120,7 +120,7 @@ fn yolo_v8() -> Model {
 }
 
 /// The bright square where the picture has it.
-fn assert_square(report: &Value, label: &str) {
+pub fn assert_square(report: &Value, label: &str) {
     let findings = report["trial"]["findings"].as_array().unwrap();
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(findings[0]["label"], label);

@@ -14,6 +14,7 @@ use crate::models::heads::recognise::fields::{read_labels, read_size, read_three
 use crate::models::heads::recognise::{FitWish, Wishes};
 use crate::models::intake::{Admitted, Candidate, Intake, PICTURE, Refusal, name_from};
 use crate::models::manifest::{Channels, Head, Provenance, Task};
+use crate::models::receipt::PlacedReceipt;
 use crate::models::store::Store;
 use crate::models::trial::Limits;
 
@@ -202,15 +203,12 @@ fn refuse(refusal: Refusal, file: &Path, is_json: bool) -> anyhow::Result<()> {
 
 fn tell(admitted: &Admitted, is_json: bool) -> anyhow::Result<()> {
     let Admitted { stored, receipt } = admitted;
-    let picture = stored.picture();
+    let picture = stored.picture().map(|path| path.display().to_string());
     if is_json {
-        let mut object = json!(receipt);
-        object["model"] = json!(stored.model);
-        object["picture"] = json!(picture);
-        println!("{object}");
+        let placed = PlacedReceipt { receipt, picture, model: Some(stored.model.display().to_string()) };
+        println!("{}", serde_json::to_string(&placed).context("writing the report")?);
         return Ok(());
     }
-    let picture = picture.map(|path| path.display().to_string());
     print::receipt(receipt, picture, &format!("vigie serve --model {}@{}", receipt.name, receipt.version))
 }
 

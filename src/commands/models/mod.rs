@@ -3,6 +3,7 @@
 mod add;
 mod print;
 mod pull;
+mod traffic;
 mod trial;
 mod upload;
 
@@ -37,6 +38,8 @@ pub enum ModelsCommand {
     Add(Box<add::AddArgs>),
     /// Remove one version of a model, NAME@VERSION.
     Remove { model: String },
+    /// Show or change which versions a running service uses, and for whom.
+    Traffic(Box<traffic::TrafficArgs>),
     /// Try the model on standard input; `add` starts this.
     #[command(hide = true)]
     Trial(trial::TrialArgs),
@@ -51,6 +54,7 @@ pub fn run(args: ModelsArgs) -> anyhow::Result<()> {
         ModelsCommand::Check => check(&store),
         ModelsCommand::Add(args) => add::add(&store, &args),
         ModelsCommand::Remove { model } => add::remove(&store, &model),
+        ModelsCommand::Traffic(args) => traffic::run(&args),
         ModelsCommand::Trial(args) => trial::run(&args),
     }
 }

@@ -30,7 +30,7 @@ pub fn upload(url: &str, args: &AddArgs, offer: Offer) -> anyhow::Result<()> {
         return refuse(args, answer.status(), &body);
     }
     if args.json {
-        println!("{body}");
+        println!("{}", String::from_utf8_lossy(answer.body()));
         return Ok(());
     }
     let picture = body["picture"].as_str().map(|path| format!("{base}{path}"));

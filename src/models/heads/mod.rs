@@ -121,6 +121,7 @@ impl<'a> Reading<'a> {
         let (_, tensor) = self.outputs.0.iter().find(|(name, tensor)| fits(name, &tensor.shape))?;
         Some(match &tensor.data {
             TensorData::F32(values) => values.clone(),
+            TensorData::I32(values) => values.iter().map(|&value| value as f32).collect(),
             TensorData::I64(values) => values.iter().map(|&value| value as f32).collect(),
             TensorData::U8(values) => values.iter().map(|&value| f32::from(value)).collect(),
         })

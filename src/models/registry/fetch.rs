@@ -1,6 +1,6 @@
 //! A version of the registry as a local file, for ONNX Runtime.
 
-use super::{MODEL_FILE, Registry, RegistryError, folder};
+use super::{MODEL_FILE, Registry, RegistryError, blocking, folder};
 use crate::models::store::{Fault, Store, StoreError, Stored};
 
 impl Registry {
@@ -11,40 +11,25 @@ impl Registry {
     /// manifest says.
     pub async fn fetch(&self, name: &str, version: u32, into: &Store) -> Result<Stored, RegistryError> {
         let manifest = self.read(name, version).await?;
-        let copies = into.fetched();
-        let found = {
-            let (copies, manifest) = (copies.clone(), manifest.clone());
-            blocking(move || {
-                // Another registry may have had another version by this number.
-                Ok(copies.check(&manifest.name, version).ok().filter(|stored| stored.manifest == manifest))
-            })
-        };
-        if let Some(stored) = found.await? {
+        let (into, wanted) = (into.clone(), manifest.clone());
+        let (copies, found) = blocking(move || {
+            let copies = into.fetched();
+            // Another registry may have had another version by this number.
+            let found = copies.check(&wanted.name, wanted.version).ok();
+            (copies, found.filter(|stored| stored.manifest == wanted))
+        })
+        .await?;
+        if let Some(stored) = found {
             return Ok(stored);
         }
         let file = self.blobs.fetch(&format!("{}/{MODEL_FILE}", folder(name, version))).await?;
-        let copied = blocking(move || {
-            let copied = copies.copy(&manifest, file.path());
-            drop(file);
-            copied
-        });
-        copied.await.map_err(|error| match error {
-            RegistryError::Local(StoreError::Faulty {
-                name,
-                version,
-                fault: Fault::Corrupt { actual, expected, .. },
-            }) => RegistryError::Corrupt { name, version, actual, expected },
-            other => other,
+        // The fetched file, which may itself be a copy, goes with the end of the work.
+        let copied = blocking(move || copies.copy(&manifest, file.path())).await?;
+        copied.map_err(|error| match error {
+            StoreError::Faulty { name, version, fault: Fault::Corrupt { actual, expected, .. } } => {
+                RegistryError::Corrupt { name, version, actual, expected }
+            }
+            other => other.into(),
         })
-    }
-}
-
-/// Runs what reads and writes files on a thread that may wait.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, RegistryError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => Ok(done?),
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }

@@ -76,6 +76,11 @@ impl Slot {
         }
     }
 
+    /// Whether it can have a model by itself, without a traffic.
+    pub fn has_default(&self) -> bool {
+        !matches!(self, Self::Classify(_))
+    }
+
     /// Whether it finds things in pictures, so that two models can be compared by what they find.
     pub fn is_detector(&self) -> bool {
         matches!(self, Self::Faces | Self::Objects)

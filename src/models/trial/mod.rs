@@ -78,6 +78,8 @@ pub enum Reason {
     Unclear(Unclear),
     #[error("its outputs cannot be read: {message}")]
     Unreadable { message: String },
+    #[error("the picture to try it on cannot be read: {message}")]
+    Picture { message: String },
     #[error("the trial itself failed: {message}")]
     Fault { message: String },
 }
@@ -138,6 +140,7 @@ impl TrialError {
                 Reason::NotANumber { .. } => "not_a_number",
                 Reason::Unclear(_) => "unclear",
                 Reason::Unreadable { .. } => "unreadable_outputs",
+                Reason::Picture { .. } => "picture",
                 Reason::Fault { .. } => "trial_fault",
             },
             Self::WallTime(_) => "wall_time",

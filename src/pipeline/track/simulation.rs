@@ -532,3 +532,30 @@ fn classifications_per_frame_are_bounded_and_reach_everyone() {
     }
     assert_eq!(asked.len(), 20, "nobody is asked for twice before all were once");
 }
+
+#[test]
+fn tracks_keep_their_numbers_when_classes_are_counted_otherwise() {
+    let mut tracker = Tracker::new(TrackConfig::default());
+    let thing = |class, x| Detection { class, ..detection(Kind::Object, x, 50.0, 60.0, 0.95) };
+    let things = [thing(0, 50.0), thing(1, 250.0), thing(2, 450.0), face(600.0, 50.0)];
+    tracker.update(&things, at_ms(0));
+    tracker.update(&things, at_ms(40));
+    let before: Vec<_> = tracker.tracks().iter().map(|track| (track.id, track.kind, track.class)).collect();
+    assert_eq!(before.len(), 4);
+    // The first two change places, and the third is not known any more.
+    tracker
+        .translate(Kind::Object, |class| [Some(1), Some(0), None].get(usize::from(class)).copied().flatten());
+    let expected: Vec<_> = before
+        .iter()
+        .filter(|(_, kind, class)| *kind == Kind::Face || *class < 2)
+        .map(|&(id, kind, class)| (id, kind, if kind == Kind::Object { 1 - class } else { class }))
+        .collect();
+    let now = |tracker: &Tracker| -> Vec<_> {
+        tracker.tracks().iter().map(|track| (track.id, track.kind, track.class)).collect()
+    };
+    assert_eq!(now(&tracker), expected);
+    // The new model's detections go on with them, votes included.
+    let things = [thing(1, 50.0), thing(0, 250.0), face(600.0, 50.0)];
+    tracker.update(&things, at_ms(80));
+    assert_eq!(now(&tracker), expected);
+}
