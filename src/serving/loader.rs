@@ -254,7 +254,9 @@ impl Run {
             tracing::info!(%slot, models = shown(&next), "a slot's models change");
             // What is compared is measured at the same time.
             next.models().for_each(|model| model.figures.begin_anew());
-            split.models().for_each(|wanted| drop(self.measured.remove(wanted)));
+            for wanted in split.models() {
+                self.measured.remove(wanted);
+            }
             self.models.serve(slot.clone(), next);
         }
         for slot in self.models.slots() {
