@@ -22,6 +22,7 @@ pub mod load;
 pub mod mailbox;
 pub mod measures;
 pub mod models;
+pub mod oip;
 pub mod pipeline;
 pub mod rtp;
 pub mod serving;

@@ -41,6 +41,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
+    ("oip", &["cluster", "inference", "models", "pipeline", "telemetry"]),
     ("trials", &["blobs", "cluster", "inference", "models"]),
     ("jobs", &["blobs", "container", "telemetry"]),
     ("blobs", &[]),
@@ -63,7 +64,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 
 /// Each outside engine is named in one place.
 const NAMED_IN: &[(&str, &[&str])] = &[
-    ("opencv::", &["imgproc.rs"]),
+    ("opencv::", &["imgproc.rs", "imgproc/"]),
     ("ffmpeg_sys_next", &["codec/"]),
     ("ort::", &["inference/ort.rs"]),
     ("seccompiler::", &["models/trial/confine.rs"]),
@@ -82,6 +83,7 @@ const NAMED_IN: &[(&str, &[&str])] = &[
             "live/control.rs",
             "live/whip.rs",
             "files/control.rs",
+            "oip/control.rs",
             "trials/control.rs",
             "commands/",
         ],
@@ -103,6 +105,12 @@ const PURE: &[&str] = &[
     "models/check/",
     "models/heads/",
     "models/traffic",
+    "oip/answer.rs",
+    "oip/coding.rs",
+    "oip/metadata.rs",
+    "oip/numbers.rs",
+    "oip/request.rs",
+    "oip/tensors.rs",
     "pipeline/agree.rs",
     "pipeline/labels.rs",
     "pipeline/track/",

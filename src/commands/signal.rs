@@ -38,6 +38,7 @@ async fn serve(args: &SignalArgs) -> anyhow::Result<()> {
     let front = Front {
         sockets: Inside::default(),
         workers: Arc::clone(&fleet),
+        relay: Arc::default(),
         session_key: token.session_key(),
         uploads: Arc::default(),
         videos: video_jobs.as_ref().map(|jobs| jobs.front(&args.front)),

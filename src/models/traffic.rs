@@ -373,7 +373,7 @@ impl Traffic {
         if let Some(word) = words.find(|word| !is_word(word)) {
             return Err(TrafficError::Attribute(word.chars().take(80).collect()));
         }
-        if self.stable.is_none() && matches!(self.slot, Slot::Classify(_)) {
+        if self.stable.is_none() && !self.slot.has_default() {
             return Err(TrafficError::NoStable(self.slot.clone()));
         }
         if shadow.is_some() && !self.slot.is_detector() {
@@ -396,7 +396,8 @@ impl Traffic {
         let Wish { stable, canary, variants, shadow, guard, .. } = wish;
         let mut next = before.cloned().unwrap_or_else(|| Self::new(slot));
         if next.stable != stable {
-            next.previous = Some(std::mem::replace(&mut next.stable, stable).into());
+            let replaced = std::mem::replace(&mut next.stable, stable);
+            next.previous = (replaced.is_some() || next.slot.has_default()).then(|| replaced.into());
         }
         (next.canary, next.variants, next.shadow, next.guard) = (canary, variants, shadow, guard);
         next.validate()?;

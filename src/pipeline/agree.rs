@@ -39,20 +39,20 @@ mod tests {
 
     #[test]
     fn agreement_is_what_both_found() {
-        let (one, two) = (thing(0, 0.0, 10.0), thing(1, 50.0, 10.0));
+        let (one, two) = (|| thing(0, 0.0, 10.0), || thing(1, 50.0, 10.0));
         for (stable, other, both, f1) in [
             (vec![], vec![], 0, None),
-            (vec![one], vec![], 0, Some(0.0)),
-            (vec![], vec![one], 0, Some(0.0)),
-            (vec![one, two], vec![two, one], 2, Some(1.0)),
-            (vec![one, two], vec![one], 1, Some(2.0 / 3.0)),
+            (vec![one()], vec![], 0, Some(0.0)),
+            (vec![], vec![one()], 0, Some(0.0)),
+            (vec![one(), two()], vec![two(), one()], 2, Some(1.0)),
+            (vec![one(), two()], vec![one()], 1, Some(2.0 / 3.0)),
             // Half of it is enough, a third is not.
-            (vec![one], vec![thing(0, 0.0, 20.0)], 1, Some(1.0)),
-            (vec![one], vec![thing(0, 0.0, 30.0)], 0, Some(0.0)),
-            (vec![one], vec![thing(1, 0.0, 10.0)], 0, Some(0.0)),
+            (vec![one()], vec![thing(0, 0.0, 20.0)], 1, Some(1.0)),
+            (vec![one()], vec![thing(0, 0.0, 30.0)], 0, Some(0.0)),
+            (vec![one()], vec![thing(1, 0.0, 10.0)], 0, Some(0.0)),
             // The nearest is taken, and each once.
-            (vec![one, thing(0, 1.0, 10.0)], vec![thing(0, 1.0, 10.0)], 1, Some(2.0 / 3.0)),
-            (vec![one], vec![one, one], 1, Some(2.0 / 3.0)),
+            (vec![one(), thing(0, 1.0, 10.0)], vec![thing(0, 1.0, 10.0)], 1, Some(2.0 / 3.0)),
+            (vec![one()], vec![one(), one()], 1, Some(2.0 / 3.0)),
         ] {
             let found = compare(&stable, &other, |a, b| a == b);
             assert_eq!((found.both, found.f1()), (both, f1), "{stable:?} {other:?}");

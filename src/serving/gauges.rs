@@ -53,27 +53,18 @@ impl Observer for Names {
 }
 
 /// What the metrics have been told of each model.
+/// Its errors, and pictures that it saw as a shadow.
 #[derive(Default)]
-pub(super) struct Told {
-    errors: HashMap<ModelId, (u64, u64)>,
-}
+pub(super) struct Told(HashMap<ModelId, (u64, u64)>);
 
 impl Told {
-    /// Brings the metrics up to date.
-    pub fn tell(&mut self, metrics: &Metrics, models: &ModelSet) {
-        let loaded = models.loaded();
-        self.errors.retain(|id, _| loaded.iter().any(|model| model.id == *id));
+    /// Brings the metrics up to date; `held` are the models on the lanes.
+    pub fn tell<'a>(&mut self, metrics: &Metrics, held: impl Iterator<Item = &'a Model>, models: &ModelSet) {
         metrics.model_sessions.reset();
-        for model in &loaded {
-            let version = model.manifest.version.to_string();
-            let labels = [model.manifest.name.as_str(), &version];
-            let Tally { errors, agreement, .. } = model.figures.tally();
-            let told = self.errors.entry(model.id).or_default();
-            metrics.inference_errors_total.with_label_values(&labels).inc_by(errors.saturating_sub(told.0));
-            let compared = agreement.pictures.saturating_sub(told.1);
-            metrics.shadow_pictures_total.with_label_values(&labels).inc_by(compared);
-            *told = (errors, agreement.pictures);
+        for model in held {
+            self.count(metrics, model);
             let sessions = i64::try_from(model.figures.sessions()).unwrap_or(i64::MAX);
+            let labels = [model.manifest.name.as_str(), &model.manifest.version.to_string()];
             metrics.model_sessions.with_label_values(&labels).add(sessions);
         }
         metrics.shadow_agreement_ratio.reset();
@@ -85,6 +76,24 @@ impl Told {
                 tell_agreement(metrics, &slot, &shadow.model, f1);
             }
         }
+    }
+
+    /// Counts what a model has done since it was last counted.
+    fn count(&mut self, metrics: &Metrics, model: &Model) {
+        let labels = [model.manifest.name.as_str(), &model.manifest.version.to_string()];
+        let Tally { errors, agreement, .. } = model.figures.tally();
+        let (told_errors, told_pictures) = self.0.entry(model.id).or_default();
+        let more = errors.saturating_sub(*told_errors);
+        metrics.inference_errors_total.with_label_values(&labels).inc_by(more);
+        let more = agreement.pictures.saturating_sub(*told_pictures);
+        metrics.shadow_pictures_total.with_label_values(&labels).inc_by(more);
+        (*told_errors, *told_pictures) = (errors, agreement.pictures);
+    }
+
+    /// Counts a model for the last time.
+    pub fn finish(&mut self, metrics: &Metrics, model: &Model) {
+        self.count(metrics, model);
+        self.0.remove(&model.id);
     }
 }
 

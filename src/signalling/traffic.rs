@@ -57,13 +57,16 @@ struct TrafficList {
     traffic: Vec<Traffic>,
     /// Slot → `name@version` that those in no share are served by now.
     serving: BTreeMap<String, String>,
+    /// `name@version` → why a worker could not load it.
+    not_loaded: BTreeMap<String, String>,
 }
 
 /// `GET /api/traffic`
 async fn list(State(front): State<Front>) -> Result<Response, ApiError> {
     let traffics = models(&front)?.registry.traffics().await.map_err(ModelsError::from)?;
     let traffic = traffics.into_iter().map(|(traffic, _)| traffic).collect();
-    Ok((NO_STORE, Json(TrafficList { traffic, serving: front.workers.serving() })).into_response())
+    let (serving, not_loaded) = (front.workers.serving(), front.workers.not_loaded());
+    Ok((NO_STORE, Json(TrafficList { traffic, serving, not_loaded })).into_response())
 }
 
 /// `GET /api/traffic/{slot}`
@@ -309,20 +312,28 @@ async fn check_models(
 ) -> Result<(), ApiError> {
     let is_new = |model: &&ModelVersion| !before.is_some_and(|before| before.models().any(|m| m == *model));
     for model in next.models().filter(is_new) {
-        match registry.read(&model.name, model.version).await {
-            Ok(manifest) => {
-                if next.slot.task().is_some_and(|task| task != manifest.task) {
-                    let (model, is) = (model.clone(), manifest.task.name());
-                    return Err(ModelsError::OtherTask { model, is, slot: next.slot.clone() }.into());
-                }
+        let brought = MODELS.iter().find(|entry| entry.name == model.name);
+        let task = match registry.read(&model.name, model.version).await {
+            Ok(manifest) => Some(manifest.task),
+            Err(RegistryError::UnknownVersion { .. }) if brought.is_some() => {
+                brought.map(|entry| entry.manifest().task)
             }
+            // A worker's own, that it was told to use.
             Err(RegistryError::UnknownVersion { .. })
-                if MODELS.iter().any(|entry| entry.name == model.name)
-                    || front.workers.loaded().contains_key(&model.to_string()) => {}
+                if front.workers.loaded().contains_key(&model.to_string()) =>
+            {
+                None
+            }
             Err(RegistryError::UnknownVersion { .. }) => {
                 return Err(ModelsError::UnknownVersion(model.clone()).into());
             }
             Err(error) => return Err(ModelsError::from(error).into()),
+        };
+        if let (Some(is), Some(wanted)) = (task, next.slot.task())
+            && is != wanted
+        {
+            let (model, slot) = (model.clone(), next.slot.clone());
+            return Err(ModelsError::OtherTask { model, is: is.name(), slot }.into());
         }
     }
     Ok(())

@@ -87,9 +87,15 @@ pub struct Metrics {
     /// Labels: kind.
     pub detections_total: IntCounterVec,
     /// Labels: outcome.
+    pub text_reads_total: IntCounterVec,
+    /// Labels: outcome.
     pub pictures_total: IntCounterVec,
     /// Labels: stage.
     pub picture_seconds: HistogramVec,
+    /// Labels: outcome.
+    pub oip_requests_total: IntCounterVec,
+    /// Labels: stage.
+    pub oip_seconds: HistogramVec,
     /// Labels: state.
     pub jobs: IntGaugeVec,
     /// Labels: outcome.
@@ -201,6 +207,11 @@ impl Metrics {
                 &["device"],
             ),
             detections_total: new.counters("vigie_detections_total", "Detections reported, by kind.", &["kind"]),
+            text_reads_total: new.counters(
+                "vigie_text_reads_total",
+                "Text looked for in live sessions, by outcome: searched (pictures, for lines), read, nothing (places), failed, refused.",
+                &["outcome"],
+            ),
             pictures_total: new.counters(
                 "vigie_pictures_total",
                 "Posted pictures, by outcome: recognised, unreadable, failed, withdrawn.",
@@ -209,6 +220,17 @@ impl Metrics {
             picture_seconds: new.histograms(
                 "vigie_picture_seconds",
                 "Time a posted picture spent in a stage; total is from the start of decoding to the end of recognition.",
+                &["stage"],
+                STAGE_BUCKETS,
+            ),
+            oip_requests_total: new.counters(
+                "vigie_oip_requests_total",
+                "Inference requests by the Open Inference Protocol, by outcome: answered, refused, busy, failed.",
+                &["outcome"],
+            ),
+            oip_seconds: new.histograms(
+                "vigie_oip_seconds",
+                "Time an inference request spent in a stage: read, parse, run (from being queued to its outputs), answer, total.",
                 &["stage"],
                 STAGE_BUCKETS,
             ),

@@ -10,6 +10,8 @@ pub mod blazeface;
 pub mod boxes;
 pub mod centernet;
 pub mod classifier;
+pub mod ctc;
+pub mod db;
 pub mod detr;
 pub mod faceres;
 pub mod fastestdet;
@@ -119,15 +121,20 @@ impl<'a> Reading<'a> {
         let (_, tensor) = self.outputs.0.iter().find(|(name, tensor)| fits(name, &tensor.shape))?;
         Some(match &tensor.data {
             TensorData::F32(values) => values.clone(),
+            TensorData::I32(values) => values.iter().map(|&value| value as f32).collect(),
             TensorData::I64(values) => values.iter().map(|&value| value as f32).collect(),
             TensorData::U8(values) => values.iter().map(|&value| f32::from(value)).collect(),
         })
     }
 
     fn wrong(&self, head: &'static str) -> HeadError {
-        let shown = self.outputs.0.iter().map(|(name, tensor)| format!("{name} {:?}", tensor.shape));
-        HeadError::WrongOutputs { head, shapes: shown.collect::<Vec<_>>().join(", ") }
+        wrong_outputs(self.outputs, head)
     }
+}
+
+fn wrong_outputs(outputs: &Outputs, head: &'static str) -> HeadError {
+    let shown = outputs.0.iter().map(|(name, tensor)| format!("{name} {:?}", tensor.shape));
+    HeadError::WrongOutputs { head, shapes: shown.collect::<Vec<_>>().join(", ") }
 }
 
 /// Values of an output that are looked at, spread over all of it.

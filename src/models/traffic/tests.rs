@@ -151,7 +151,10 @@ fn what_cannot_be_is_refused() {
 fn a_wish_keeps_the_past() {
     let first =
         Traffic::wished(Slot::Objects, None, wish(r#"{"stable":"yolo@3"}"#), "asked for", 10).unwrap();
-    assert_eq!((first.revision, &first.previous), (1, &None));
+    assert_eq!((first.revision, &first.previous), (1, &before("default")));
+    let dog = || Slot::Classify("dog".into());
+    let first_of_dog = Traffic::wished(dog(), None, wish(r#"{"stable":"kinds@1"}"#), "", 10).unwrap();
+    assert_eq!(first_of_dog.previous, None, "it has nothing to go back to");
     // What was read can be sent back with a change.
     let mut sent = serde_json::to_value(&first).unwrap();
     sent["stable"] = "yolo@4".into();
