@@ -259,6 +259,11 @@ async fn sessions_are_shared_out_and_keep_their_side() {
     };
     eventually("both workers have all", || loaded(&left) && loaded(&right)).await;
 
+    // One that comes later begins with what the traffic says.
+    let late = store.worker("late");
+    assert_eq!(welcomed(&store.front(&[&late]), "?attributes=cohort:b").await, variant);
+    drop(late);
+
     let mut sides = Vec::new();
     for number in 0..24 {
         let query = format!("?sticky=tab-{number}");

@@ -226,8 +226,7 @@ fn vp8(folder: &Path) -> Clip {
 async fn text_comes_in_live_reports_and_others_do_not_wait_for_it() {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start(&[]);
-    let settings =
-        json!({ "tasks": { "faces": false, "gender": false, "objects": true, "text": true }, "max_rate": 10 });
+    let settings = json!({ "tasks": { "faces": false, "gender": false, "objects": true, "text": true }, "max_rate": 10 });
     let config = PublisherConfig {
         clip: Arc::new(vp8(folder.path())),
         rate: 10.0,
@@ -240,9 +239,7 @@ async fn text_comes_in_live_reports_and_others_do_not_wait_for_it() {
     for text in ["STOP", "VIGIE2026"] {
         assert!(last.contains(&text.to_owned()), "{last:?}");
     }
-    let count = |outcome: &str| {
-        service.metric(&format!("vigie_text_reads_total{{outcome=\"{outcome}\"}}"))
-    };
+    let count = |outcome: &str| service.metric(&format!("vigie_text_reads_total{{outcome=\"{outcome}\"}}"));
     assert!(count("searched") >= 1.0 && count("read") >= 2.0);
     assert!(count("searched") + count("read") < outcome.reports.len() as f64 * 2.0, "not in every picture");
     assert_eq!(service.metric("vigie_session_panics_total"), 0.0);
@@ -299,7 +296,12 @@ fn a_classifier_of_ones_own_looks_at_what_it_is_told_to() {
 
     let models = models.to_str().unwrap();
     let service = Service::start(&[
-        "--models", models, "--cascade", "person=redness,face=redness", "--cascade", "zebra=text",
+        "--models",
+        models,
+        "--cascade",
+        "person=redness,face=redness",
+        "--cascade",
+        "zebra=text",
     ]);
     let astronaut = std::fs::read(data("pictures/astronaut.jpg")).unwrap();
     let report = service.post("/predict", &[], &astronaut).json();
@@ -319,11 +321,9 @@ fn a_classifier_of_ones_own_looks_at_what_it_is_told_to() {
     assert!(seen.contains(&"person".into()) && seen.contains(&"face".into()), "{report}");
     assert_eq!(report["models"]["redness"], "1");
 
-    for (cascade, said) in [
-        ("person", "not LABEL=MODEL"),
-        ("person=nobody", "nobody"),
-        ("person=centernet", "not a classifier"),
-    ] {
+    for (cascade, said) in
+        [("person", "not LABEL=MODEL"), ("person=nobody", "nobody"), ("person=centernet", "not a classifier")]
+    {
         let refused = vigie(&["serve", "--listen", "127.0.0.1:0", "--cascade", cascade]);
         let told = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(!refused.status.success() && told.contains(said), "{cascade}: {told}");

@@ -97,7 +97,10 @@ pub fn run(args: &AnnotateArgs) -> anyhow::Result<()> {
     let recognition = Recognition::load(&args.inference, &metrics)?;
     let tasks = tasks_of(&args.tasks, recognition.models().is_told_of_text());
     if tasks.text && !recognition.models().can_read() {
-        bail!("no models that read text are in {}: `vigie models pull ocr` fetches them", args.inference.models.display());
+        bail!(
+            "no models that read text are in {}: `vigie models pull ocr` fetches them",
+            args.inference.models.display()
+        );
     }
     let annotator = Annotator {
         engines: Engines {

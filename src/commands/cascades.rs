@@ -97,7 +97,8 @@ pub fn find(
 /// Says which labels nothing is called by: a misspelt one would never be heard of again.
 pub fn warn_of_unknown_labels(cascades: &Cascades, models: &ModelSet) {
     let objects = models.find(&Slot::Objects).map(|model| model.manifest.labels.clone()).unwrap_or_default();
-    let is_known = |label: &str| label == "face" || label == WHOLE_PICTURE || objects.iter().any(|known| known == label);
+    let is_known =
+        |label: &str| label == "face" || label == WHOLE_PICTURE || objects.iter().any(|known| known == label);
     let classified = cascades.classifiers.iter().filter_map(|(slot, _)| match slot {
         Slot::Classify(label) => Some(label),
         _ => None,

@@ -26,8 +26,8 @@ pub fn bright_regions(
         return Err(ImgError::Size { what: "map", width, height });
     }
     let bright: Vec<u8> = values.iter().map(|&value| if value > threshold { 255 } else { 0 }).collect();
-    let bright = Mat::new_rows_cols_with_data(height as i32, width as i32, &bright)
-        .map_err(failed("view a map"))?;
+    let bright =
+        Mat::new_rows_cols_with_data(height as i32, width as i32, &bright).map_err(failed("view a map"))?;
     let kernel = imgproc::get_structuring_element(MORPH_RECT, Size::new(2, 2), CvPoint::new(-1, -1))
         .map_err(failed("make a kernel"))?;
     let mut grown = Mat::default();

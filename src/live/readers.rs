@@ -100,8 +100,7 @@ fn count(metrics: &Metrics, done: Option<&Result<Done, RecogniseError>>) {
     match done {
         Some(Ok(Done::Found(_))) => add("searched", 1),
         Some(Ok(Done::Read(answers))) => {
-            let is_text =
-                |answer: &Answer| matches!(answer, Answer::Label(label, _) if !label.is_empty());
+            let is_text = |answer: &Answer| matches!(answer, Answer::Label(label, _) if !label.is_empty());
             let read = answers.iter().filter(|(_, answer)| is_text(answer)).count();
             add("read", read);
             add("nothing", answers.len() - read);

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::audience::Audience;
 use super::peer::Feedback;
+use super::readers::{Readers, SessionReader};
 use super::settings::{ControlReply, Settings};
 use crate::frame::{Kind, Picture};
 use crate::inference::engine::EngineError;
@@ -20,7 +21,6 @@ use crate::inference::service::Turn;
 use crate::mailbox::Latest;
 use crate::models::manifest::Manifest;
 use crate::models::traffic::Slot;
-use super::readers::{Readers, SessionReader};
 use crate::pipeline::follow::{Unsure, begin_classifying, follow, reading_models, track_config, vote};
 use crate::pipeline::labels::Labels;
 use crate::pipeline::recognise::figures::Seat;
@@ -264,8 +264,7 @@ impl Run {
             Slot::Gender => tasks.gender,
             _ => true,
         });
-        let wanted =
-            [(Kind::Face, tasks.faces), (Kind::Object, tasks.objects), (Kind::Text, tasks.text)];
+        let wanted = [(Kind::Face, tasks.faces), (Kind::Object, tasks.objects), (Kind::Text, tasks.text)];
         for (kind, is_wanted) in wanted {
             if !is_wanted {
                 tracker.forget(kind);

@@ -71,14 +71,7 @@ impl FromStr for Task {
     type Err = UnknownName;
 
     fn from_str(text: &str) -> Result<Self, UnknownName> {
-        let all = [
-            Self::Faces,
-            Self::Gender,
-            Self::Objects,
-            Self::Classes,
-            Self::TextDetect,
-            Self::TextRead,
-        ];
+        let all = [Self::Faces, Self::Gender, Self::Objects, Self::Classes, Self::TextDetect, Self::TextRead];
         let found = all.into_iter().find(|task| task.name() == text);
         found.ok_or_else(|| UnknownName::new("task", text, all.map(Self::name)))
     }

@@ -115,12 +115,8 @@ pub static MODELS: [Entry; 2] = [
 
 impl Entry {
     fn manifest(&self, labels: Vec<String>) -> Manifest {
-        let format = FloatFormat {
-            layout: Layout::Nchw,
-            channels: Channels::Bgr,
-            mean: [127.5; 3],
-            std: [127.5; 3],
-        };
+        let format =
+            FloatFormat { layout: Layout::Nchw, channels: Channels::Bgr, mean: [127.5; 3], std: [127.5; 3] };
         Manifest {
             name: self.name.to_owned(),
             version: self.version,

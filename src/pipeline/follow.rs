@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::labels::{Labels, label_of};
-use super::recognise::{Classifying, Found, Model, ModelSet, RecogniseError, Recogniser, Tasks, WHOLE_PICTURE};
+use super::recognise::{
+    Classifying, Found, Model, ModelSet, RecogniseError, Recogniser, Tasks, WHOLE_PICTURE,
+};
 use super::track::{Attribute, KindConfig, Pace, Question, TrackConfig, Tracker};
 use crate::frame::{Detection, Kind, Picture};
 use crate::models::manifest::Thresholds;
@@ -71,8 +73,7 @@ fn question_of_classifier(models: &ModelSet, slot: &Slot, label: &str) -> Option
     let manifest = models.find(slot)?.manifest;
     let (kind, class) = subject(models, label)?;
     let attribute = Attribute::Class(manifest.name.as_str().into());
-    let question =
-        Question { attribute, kind, class, pace: Pace::of_classifier(&manifest.thresholds) };
+    let question = Question { attribute, kind, class, pace: Pace::of_classifier(&manifest.thresholds) };
     (!TAKEN.contains(&&*manifest.name)).then_some(question)
 }
 
@@ -92,7 +93,10 @@ fn subject(models: &ModelSet, label: &str) -> Option<(Kind, Option<u16>)> {
 /// The models that read text: name → version.
 pub fn reading_models(models: &ModelSet) -> impl Iterator<Item = (String, String)> {
     let found = [Slot::TextDetect, Slot::TextRead].map(|slot| models.find(&slot));
-    found.into_iter().flatten().map(|Model { manifest, .. }| (manifest.name.clone(), manifest.version.to_string()))
+    found
+        .into_iter()
+        .flatten()
+        .map(|Model { manifest, .. }| (manifest.name.clone(), manifest.version.to_string()))
 }
 
 /// The slot of the classifier that answers `question`, if one does.

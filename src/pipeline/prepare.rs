@@ -444,7 +444,11 @@ mod tests {
             (Fit::TopLeft { fill: 7, multiple: 32 }, (0, 0, 32, 16), 7),
         ] {
             let (place, Region { x, y, width, height }, around) = crop_plan(fit, (32, 32), &found);
-            assert_eq!((place, (x, y, width, height), around), (Rectangle::from(bbox), content, fill), "{fit:?}");
+            assert_eq!(
+                (place, (x, y, width, height), around),
+                (Rectangle::from(bbox), content, fill),
+                "{fit:?}"
+            );
         }
     }
 

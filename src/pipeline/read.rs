@@ -44,7 +44,12 @@ impl Work {
     ///
     /// # Errors
     /// As [`Recogniser::detect`].
-    pub fn run(self, recogniser: &Recogniser, picture: &Picture, effort: Effort) -> Result<Done, RecogniseError> {
+    pub fn run(
+        self,
+        recogniser: &Recogniser,
+        picture: &Picture,
+        effort: Effort,
+    ) -> Result<Done, RecogniseError> {
         match self {
             Self::Look => Ok(Done::Found(recogniser.find_lines(picture, effort)?)),
             Self::Read(wanted) => {
@@ -90,7 +95,8 @@ impl Reading {
         }
         let picture = picture?;
         let of_things = questions.iter().filter(|question| question.kind != Kind::Text);
-        let wanted: Vec<Wanted> = of_things.flat_map(|question| wanted_boxes(tracker, question, at)).collect();
+        let wanted: Vec<Wanted> =
+            of_things.flat_map(|question| wanted_boxes(tracker, question, at)).collect();
         if !wanted.is_empty() {
             return Some((picture.clone(), Work::Read(wanted)));
         }

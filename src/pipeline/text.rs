@@ -6,9 +6,9 @@
 use crate::frame::{BBox, Detection, Kind, Picture, Point};
 use crate::imgproc::{ImgError, Rectangle, bright_regions};
 use crate::inference::service::Ticket;
+use crate::models::heads::Placement;
 use crate::models::heads::ctc::{self, LineText};
 use crate::models::heads::db::{self, TextMap};
-use crate::models::heads::Placement;
 use crate::models::traffic::Slot;
 
 use super::prepare::{PrepareError, Prepared, prepare_line_in, prepare_part_in};
@@ -133,9 +133,8 @@ impl Recogniser {
             prepare_part_in(used, picture, &input, part, MAX_ENLARGEMENT).map_err(unprepared(&model))?;
         let ticket = self.ask_own(&model, tensor, outputs)?;
         let least = model.manifest.thresholds.score;
-        let lines = self.answer(&model, ticket, |outputs| {
-            Ok(lines_of(&db::decode(outputs)?, &placement, least))
-        })?;
+        let lines =
+            self.answer(&model, ticket, |outputs| Ok(lines_of(&db::decode(outputs)?, &placement, least)))?;
         let lines = lines.map_err(|source| unprepared(&model)(source.into()))?;
         let moved = |line: Line| {
             let Point { x, y } = line.place.centre;
@@ -173,8 +172,7 @@ impl Recogniser {
     }
 
     fn read_line(&self, model: &Model, ticket: Ticket) -> Result<LineText, RecogniseError> {
-        let lines =
-            self.answer(model, ticket, |outputs| ctc::decode(outputs, 1, &model.manifest.labels))?;
+        let lines = self.answer(model, ticket, |outputs| ctc::decode(outputs, 1, &model.manifest.labels))?;
         let is_sure = |line: &LineText| line.score >= model.manifest.thresholds.score;
         Ok(lines.into_iter().next().filter(is_sure).map(|line| tidy(&line)).unwrap_or_default())
     }
@@ -246,13 +244,14 @@ pub fn lines_of(map: &TextMap<'_>, placement: &Placement, least: f32) -> Result<
         if score < least || grown.width.min(grown.height) < MIN_SIDES.1 {
             continue;
         }
-        let offset = Point { x: placement.offset_x / placement.scale_x, y: placement.offset_y / placement.scale_y };
-        let centre =
-            Point { x: grown.centre.x * step.x - offset.x, y: grown.centre.y * step.y - offset.y };
+        let offset =
+            Point { x: placement.offset_x / placement.scale_x, y: placement.offset_y / placement.scale_y };
+        let centre = Point { x: grown.centre.x * step.x - offset.x, y: grown.centre.y * step.y - offset.y };
         let scale = (step.x + step.y) / 2.0;
         let place = Rectangle { centre, width: grown.width * scale, height: grown.height * scale, ..grown };
         let place = along_the_line(&place);
-        let is_inside = (0.0..placement.width).contains(&centre.x) && (0.0..placement.height).contains(&centre.y);
+        let is_inside =
+            (0.0..placement.width).contains(&centre.x) && (0.0..placement.height).contains(&centre.y);
         if is_inside && place.width > MIN_LINE && place.height > MIN_LINE {
             lines.push(Line { place, score: score.min(1.0) });
         }

@@ -43,7 +43,10 @@ impl Findings {
         };
         let mut findings = Self { json: open(json)?, csv: open(csv)? };
         if let Some(csv) = &mut findings.csv {
-            writeln!(csv, "file,time_s,id,kind,label,score,x,y,w,h,apparent_gender,gender_score,text,text_score,classes")?;
+            writeln!(
+                csv,
+                "file,time_s,id,kind,label,score,x,y,w,h,apparent_gender,gender_score,text,text_score,classes"
+            )?;
         }
         Ok(findings)
     }
@@ -127,7 +130,8 @@ fn row(
     let (gender, gender_score) = gender.unwrap_or_default();
     let text = attributes.text.as_ref().map(|text| (quoted(&text.label), format!("{:.3}", text.score)));
     let (text, text_score) = text.unwrap_or_default();
-    let class = |(model, class): (&String, &LabelReport)| format!("{model}={}:{:.3}", class.label, class.score);
+    let class =
+        |(model, class): (&String, &LabelReport)| format!("{model}={}:{:.3}", class.label, class.score);
     let classes = attributes.classes.iter().map(class).collect::<Vec<_>>().join(";");
     let mut cells = vec![quoted(&file.to_string_lossy()), time.into(), id.into(), kind.into(), quoted(label)];
     cells.push(format!("{score:.3}"));

@@ -105,7 +105,7 @@ fn input_sets<'a>(
             let tensor = match manifest.task {
                 Task::Gender => {
                     prepare_crops_in(Tensor::default(), picture, &manifest.input, &[&centred_face(picture)])?
-                },
+                }
                 _ => prepare(picture, &manifest.input)?.tensor,
             };
             anyhow::Ok((manifest.task, tensor))

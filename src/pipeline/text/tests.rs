@@ -44,7 +44,10 @@ fn found(bright: &[(Rectangle, f32)]) -> Vec<Line> {
 fn a_line_is_found_where_it_is_and_larger_than_its_mark() {
     let lines = found(&[(rectangle(100.0, 60.0, 80.0, 10.0, 0.0), 0.9)]);
     let [line] = lines.as_slice() else { panic!("{lines:?}") };
-    assert!((line.place.centre.x - 201.0).abs() < 2.0 && (line.place.centre.y - 121.0).abs() < 2.0, "{line:?}");
+    assert!(
+        (line.place.centre.x - 201.0).abs() < 2.0 && (line.place.centre.y - 121.0).abs() < 2.0,
+        "{line:?}"
+    );
     // 81 by 11 pixels grow by 1.6 · 891 / 184 = 7.7 on every side, and are twice as large in the picture.
     assert!((line.place.width - 193.0).abs() < 6.0 && (line.place.height - 53.0).abs() < 6.0, "{line:?}");
     assert!(line.place.angle.abs() < 0.01 && line.score > 0.75, "{line:?}");

@@ -25,8 +25,8 @@ use crate::pipeline::report::{Attributes, TrackReport};
 
 pub use config::{KindConfig, TrackConfig};
 use entry::Entry;
-use question::Votes;
 use kalman::carried;
+use question::Votes;
 pub use question::{Answer, Attribute, Pace, Question};
 pub use vote::GenderConfig;
 

@@ -209,7 +209,12 @@ mod tests {
     }
 
     /// A track of 100 pixels whose crops are answered at once, in pictures of 10 a second: when it was asked about.
-    fn asked_at(attribute: &Attribute, pace: &Pace, seconds: u64, answer: impl Fn(u64) -> Answer) -> Vec<u64> {
+    fn asked_at(
+        attribute: &Attribute,
+        pace: &Pace,
+        seconds: u64,
+        answer: impl Fn(u64) -> Answer,
+    ) -> Vec<u64> {
         let (mut votes, mut said) = (Votes::on(attribute), Attributes::default());
         let mut asked = Vec::new();
         for step in 0..seconds * 10 {

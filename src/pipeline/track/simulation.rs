@@ -475,7 +475,10 @@ fn ten_thousand_detections_are_bounded_work() {
         tracker.update(&many, at_ms(step * 100));
         assert!(tracker.entries.len() <= MAX_TRACKS, "{}", tracker.entries.len());
         assert!(!tracker.tracks().is_empty());
-        assert!(gender_needed(&mut tracker, at_ms(step * 100)).len() <= Pace::of_classifier(&Thresholds::default()).per_frame);
+        assert!(
+            gender_needed(&mut tracker, at_ms(step * 100)).len()
+                <= Pace::of_classifier(&Thresholds::default()).per_frame
+        );
     }
     tracker.reset();
     tracker.update(&same, at_ms(0));
@@ -509,7 +512,8 @@ fn faces_are_classified_when_new_and_rarely_later() {
     // Without votes it would be 3600.
     assert_eq!(asked.keys().collect::<Vec<_>>(), [&1, &2], "narrow faces and objects are not classified");
     assert!(asked.values().sum::<usize>() <= 80, "{asked:?}");
-    let labels: Vec<_> = tracker.tracks()[..2].iter().map(|track| gender(track).map(|gender| gender.label)).collect();
+    let labels: Vec<_> =
+        tracker.tracks()[..2].iter().map(|track| gender(track).map(|gender| gender.label)).collect();
     assert_eq!(labels, [Some(crate::frame::Gender::Male); 2]);
 
     tracker.reconfigure(TrackConfig::default());

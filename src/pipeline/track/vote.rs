@@ -187,7 +187,9 @@ impl LabelVotes {
         let Some((winner, score)) = self.winner() else { return false };
         let last = self.crops.iter().rev().take(config.clear_count);
         let is_clear = score >= config.clear_score || winner.is_empty();
-        is_clear && last.clone().count() == config.clear_count && last.clone().all(|(label, ..)| label == winner)
+        is_clear
+            && last.clone().count() == config.clear_count
+            && last.clone().all(|(label, ..)| label == winner)
     }
 
     /// The label with the most behind it, and the weighted mean of the scores that the crops gave it.
@@ -307,7 +309,11 @@ mod tests {
             (&[("", 0.0), ("", 0.0)], None, true),
             (&[("a", 0.5), ("b", 0.5), ("c", 0.5), ("d", 0.5), ("e", 0.9)], Some("e"), true),
             // A sign that changes is believed after a while.
-            (&[("12:00", 0.9), ("12:00", 0.9), ("12:01", 0.9), ("12:01", 0.9), ("12:01", 0.9)], Some("12:01"), false),
+            (
+                &[("12:00", 0.9), ("12:00", 0.9), ("12:01", 0.9), ("12:01", 0.9), ("12:01", 0.9)],
+                Some("12:01"),
+                false,
+            ),
         ];
         for (crops, label, is_settled) in cases {
             let mut votes = LabelVotes::default();
