@@ -446,7 +446,8 @@ mod tests {
             attributes: attributes.clone(),
             sticky: Some("tab-1.2_3".parse().unwrap()),
         };
-        let query = "tasks=faces,gender,objects,text&max_seconds=60&attributes=cohort:b,plan:pro&sticky=tab-1.2_3";
+        let query =
+            "tasks=faces,gender,objects,text&max_seconds=60&attributes=cohort:b,plan:pro&sticky=tab-1.2_3";
         assert_eq!(terms.to_query(), query);
         let read = TermsQuery {
             tasks: Some("faces,gender,objects,text".into()),

@@ -357,8 +357,9 @@ impl Run {
         let Some(registry) = self.registry.clone() else { return };
         for at in 0..self.traffics.len() {
             let (traffic, version) = &self.traffics[at];
-            let of =
-                |model: Option<&ModelVersion>| self.measured.get(&wanted_of(&traffic.slot, model)).copied();
+            let of = |model: Option<&ModelVersion>| {
+                self.measured.get(&wanted_of(&traffic.slot, model)).map(|known| known.measured)
+            };
             let Some((model, breach)) = find_breach(traffic, of) else { continue };
             let mut next = traffic.clone();
             let why = format!("on worker {}: {breach}", self.worker);
