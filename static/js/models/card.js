@@ -54,7 +54,8 @@ export class Card {
     this.#drawn = drawn;
     const focused = /** @type {HTMLElement | null} */ (this.element.contains(document.activeElement) ? document.activeElement : null)?.dataset.key;
     const open = [...this.element.querySelectorAll('details[open]')].map((details) => details.className);
-    this.element.replaceChildren(this.#head(), this.#split(), this.#routes(), ...this.#more(traffic));
+    const isShared = routesOf(shelf, this.#slot).some(({ role }) => role === 'canary');
+    this.element.replaceChildren(this.#head(), ...(isShared ? [this.#split()] : []), this.#routes(), ...this.#more(traffic));
     for (const name of open) this.element.querySelector(`details.${name}`)?.setAttribute('open', '');
     if (focused) /** @type {HTMLElement | null} */ (this.element.querySelector(`[data-key="${CSS.escape(focused)}"]`))?.focus();
     this.#plot();
@@ -115,7 +116,7 @@ export class Card {
     const head = make('div', 'route-head');
     head.append(make('span', 'badge', t(`role_${route.role}`)));
     const version = route.model ? findVersion(this.#shelf, route.model) : null;
-    const name = route.model === null ? t('slot_default') : route.isDefault ? t('slot_default_named', { model: route.model }) : route.model;
+    const name = route.model ?? t('slot_default');
     if (version && route.model) {
       const model = route.model;
       const link = button(`open-${model}`, name, () => this.#acts.open(model));
@@ -124,7 +125,7 @@ export class Card {
     } else {
       head.append(make('strong', 'route-model', name));
     }
-    head.append(make('span', 'route-whom', whom(route)));
+    head.append(make('span', 'route-whom', this.#whom(route)));
     const workers = version?.state?.workers;
     if (workers !== undefined && !route.isDefault) {
       const text = workers === 0 ? t('loading_version') : workers === 1 ? t('loaded_on_1') : t('loaded_on', { n: workers });
@@ -134,6 +135,17 @@ export class Card {
     }
     item.append(head, make('div', 'route-figures'), this.#controls(route));
     return item;
+  }
+
+  /** @param {Route} route */
+  #whom(route) {
+    const { role, percent = 0 } = route;
+    if (role === 'shadow') return `${share(percent)} · ${t('role_shadow_described')}`;
+    if (role === 'canary') return share(percent);
+    if (role === 'variant') return roleText(route);
+    const isAlone = !routesOf(this.#shelf, this.#slot).some((other) => other.role === 'canary' || other.role === 'variant');
+    const whom = t(isAlone ? 'role_stable_alone' : 'role_stable_described');
+    return route.isDefault ? `${whom} · ${t('slot_is_default')}` : whom;
   }
 
   /** @param {Route} route */
@@ -197,7 +209,7 @@ export class Card {
   }
 
   #plot() {
-    const now = performance.now();
+    const span = this.#figures.span(performance.now());
     const scaleMs = roundUp(this.#figures.most(({ p95_ms }) => p95_ms));
     const scaleRate = roundUp(this.#figures.most(({ runsPerS }) => runsPerS));
     for (const item of /** @type {NodeListOf<HTMLElement>} */ (this.element.querySelectorAll('.route'))) {
@@ -213,12 +225,12 @@ export class Card {
       const newest = samples[samples.length - 1];
       const cells = [
         cell('sessions', formatNumber(last.sessions), t(last.sessions === 1 ? 'figure_sessions_1' : 'figure_sessions')),
-        cell('rate', formatNumber(newest?.runsPerS ?? 0, 1), t('figure_rate'), ratePlot(model, samples, scaleRate, now), formatNumber(scaleRate, scaleRate < 1 ? 1 : 0)),
+        cell('rate', samples.length > 1 ? formatNumber(newest?.runsPerS, 1) : '–', t('figure_rate'), ratePlot(model, samples, scaleRate, span), formatNumber(scaleRate, scaleRate < 1 ? 1 : 0)),
         cell(
           'latency',
           last.p50_ms === null ? '–' : `${formatNumber(last.p50_ms, last.p50_ms < 10 ? 1 : 0)} – ${formatNumber(last.p95_ms, (last.p95_ms ?? 0) < 10 ? 1 : 0)} ms`,
           last.p50_ms === null ? t('figure_none') : t('figure_latency'),
-          latencyPlot(model, samples, scaleMs, now),
+          latencyPlot(model, samples, scaleMs, span),
           `${formatNumber(scaleMs)} ms`,
         ),
         cell('errors', formatNumber(last.errors), t(last.errors === 1 ? 'figure_errors_1' : 'figure_errors')),
@@ -227,20 +239,12 @@ export class Card {
         const { f1 = null, pictures = 0 } = last.agreement ?? {};
         const text = f1 === null ? '–' : share(f1 * 100);
         const caption = t('figure_agreement');
-        cells.push(cell('agreement', text, `${caption} · ${t('figure_agreement_pictures', { n: formatNumber(pictures) })}`, agreementPlot(`${caption}: ${text}`, samples, now), share(100)));
+        cells.push(cell('agreement', text, `${caption} · ${t('figure_agreement_pictures', { n: formatNumber(pictures) })}`, agreementPlot(`${caption}: ${text}`, samples, span), share(100)));
       }
       if (last.errors > 0) cells[3].classList.add('bad');
       place.replaceChildren(...cells);
     }
   }
-}
-
-/** @param {Route} route */
-function whom(route) {
-  if (route.role === 'stable') return t('role_stable_described');
-  if (route.role === 'shadow') return `${share(route.percent ?? 0)} · ${t('role_shadow_described')}`;
-  if (route.role === 'canary') return share(route.percent ?? 0);
-  return roleText(route);
 }
 
 /** @param {Traffic} traffic */

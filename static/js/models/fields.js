@@ -4,7 +4,7 @@ import { onLanguageChange, t } from '../i18n.js';
 
 /** As `Head` in src/models/manifest.rs has them; what only vigie's own models have is left out. */
 const HEADS = [
-  'yolo', 'yolo-v5', 'yolo-end2end', 'yolox', 'yolox-decoded', 'detr', 'detr-rows', 'boxes', 'ssd', 'yunet', 'scrfd', 'retinaface',
+  'yolo', 'yolo-v5', 'yolo-end2end', 'yolox', 'yolox-decoded', 'detr', 'detr-rows', 'detr-end2end', 'boxes', 'ssd', 'yunet', 'scrfd', 'retinaface',
   'fastestdet', 'classifier',
 ];
 

@@ -5,11 +5,14 @@ import { formatNumber, t } from '../i18n.js';
 /** @typedef {import('./api.js').VersionFigures} VersionFigures */
 /** @typedef {VersionFigures & { at: number, runsPerS: number, errorsPerS: number }} Sample */
 
-/** How far the plots reach back. */
+/** How far the plots reach back, and the least that they show: they fill their place as they grow. */
 const SPAN_MS = 180_000;
+const LEAST_SPAN_MS = 20_000;
 /** Sizes of the drawing, stretched to its place. */
 const WIDTH = 180;
 const HEIGHT = 40;
+
+/** The time that a plot shows. @typedef {{ from: number, to: number }} Span */
 
 /** What was heard of one slot, by version. */
 export class Figures {
@@ -39,6 +42,12 @@ export class Figures {
     return this.#samples.get(model) ?? [];
   }
 
+  /** What the plots of this slot show now. @param {number} now @returns {Span} */
+  span(now) {
+    const oldest = Math.min(now - LEAST_SPAN_MS, ...[...this.#samples.values()].map(([first]) => first.at));
+    return { from: Math.max(oldest, now - SPAN_MS), to: now };
+  }
+
   /** The highest of all versions, so that their plots can be compared. @param {(sample: Sample) => number | null} value */
   most(value) {
     return Math.max(0, ...[...this.#samples.values()].flat().map((sample) => value(sample) ?? 0));
@@ -49,7 +58,7 @@ export class Figures {
 export function roundUp(value) {
   if (value <= 0) return 1;
   const unit = 10 ** Math.floor(Math.log10(value));
-  return unit * ([1, 2, 3, 5, 10].find((step) => value <= step * unit) ?? 10);
+  return unit * ([1, 1.5, 2, 3, 4, 5, 6, 8, 10].find((step) => value <= step * unit) ?? 10);
 }
 
 /**
@@ -57,13 +66,13 @@ export function roundUp(value) {
  * @param {string} model
  * @param {Sample[]} samples
  * @param {number} scaleMs
- * @param {number} now
+ * @param {Span} span
  */
-export function latencyPlot(model, samples, scaleMs, now) {
+export function latencyPlot(model, samples, scaleMs, span) {
   const known = samples.filter(({ p50_ms, p95_ms }) => p50_ms !== null && p95_ms !== null);
   const last = known[known.length - 1];
   const svg = frame(t('plot_latency_described', { model, p50: formatNumber(last?.p50_ms, 1), p95: formatNumber(last?.p95_ms, 1) }));
-  const x = (/** @type {Sample} */ sample) => toX(sample.at, now);
+  const x = (/** @type {Sample} */ sample) => toX(sample.at, span);
   const y = (/** @type {number | null} */ value) => HEIGHT - 1 - (Math.min(value ?? 0, scaleMs) / scaleMs) * (HEIGHT - 3);
   const line = known.map((sample) => `${x(sample)},${y(sample.p50_ms)}`);
   const top = known.map((sample) => `${x(sample)},${y(sample.p95_ms)}`).reverse();
@@ -77,17 +86,17 @@ export function latencyPlot(model, samples, scaleMs, now) {
  * @param {string} model
  * @param {Sample[]} samples
  * @param {number} scale
- * @param {number} now
+ * @param {Span} span
  */
-export function ratePlot(model, samples, scale, now) {
+export function ratePlot(model, samples, scale, span) {
   const last = samples[samples.length - 1];
   const svg = frame(t('plot_rate_described', { model, rate: formatNumber(last?.runsPerS, 1), errors: formatNumber(last?.errors ?? 0) }));
   const high = (/** @type {number} */ rate) => (Math.min(rate, scale) / scale) * (HEIGHT - 3);
   samples.forEach((sample, index) => {
     const previous = samples[index - 1];
     if (!previous) return;
-    const from = toX(previous.at, now);
-    const width = Math.max(0.6, toX(sample.at, now) - from - 0.4);
+    const from = toX(previous.at, span);
+    const width = Math.max(0.6, toX(sample.at, span) - from - 0.4);
     const runs = high(sample.runsPerS);
     const errors = sample.errorsPerS > 0 ? Math.max(2, high(sample.errorsPerS)) : 0;
     svg.append(shape('rect', 'runs', { x: from, y: HEIGHT - 1 - runs, width, height: runs }));
@@ -100,13 +109,13 @@ export function ratePlot(model, samples, scale, now) {
  * How far a shadow agrees with what is shown, 0 to 1.
  * @param {string} text
  * @param {Sample[]} samples
- * @param {number} now
+ * @param {Span} span
  */
-export function agreementPlot(text, samples, now) {
+export function agreementPlot(text, samples, span) {
   const svg = frame(text);
   const known = samples.flatMap((sample) => (typeof sample.agreement?.f1 === 'number' ? [{ at: sample.at, f1: sample.agreement.f1 }] : []));
-  const points = known.map(({ at, f1 }) => `${toX(at, now)},${HEIGHT - 1 - f1 * (HEIGHT - 3)}`);
-  if (points.length === 1) points.unshift(`${toX(known[0].at, now) - 3},${HEIGHT - 1 - known[0].f1 * (HEIGHT - 3)}`);
+  const points = known.map(({ at, f1 }) => `${toX(at, span)},${HEIGHT - 1 - f1 * (HEIGHT - 3)}`);
+  if (points.length === 1) points.unshift(`${toX(known[0].at, span) - 3},${HEIGHT - 1 - known[0].f1 * (HEIGHT - 3)}`);
   if (points.length > 1) {
     const left = points[0].split(',')[0];
     svg.append(shape('polygon', 'band', { points: `${left},${HEIGHT - 1} ${points.join(' ')} ${WIDTH},${HEIGHT - 1}` }), shape('polyline', 'line', { points: points.join(' ') }));
@@ -114,9 +123,9 @@ export function agreementPlot(text, samples, now) {
   return svg;
 }
 
-/** @param {number} at @param {number} now */
-function toX(at, now) {
-  return WIDTH * (1 - (now - at) / SPAN_MS);
+/** @param {number} at @param {Span} span */
+function toX(at, { from, to }) {
+  return (WIDTH * (at - from)) / (to - from);
 }
 
 /** @param {string} label */

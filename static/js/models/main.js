@@ -160,7 +160,7 @@ function showRefusal() {
   const asked = fields.namedIn(message);
   element('refusal-file').textContent = file;
   element('refusal-title').textContent = knows(`refused_${code}`) ? t(`refused_${code}`) : t('refused_other');
-  element('refusal-message').textContent = message;
+  element('refusal-message').textContent = inWordsOfThePage(message);
   element('refusal-message').hidden = message === '';
   element('refusal-code').textContent = code;
   const advice = asked.length > 0
@@ -206,7 +206,7 @@ function showReport() {
   const state = element('report-state');
   state.textContent = uses.length > 0 ? t('report_serves', { what: uses.join(' · ') }) : t(admitted ? (admitted.was_known ? 'report_known' : 'report_added') : 'report_idle');
   const notes = element('report-notes');
-  notes.replaceChildren(...(admitted?.notes ?? []).map((note) => Object.assign(document.createElement('li'), { textContent: note })));
+  notes.replaceChildren(...(admitted?.notes ?? []).map((note) => Object.assign(document.createElement('li'), { textContent: inWordsOfThePage(note) })));
   notes.hidden = notes.childElementCount === 0;
   /** @type {HTMLButtonElement} */ (element('report-remove')).disabled = uses.length > 0;
   element('report-remove').title = uses.length > 0 ? t('in_use') : '';
@@ -217,6 +217,11 @@ function showReport() {
   image.alt = t('trial_alt', { model, found: foundInWords(admitted) });
   element('trial-caption').textContent = t('trial_found');
   element('trial').dataset.has = picture ? 'picture' : 'nothing';
+}
+
+/** The server names flags of the command line: here they are fields. @param {string} text */
+function inWordsOfThePage(text) {
+  return text.replace(/--([a-z]+)/g, (flag, name) => (knows(`field_${name}`) ? `“${t(`field_${name}`)}”` : flag));
 }
 
 function showList() {

@@ -147,7 +147,7 @@ fn usual_thresholds(head: Head) -> (f32, f32) {
         Head::Fastestdet => (0.5, 0.45),
         Head::Scrfd | Head::Retinaface | Head::Blazeface => (0.5, 0.4),
         Head::Ssd | Head::Boxes => (0.5, 0.6),
-        Head::Detr | Head::DetrRows => (0.45, 0.8),
+        Head::Detr | Head::DetrRows | Head::DetrEnd2end => (0.45, 0.8),
         Head::YoloEnd2end => (0.35, 0.8),
         _ => (0.35, 0.5),
     }
