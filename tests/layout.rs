@@ -87,6 +87,7 @@ const PURE: &[&str] = &[
     "live/sdp.rs",
     "live/settings.rs",
     "models/check/",
+    "models/eval/",
     "models/heads/",
     "pipeline/track/",
     "rtp/",

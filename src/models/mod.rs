@@ -1,10 +1,12 @@
 //! Models on disk: what they are ([`manifest`]), where they lie ([`store`]), which ones vigie brings
 //! ([`catalogue`]), where those come from ([`tarball`]) and how they become ONNX ([`convert`]); and how
-//! others are taken in ([`intake`]), once they are checked ([`check`]) and tried ([`trial`]).
+//! others are taken in ([`intake`]), once they are checked ([`check`]) and tried ([`trial`]); and how good they are
+//! ([`eval`]).
 
 pub mod catalogue;
 pub mod check;
 pub mod convert;
+pub mod eval;
 pub mod heads;
 pub mod intake;
 pub mod manifest;

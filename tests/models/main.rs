@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "what a test cannot go on without fails it")]
 
 mod conversion;
+mod evaluation;
 mod hostile;
 mod onnx;
 mod own;

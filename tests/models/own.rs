@@ -26,7 +26,7 @@ const CELLS: usize = SIDE / STRIDE;
 
 /// A picture of 128 by 128 that is black but for one square, which is 16 wide and stands at (48, 80): in an
 /// input of 64 by 64 the cell of column 3, row 5.
-fn picture(colour: [u8; 3]) -> RgbImage {
+pub fn picture(colour: [u8; 3]) -> RgbImage {
     RgbImage::from_fn(128, 128, |x, y| {
         let is_inside = (48..64).contains(&x) && (80..96).contains(&y);
         Rgb(if is_inside { colour } else { [0; 3] })
@@ -34,7 +34,7 @@ fn picture(colour: [u8; 3]) -> RgbImage {
 }
 
 /// A vigie that keeps its models in `folder`.
-fn vigie(folder: &Path, arguments: &[&str]) -> Output {
+pub fn vigie(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vigie"));
     command
         .current_dir(root())
@@ -43,12 +43,12 @@ fn vigie(folder: &Path, arguments: &[&str]) -> Output {
     command.args(arguments).output().unwrap()
 }
 
-fn text(output: &Output) -> String {
+pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// Adds a model, and what its trial on the picture of a square says.
-fn add(folder: &Path, name: &str, model: &Model, colour: [u8; 3], more: &[&str]) -> Value {
+pub fn add(folder: &Path, name: &str, model: &Model, colour: [u8; 3], more: &[&str]) -> Value {
     let file = folder.join(format!("{name}.onnx"));
     std::fs::write(&file, model.bytes()).unwrap();
     let square = folder.join("square.png");
@@ -97,7 +97,7 @@ fn cell_boxes(anchors: usize) -> [Vec<f32>; 4] {
 const ANCHORS: usize = 64 + 16 + 4;
 
 /// A detector of `[1, 4 + 2, 84]`, whose second class is a bright cell.
-fn yolo_v8() -> Model {
+pub fn yolo_v8() -> Model {
     let mut graph = brightness(0);
     graph.initialisers.extend([
         floats("boxes", &[1, 4, ANCHORS as i64], &cell_boxes(ANCHORS).concat()),

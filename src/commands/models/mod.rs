@@ -1,6 +1,7 @@
-//! `vigie models`: fetches, lists, checks, adds and removes the models of a folder.
+//! `vigie models`: fetches, lists, checks, adds, measures and removes the models of a folder.
 
 mod add;
+mod eval;
 mod trial;
 
 use std::io::{self, Write};
@@ -37,6 +38,8 @@ pub enum ModelsCommand {
     Check,
     /// Add a model of your own: check the ONNX file, try it in a process of its own, keep it.
     Add(Box<add::AddArgs>),
+    /// Measure a detector on labelled pictures as COCO does: precision and recall, a table, a page with pictures.
+    Eval(eval::EvalArgs),
     /// Remove one version of a model, NAME@VERSION.
     Remove { model: String },
     /// Try the model on standard input; `add` starts this.
@@ -52,6 +55,7 @@ pub fn run(args: ModelsArgs) -> anyhow::Result<()> {
         ModelsCommand::List => list(&store),
         ModelsCommand::Check => check(&store),
         ModelsCommand::Add(args) => add::add(store, &args),
+        ModelsCommand::Eval(args) => eval::run(&store, &args),
         ModelsCommand::Remove { model } => add::remove(&store, &model),
         ModelsCommand::Trial(args) => trial::run(&args),
     }
