@@ -9,8 +9,12 @@ const ANSWER_TIMEOUT_MS = 3000;
 /** Where the token outlives a reload of this tab. */
 const TOKEN_KEY = 'vigie.token';
 
+/** Where the word that keeps a tab with its version of a model outlives a reload. */
+const STICKY_KEY = 'vigie.sticky';
+
 /** @type {string | null} */
 let token = null;
+const sticky = [...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
 
 /**
  * Takes the token out of the page's address (`#token=`), where it came without being sent to any
@@ -63,6 +67,18 @@ export async function fetchIceServers(session) {
   }
 }
 
+/** A random word of this tab. */
+function stickyWord() {
+  try {
+    const kept = sessionStorage.getItem(STICKY_KEY);
+    if (kept) return kept;
+    sessionStorage.setItem(STICKY_KEY, sticky);
+  } catch {
+    // Without storage it holds until the reload.
+  }
+  return sticky;
+}
+
 /**
  * Opens the signalling socket.
  * @param {string | null} resume token of the session that this one carries on from
@@ -71,6 +87,11 @@ export function openSignalling(resume) {
   const url = new URL('api/session', document.baseURI);
   url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
   if (resume) url.searchParams.set('resume', resume);
+  // What a rollout of models tells sessions apart by: `?attributes=cohort:b` on the page's address, and a word that keeps this
+  // tab with the version that it was given.
+  const attributes = new URLSearchParams(location.search).get('attributes');
+  if (attributes) url.searchParams.set('attributes', attributes);
+  url.searchParams.set('sticky', stickyWord());
   // A socket can carry no header but this one; what is no token would be no subprotocol either.
   const isToken = token !== null && /^[\w.-]+$/.test(token);
   return isToken ? new WebSocket(url, ['vigie', `vigie.token.${token}`]) : new WebSocket(url);

@@ -87,7 +87,7 @@ async function take(file) {
   } catch (error) {
     if (wantsToken(error)) {
       show('intro');
-      askForToken(/** @type {ApiFailure} */ (error).code);
+      askForToken(/** @type {ApiFailure} */ (error).code, false);
       return;
     }
     const { code, message } = error instanceof ApiFailure ? error : { code: 'internal', message: String(error) };
@@ -110,7 +110,7 @@ function refuse(file, code, message) {
   refusal = { file: `${file.name}, ${formatBytes(file.size)}`, code, message };
   show('refusal');
   element('refusal-title').focus();
-  fields.ask(fields.namedIn(message));
+  fields.ask(fieldsFor(code, message));
 }
 
 /* What the stage shows */
@@ -151,13 +151,22 @@ const ADVICE = {
   opset: 'advice_opset', ir_version: 'advice_opset', external_data: 'advice_external_data', custom_domain: 'advice_custom_domain',
   truncated: 'advice_copy', tensor_data: 'advice_copy', not_onnx: 'advice_export', malformed: 'advice_export', training: 'advice_export',
   unbounded_loop: 'advice_export', busy: 'advice_later', no_worker: 'advice_later', unreachable: 'advice_later', too_many_requests: 'advice_later',
+  body_unreadable: 'advice_later', upload_timed_out: 'advice_later', store_unavailable: 'advice_later', trial_lost: 'advice_later',
   out_of_memory: 'advice_smaller', cpu_time: 'advice_smaller', wall_time: 'advice_smaller', too_large: 'advice_smaller',
 };
+
+/** Fields that settle a refusal which does not name them itself. @type {Record<string, string[]>} */
+const FIELDS_OF = { reserved_name: ['name'], invalid_name: ['name'] };
+
+/** @param {string} code @param {string} message */
+function fieldsFor(code, message) {
+  return FIELDS_OF[code] ?? fields.namedIn(message);
+}
 
 function showRefusal() {
   if (page.dataset.view !== 'refusal' || !refusal) return;
   const { file, code, message } = refusal;
-  const asked = fields.namedIn(message);
+  const asked = fieldsFor(code, message);
   element('refusal-file').textContent = file;
   element('refusal-title').textContent = knows(`refused_${code}`) ? t(`refused_${code}`) : t('refused_other');
   element('refusal-message').textContent = inWordsOfThePage(message);
@@ -234,13 +243,14 @@ async function refreshShelf() {
   try {
     shelf = await fetchShelf();
   } catch (error) {
-    if (wantsToken(error)) askForToken(/** @type {ApiFailure} */ (error).code);
+    if (wantsToken(error)) askForToken(/** @type {ApiFailure} */ (error).code, true);
     else if (error instanceof ApiFailure && error.status === 404) messages.show('server', { key: 'models_unavailable', level: 'error', code: error.code });
     else messages.show('server', { key: 'page_unreachable' });
     return;
   }
   messages.clear('server');
-  element('token').hidden = true;
+  // Who may look need not be who may change: that is asked again at the next change.
+  if (page.classList.contains('locked')) element('token').hidden = true;
   page.classList.remove('locked');
   page.dataset.known = 'yes';
   const hasModels = shelf.models.length > 0;
@@ -298,7 +308,7 @@ async function change(act) {
     await act();
     messages.clear('change');
   } catch (error) {
-    if (wantsToken(error)) return askForToken(/** @type {ApiFailure} */ (error).code);
+    if (wantsToken(error)) return askForToken(/** @type {ApiFailure} */ (error).code, false);
     const { code, message } = error instanceof ApiFailure ? error : { code: 'internal', message: String(error) };
     const key = code === 'traffic_changed' ? 'traffic_changed' : code === 'in_use' ? 'in_use' : 'change_failed';
     messages.show('change', { key, level: 'error', code, values: { detail: message || code } });
@@ -310,10 +320,11 @@ async function change(act) {
 
 /* Who may */
 
-/** @param {string} code */
-function askForToken(code) {
+/** @param {string} code @param {boolean} isLocked whether nothing can be seen without it */
+function askForToken(code, isLocked) {
   element('token').hidden = false;
-  page.classList.add('locked');
+  page.classList.toggle('locked', isLocked);
+  element('token-text').focus();
   const key = code === 'token_expired' ? 'token_expired' : code === 'token_invalid' || code === 'admin_only' ? 'token_wrong' : 'token_why';
   element('token-why').textContent = t(key);
   element('token').dataset.code = code;
@@ -326,6 +337,7 @@ element('token').addEventListener('submit', (event) => {
   const text = /** @type {HTMLInputElement} */ (element('token-text'));
   setAdminToken(text.value.trim());
   text.value = '';
+  element('token').hidden = true;
   refreshShelf();
 });
 for (const id of ['choose', 'add', 'refusal-other']) element(id).addEventListener('click', () => picker.click());
@@ -416,3 +428,15 @@ function announce(text) {
 function element(id) {
   return /** @type {HTMLElement} */ (document.getElementById(id));
 }
+
+/** For tests and the curious; the page itself does not use it. */
+Object.defineProperty(window, 'vigie', {
+  value: Object.freeze({
+    get shelf() {
+      return shelf;
+    },
+    get view() {
+      return page.dataset.view;
+    },
+  }),
+});
