@@ -385,7 +385,9 @@ impl Looked<'_> {
         {
             return of(Head::DetrRows, second - 4);
         }
-        if second == 6 && first <= 1000 {
+        // What follows the six are a mask's coefficients or keypoints.
+        let is_finished_with_more = with_more && second > 6 && labels.is_some();
+        if (second == 6 || is_finished_with_more) && first <= 1000 {
             // Score and class stand in each row, so that the number of classes has to be told.
             return match labels {
                 Some(labels) => of(Head::YoloEnd2end, labels),
