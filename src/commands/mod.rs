@@ -7,6 +7,7 @@ pub mod guard;
 pub mod load;
 pub mod models;
 pub mod recognition;
+pub mod registry;
 pub mod serve;
 pub mod service;
 pub mod signal;

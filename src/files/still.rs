@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::frame::{Detection, Gender, I420Buffer, Kind, Picture};
-use crate::models::manifest::Task;
+use crate::models::traffic::Slot;
 use crate::pipeline::draw::{DrawnTrack, caption_of, colour_of, draw};
+use crate::pipeline::labels::Labels;
 use crate::pipeline::recognise::{MinScores, RecogniseError, Recogniser, Tasks};
 use crate::pipeline::report::{Attributes, GenderReport};
 use crate::pipeline::track::GenderConfig;
@@ -91,12 +92,15 @@ pub fn recognise(
             genders.extend(recogniser.genders(picture, some)?);
         }
         infer += classifying.elapsed();
-        if let Some(model) = recogniser.models().find(Task::Gender) {
+        if let Some(model) = recogniser.models().find(&Slot::Gender) {
             found.models.insert(model.manifest.name.clone(), model.manifest.version.to_string());
         }
     }
-    let models = recogniser.models();
-    let thresholds = models.find(Task::Gender).map(|model| model.manifest.thresholds.clone());
+    let mut labels = Labels::default();
+    for (kind, finder) in &found.found_by {
+        labels.adopt(*kind, finder);
+    }
+    let thresholds = recogniser.models().find(&Slot::Gender).map(|model| model.manifest.thresholds.clone());
     let config = GenderConfig::of_model(&thresholds.unwrap_or_default());
     let mut genders = genders.into_iter();
     let reports = found.detections.iter().map(|detection| {
@@ -104,7 +108,7 @@ pub fn recognise(
         let bbox = detection.bbox;
         DetectionReport {
             kind: detection.kind,
-            label: models.label(detection.kind, detection.class),
+            label: labels.of(detection.kind, detection.class).to_owned(),
             score: detection.score,
             bbox: [bbox.x, bbox.y, bbox.w, bbox.h],
             attributes: Attributes { apparent_gender: p_male.map(|p_male| judged(p_male, &config)) },

@@ -211,8 +211,10 @@ fn annotate_here(
     };
     let lanes = engines.lanes.max(1);
     let askers = Askers::for_video(lanes);
-    let recogniser = |asker: u64| Recogniser::new(engines.handle.clone(), engines.models.clone(), asker);
-    let config = track_config(&engines.models, options.threshold);
+    // One file is recognised by the same models from its beginning to its end.
+    let models = engines.models.pinned();
+    let recogniser = |asker: u64| Recogniser::new(engines.handle.clone(), models.clone(), asker);
+    let config = track_config(&models, options.threshold);
     let scores = MinScores { faces: Some(config.faces.low_score), objects: Some(config.objects.low_score) };
     let ahead = (lanes - 1) * options.every.clamp(1, MAX_GROUP) as usize + AHEAD;
 
@@ -231,8 +233,7 @@ fn annotate_here(
         drop(asked);
         let to_encode = output.clone();
         let decoding = scope.spawn(move || read_all(&mut file, &to_detect, &to_follow, &to_encode, options));
-        let mut follower =
-            Follower::new(recogniser(askers.of_follower()), &engines.models, config, options.tasks, &info);
+        let mut follower = Follower::new(recogniser(askers.of_follower()), config, options.tasks, &info);
         // The queues end with this call, whatever its outcome, and so do the other threads.
         let followed = follower.run(decoded, output, spare, each);
         let ending = joined(decoding);

@@ -424,7 +424,6 @@ impl Session {
             pictures: self.pictures.clone(),
             key_wanted: Arc::clone(&key_wanted),
             tracks,
-            models: models.clone(),
             audience: Arc::clone(&self.audience),
             notices: self.notices.0.clone(),
             metrics: Arc::clone(metrics),

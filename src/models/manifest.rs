@@ -294,6 +294,18 @@ pub struct Provenance {
     pub licence_note: String,
 }
 
+impl Provenance {
+    /// What whoever adds a model says of it.
+    pub fn stated(source: &str, licence: Option<&str>) -> Self {
+        Self {
+            source: source.to_owned(),
+            upstream: String::new(),
+            licence: licence.unwrap_or("not stated").to_owned(),
+            licence_note: String::new(),
+        }
+    }
+}
+
 /// What a model did when it was added, on that machine's CPU, with one thread.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrialRecord {

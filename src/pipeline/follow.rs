@@ -4,25 +4,39 @@
 //! not sure of. It keeps nothing: the tracker is its caller's.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::recognise::{Classifying, ModelSet, RecogniseError, Recogniser};
+use super::labels::Labels;
+use super::recognise::{Classifying, Found, Model, ModelSet, RecogniseError, Recogniser};
 use super::track::{KindConfig, TrackConfig, Tracker};
 use crate::frame::{Detection, Picture};
-use crate::models::manifest::{Task, Thresholds};
+use crate::models::manifest::Thresholds;
+use crate::models::traffic::Slot;
 
 /// The models' own thresholds, or `threshold` (0 to 1) in their place.
 pub fn track_config(models: &ModelSet, threshold: Option<f32>) -> TrackConfig {
-    let of = |task: Task| -> Thresholds {
-        models.find(task).map(|model| model.manifest.thresholds.clone()).unwrap_or_default()
+    let of = |slot: &Slot| -> Thresholds {
+        models.find(slot).map(|model| model.manifest.thresholds.clone()).unwrap_or_default()
     };
-    let config = TrackConfig::of_models(&of(Task::Faces), &of(Task::Objects), &of(Task::Gender));
+    let config = TrackConfig::of_models(&of(&Slot::Faces), &of(&Slot::Objects), &of(&Slot::Gender));
     match threshold {
         Some(score) => {
             TrackConfig { faces: KindConfig::above(score), objects: KindConfig::above(score), ..config }
         }
         None => config,
     }
+}
+
+/// Takes in what was found in the picture of media time `at`. Where another model found it than before, what is known is
+/// called by that one's labels from now on.
+pub fn follow(tracker: &mut Tracker, labels: &mut Labels, found: &Found, at: Duration) {
+    for (kind, finder) in &found.found_by {
+        if let Some(translation) = labels.adopt(*kind, finder) {
+            tracker.translate(*kind, |class| translation.class(class));
+        }
+    }
+    tracker.update(&found.detections, at);
 }
 
 /// The faces of a picture that are being classified, by their tracks.
@@ -32,6 +46,11 @@ pub struct Unsure {
 }
 
 impl Unsure {
+    /// What classifies them.
+    pub fn model(&self) -> &Model {
+        self.classifying.model()
+    }
+
     /// Whether [`vote`] would not wait.
     pub fn is_answered(&self) -> bool {
         self.classifying.is_answered()
@@ -97,14 +116,13 @@ pub fn vote(
     at: Duration,
     used: &mut BTreeMap<String, String>,
 ) -> Result<(), RecogniseError> {
+    let manifest = Arc::clone(&unsure.model().manifest);
     let answers = recogniser.finish_genders(unsure.classifying)?;
     for (id, p_male) in unsure.tracks.into_iter().zip(answers) {
         if let Some(p_male) = p_male {
             tracker.vote_gender(id, p_male, at);
         }
     }
-    if let Some(model) = recogniser.models().find(Task::Gender) {
-        used.insert(model.manifest.name.clone(), model.manifest.version.to_string());
-    }
+    used.insert(manifest.name.clone(), manifest.version.to_string());
     Ok(())
 }

@@ -9,12 +9,8 @@ const ANSWER_TIMEOUT_MS = 3000;
 /** Where the token outlives a reload of this tab. */
 const TOKEN_KEY = 'vigie.token';
 
-/** Where the word that keeps a tab with its version of a model outlives a reload. */
-const STICKY_KEY = 'vigie.sticky';
-
 /** @type {string | null} */
 let token = null;
-const sticky = [...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
 
 /**
  * Takes the token out of the page's address (`#token=`), where it came without being sent to any
@@ -67,17 +63,8 @@ export async function fetchIceServers(session) {
   }
 }
 
-/** A random word of this tab. */
-function stickyWord() {
-  try {
-    const kept = sessionStorage.getItem(STICKY_KEY);
-    if (kept) return kept;
-    sessionStorage.setItem(STICKY_KEY, sticky);
-  } catch {
-    // Without storage it holds until the reload.
-  }
-  return sticky;
-}
+/** By this word the page's sessions keep their side where a new model is tried by a share of them. */
+const sticky = Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(16).padStart(2, '0')).join('');
 
 /**
  * Opens the signalling socket.
@@ -86,12 +73,14 @@ function stickyWord() {
 export function openSignalling(resume) {
   const url = new URL('api/session', document.baseURI);
   url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
-  if (resume) url.searchParams.set('resume', resume);
-  // What a rollout of models tells sessions apart by: `?attributes=cohort:b` on the page's address, and a word that keeps this
-  // tab with the version that it was given.
-  const attributes = new URLSearchParams(location.search).get('attributes');
-  if (attributes) url.searchParams.set('attributes', attributes);
-  url.searchParams.set('sticky', stickyWord());
+  if (resume) {
+    url.searchParams.set('resume', resume);
+  } else {
+    // What a rollout of models tells sessions apart by: `?attributes=cohort:b` on the page's address, and the word.
+    const attributes = new URLSearchParams(location.search).get('attributes');
+    if (attributes) url.searchParams.set('attributes', attributes);
+    url.searchParams.set('sticky', sticky);
+  }
   // A socket can carry no header but this one; what is no token would be no subprotocol either.
   const isToken = token !== null && /^[\w.-]+$/.test(token);
   return isToken ? new WebSocket(url, ['vigie', `vigie.token.${token}`]) : new WebSocket(url);

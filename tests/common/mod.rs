@@ -7,6 +7,7 @@
 pub mod cluster;
 pub mod media;
 pub mod process;
+pub mod s3;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use vigie::inference::engine::Engine;
 use vigie::inference::ort::{Device, OrtEngine, Runtime};
 use vigie::inference::service::{Options, Service};
 use vigie::models::manifest::{Manifest, Task};
+use vigie::models::traffic::Slot;
 use vigie::pipeline::recognise::{Model, ModelSet, Recogniser};
 
 /// Pixels: the longer side of the objects model's input, as in live use on a CPU.
@@ -95,7 +97,7 @@ impl Lab {
                 || OrtEngine::load(&runtime, &path, Device::Cpu, 1).unwrap_or_else(|error| panic!("{error}"));
             let engines = (0..lanes).map(|_| Box::new(load()) as Box<dyn Engine>).collect();
             service.install(ModelId(id), engines, 1).expect("one engine a lane");
-            models.replace(Model { id: ModelId(id), manifest: Arc::new(manifest) });
+            models.replace(Model::new(ModelId(id), manifest));
         }
         Self { service, models }
     }
@@ -106,7 +108,8 @@ impl Lab {
 
     /// The label of a class of `task`'s model.
     pub fn label(&self, task: Task, class: u16) -> String {
-        let model = self.models.find(task).expect("the lab has every model");
+        let model =
+            self.models.find(&Slot::of(task).expect("a task of the lab")).expect("the lab has every model");
         model.manifest.labels[usize::from(class)].clone()
     }
 }

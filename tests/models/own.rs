@@ -120,7 +120,7 @@ pub fn yolo_v8() -> Model {
 }
 
 /// The bright square where the picture has it.
-fn assert_square(report: &Value, label: &str) {
+pub fn assert_square(report: &Value, label: &str) {
     let findings = report["trial"]["findings"].as_array().unwrap();
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(findings[0]["label"], label);

@@ -2,7 +2,10 @@
 
 mod add;
 mod eval;
+mod print;
+mod traffic;
 mod trial;
+mod upload;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -42,6 +45,8 @@ pub enum ModelsCommand {
     Eval(eval::EvalArgs),
     /// Remove one version of a model, NAME@VERSION.
     Remove { model: String },
+    /// Show or change which versions a running service uses, and for whom.
+    Traffic(Box<traffic::TrafficArgs>),
     /// Try the model on standard input; `add` starts this.
     #[command(hide = true)]
     Trial(trial::TrialArgs),
@@ -54,9 +59,10 @@ pub fn run(args: ModelsArgs) -> anyhow::Result<()> {
         ModelsCommand::Pull { tarball } => pull(&store, tarball.as_deref()),
         ModelsCommand::List => list(&store),
         ModelsCommand::Check => check(&store),
-        ModelsCommand::Add(args) => add::add(store, &args),
+        ModelsCommand::Add(args) => add::add(&store, &args),
         ModelsCommand::Eval(args) => eval::run(&store, &args),
         ModelsCommand::Remove { model } => add::remove(&store, &model),
+        ModelsCommand::Traffic(args) => traffic::run(&args),
         ModelsCommand::Trial(args) => trial::run(&args),
     }
 }

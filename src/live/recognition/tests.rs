@@ -100,7 +100,7 @@ impl Session {
             trial: None,
             sha256: String::new(),
         };
-        models.replace(Model { id: OBJECTS, manifest: Arc::new(manifest) });
+        models.replace(Model::new(OBJECTS, manifest));
         let tasks = TaskSwitches { faces: false, gender: false, objects: true };
         let settings = watch::Sender::new(Settings { tasks, max_rate: 10_000.0, ..Settings::default() });
         let audience = Audience::new(0);

@@ -6,6 +6,7 @@
 //! wrong boxes without an error.
 
 mod complete;
+pub mod fields;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -98,9 +98,9 @@ fn fixture() -> (Service, ModelSet) {
     let models = ModelSet::default();
     service.install(ModelId(1), vec![Box::new(FakeDetector)], 1).unwrap();
     service.install(ModelId(2), vec![Box::new(FakeClassifier)], 4).unwrap();
-    models.replace(Model { id: ModelId(1), manifest: Arc::new(objects_manifest()) });
+    models.replace(Model::new(ModelId(1), objects_manifest()));
     let gender = manifest(Task::Gender, Head::Faceres, 16, Fit::FaceCrop { scale_percent: 100 });
-    models.replace(Model { id: ModelId(2), manifest: Arc::new(gender) });
+    models.replace(Model::new(ModelId(2), gender));
     (service, models)
 }
 
@@ -180,9 +180,9 @@ fn says_which_model_failed_and_why() {
     let (service, models) = fixture();
     let mut recogniser = Recogniser::new(service.handle(), models.clone(), 1);
     let error = recogniser.detect(&squares(), &Tasks::ALL, &MinScores::default()).unwrap_err();
-    assert!(matches!(error, RecogniseError::NoModel(Task::Faces)), "{error}");
+    assert!(matches!(error, RecogniseError::NoModel(Slot::Faces)), "{error}");
     // The classifier's outputs are not a detector's.
-    models.replace(Model { id: ModelId(2), manifest: Arc::new(objects_manifest()) });
+    models.replace(Model::new(ModelId(2), objects_manifest()));
     let error = recogniser.detect(&squares(), &OBJECTS, &MinScores::default()).unwrap_err();
     assert_eq!(error.to_string(), "model objects 3 gave unreadable outputs");
     drop(service);
@@ -209,10 +209,9 @@ fn models_are_swapped_under_a_recogniser() {
         for id in 10..40 {
             let before = recognised.load(Ordering::Acquire);
             service.install(ModelId(id), vec![Box::new(FakeDetector)], 1).unwrap();
-            let old =
-                models.replace(Model { id: ModelId(id), manifest: Arc::new(objects_manifest()) }).unwrap();
+            let old = models.replace(Model::new(ModelId(id), objects_manifest())).unwrap();
             // A picture may be on its way to the old engine right now; it must not be lost.
-            service.remove(old.id);
+            service.remove(old.stable.id);
             while recognised.load(Ordering::Acquire) < before + 2 {
                 std::thread::yield_now();
             }

@@ -89,6 +89,14 @@ impl Entry {
         track.last_seen = at;
     }
 
+    /// Has its classes counted as another model's; whether that one knows such a thing.
+    pub(super) fn translate(&mut self, class: &impl Fn(u16) -> Option<u16>) -> bool {
+        let Some(own) = class(self.track.class) else { return false };
+        self.track.class = own;
+        self.classes.translate(class);
+        true
+    }
+
     pub(super) fn is_alive(&self, at: Duration, config: &KindConfig) -> bool {
         let unseen = at.saturating_sub(self.track.last_seen);
         match self.misses {
@@ -124,6 +132,12 @@ impl ClassVotes {
         match known {
             Some(place) => self.places[place].1 += SMOOTHING * score,
             None => self.places[lightest()] = (class, SMOOTHING * score),
+        }
+    }
+
+    fn translate(&mut self, class: &impl Fn(u16) -> Option<u16>) {
+        for place in &mut self.places {
+            *place = class(place.0).map_or((0, 0.0), |class| (class, place.1));
         }
     }
 

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::frame::{BBox, Detection, FaceLandmarks, Kind, Point};
+use crate::pipeline::labels::Labels;
 use crate::pipeline::report::{Attributes, GenderReport, TrackReport};
 
 pub use config::{KindConfig, TrackConfig};
@@ -121,9 +122,15 @@ impl Track {
 #[derive(Clone, Debug, Default)]
 pub struct Tracks {
     tracks: Arc<[Track]>,
+    labels: Labels,
 }
 
 impl Tracks {
+    /// The word for what a track is.
+    pub fn label(&self, track: &Track) -> &str {
+        self.labels.of(track.kind, track.class)
+    }
+
     /// Each track that is still fresh at media time `at`, with its box carried there.
     ///
     /// When recognition stalls, boxes hold still and are gone after two seconds.
@@ -216,9 +223,22 @@ impl Tracker {
         &self.reported
     }
 
-    /// [`tracks`](Self::tracks) as a value for another thread.
-    pub fn snapshot(&self) -> Tracks {
-        Tracks { tracks: self.reported.as_slice().into() }
+    /// [`tracks`](Self::tracks) as a value for another thread, with the words for them.
+    pub fn snapshot(&self, labels: &Labels) -> Tracks {
+        Tracks { tracks: self.reported.as_slice().into(), labels: labels.clone() }
+    }
+
+    /// Goes on with another model's classes for things of a kind; what that one has no class for ends.
+    pub fn translate(&mut self, kind: Kind, class: impl Fn(u16) -> Option<u16>) {
+        self.entries.retain_mut(|entry| entry.track.kind != kind || entry.translate(&class));
+        self.reported.retain_mut(|track| {
+            let Some(translated) = (if track.kind == kind { class(track.class) } else { Some(track.class) })
+            else {
+                return false;
+            };
+            track.class = translated;
+            true
+        });
     }
 
     /// The faces to classify in the picture of media time `at`, the last one given to `update`: new ones

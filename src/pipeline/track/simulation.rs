@@ -127,7 +127,7 @@ fn play(scene: &Scene, seed: u64) -> Outcome {
                 detections.push(detection(Kind::Face, x, y, random.random_range(40.0..120.0), score));
             }
             tracker.update(&detections, at);
-            tracks = tracker.snapshot();
+            tracks = tracker.snapshot(&Labels::default());
         }
         let boxes: Vec<_> = tracks.at(at).map(|(track, bbox)| (track.id, bbox)).collect();
         ghosts += boxes.iter().filter(|(_, bbox)| actors.iter().all(|a| a.bbox().iou(bbox) < 0.2)).count();
@@ -359,7 +359,7 @@ fn carried_boxes_move_for_a_while_and_then_hold_still() {
         let landmarks = Some(landmarks);
         tracker.update(&[Detection { landmarks, ..face(step as f32 * 5.0, 100.0) }], at_ms(step * 50));
     }
-    let tracks = tracker.snapshot();
+    let tracks = tracker.snapshot(&Labels::default());
     let x_at = |ms| tracks.at(at_ms(ms)).next().map(|(_, bbox)| bbox.x);
     let x = |ms| x_at(ms).expect("the track is fresh");
     assert!((x(950) - 95.0).abs() < 2.0, "{}", x(950));
