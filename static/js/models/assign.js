@@ -20,7 +20,7 @@ const ROLES = /** @type {const} */ (['stable', 'canary', 'variant', 'shadow']);
  * @param {HTMLDialogElement} dialog
  * @param {Shelf} shelf
  * @param {{ model?: string, slot?: string }} start the version or the slot that is settled
- * @returns {Promise<Traffic | null>} the slot's new traffic; null when nothing is wanted
+ * @returns {Promise<{ slot: string, edit: (traffic: Traffic) => Traffic } | null>} what the slot's traffic is to become; null when nothing is wanted
  */
 export function ask(dialog, shelf, { model, slot }) {
   const form = /** @type {HTMLFormElement} */ (make('form', 'assign-form'));
@@ -102,10 +102,10 @@ export function ask(dialog, shelf, { model, slot }) {
 
   return open(dialog, form).then((answer) => {
     if (answer !== 'go') return null;
-    const traffic = trafficOf(shelf, slotNow());
     const role = roleNow();
     const percent = role === 'canary' || role === 'shadow' ? percents[role] : 100;
-    return withRole(traffic, { model: model ?? models.value, role, percent, attribute: attribute.input.value.trim(), equals: equals.input.value.trim() });
+    const wish = { model: model ?? models.value, role, percent, attribute: attribute.input.value.trim(), equals: equals.input.value.trim() };
+    return { slot: slotNow(), edit: (traffic) => withRole(traffic, wish) };
   });
 }
 

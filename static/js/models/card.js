@@ -11,13 +11,15 @@ import { findVersion, roleText, routesOf, share, titleOf, trafficOf, withoutRout
  * @typedef {import('./slots.js').Route} Route
  * @typedef {object} Acts what a card asks for
  * @property {(slot: string) => void} assign
- * @property {(traffic: Traffic) => void} put
+ * @property {(slot: string, edit: (traffic: Traffic) => Traffic) => void} edit what the traffic is to become, of what it is by then
  * @property {(slot: string, from: 'canary' | 'shadow') => void} promote
  * @property {(slot: string) => void} rollBack
  * @property {(slot: string) => void} toDefault
  * @property {(model: string) => void} open
  */
 
+/** After which no further key of a slider is waited for. */
+const KEY_PAUSE_MS = 400;
 /** What is proposed where no bound is set: as the service's documentation does. */
 const USUAL_GUARD = { max_error_ratio: 0.05, max_p95_ratio: 1.5, min_runs: 200 };
 
@@ -157,13 +159,13 @@ export class Card {
       const part = traffic[role];
       controls.append(
         percentSlider(`${role}-percent`, t(role === 'canary' ? 'percent_of_sessions' : 'percent_of_pictures'), route.percent ?? 0, role === 'canary' ? 1 : 5, (percent) => {
-          if (part) this.#acts.put({ ...traffic, [role]: { ...part, percent } });
+          this.#acts.edit(this.#slot, (now) => ({ ...now, [role]: { ...part, ...now[role], percent } }));
         }),
         button(`${role}-promote`, t('promote'), () => this.#acts.promote(this.#slot, role)),
-        button(`${role}-stop`, t('stop'), () => this.#acts.put(withoutRoute(traffic, route))),
+        button(`${role}-stop`, t('stop'), () => this.#acts.edit(this.#slot, (now) => withoutRoute(now, route))),
       );
     } else if (role === 'variant') {
-      controls.append(button(`variant-stop-${route.variant?.attribute}-${route.variant?.equals}`, t('stop'), () => this.#acts.put(withoutRoute(traffic, route))));
+      controls.append(button(`variant-stop-${route.variant?.attribute}-${route.variant?.equals}`, t('stop'), () => this.#acts.edit(this.#slot, (now) => withoutRoute(now, route))));
     } else if (Card.isManaged(this.#shelf, this.#slot)) {
       const back = button('roll-back', t('roll_back'), () => this.#acts.rollBack(this.#slot));
       back.classList.add('danger');
@@ -198,11 +200,12 @@ export class Card {
     const set = button('guard-set', t('guard_set'), () => {});
     set.type = 'submit';
     form.append(set);
-    if (guard) form.append(button('guard-clear', t('guard_clear'), () => this.#acts.put({ ...traffic, guard: null })));
+    if (guard) form.append(button('guard-clear', t('guard_clear'), () => this.#acts.edit(this.#slot, (now) => ({ ...now, guard: null }))));
     form.addEventListener('submit', (event) => {
       event.preventDefault();
       const number = (/** @type {string} */ name) => /** @type {HTMLInputElement} */ (form.elements.namedItem(name)).valueAsNumber;
-      this.#acts.put({ ...traffic, guard: { max_error_ratio: number('errors') / 100, max_p95_ratio: number('ratio'), min_runs: number('runs') } });
+      const wished = { max_error_ratio: number('errors') / 100, max_p95_ratio: number('ratio'), min_runs: number('runs') };
+      this.#acts.edit(this.#slot, (now) => ({ ...now, guard: wished }));
     });
     details.append(form);
     return details;
@@ -304,7 +307,13 @@ export function percentSlider(key, label, value, step, onChange) {
   input.addEventListener('input', () => {
     output.textContent = share(input.valueAsNumber);
   });
-  input.addEventListener('change', () => onChange(input.valueAsNumber));
+  // Each key is a change: what they come to is sent once.
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let rest;
+  input.addEventListener('change', () => {
+    clearTimeout(rest);
+    rest = setTimeout(() => onChange(input.valueAsNumber), KEY_PAUSE_MS);
+  });
   element.append(make('span', '', label), input, output);
   return element;
 }

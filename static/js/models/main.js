@@ -271,7 +271,7 @@ function showSlots() {
   slots.forEach((slot, index) => {
     let card = cards.get(slot);
     if (!card) {
-      card = new Card(slot, { assign: (of) => assign({ slot: of }), put, promote: (of, from) => change(() => promote(of, from)), rollBack: (of) => change(() => rollBack(of)), toDefault: (of) => change(() => deleteTraffic(of)), open: openVersion });
+      card = new Card(slot, { assign: (of) => assign({ slot: of }), edit, promote: (of, from) => change(() => promote(of, from)), rollBack: (of) => change(() => rollBack(of)), toDefault: (of) => change(() => deleteTraffic(of)), open: openVersion });
       cards.set(slot, card);
     }
     card.show(shelf);
@@ -293,17 +293,26 @@ async function refreshFigures() {
 
 /** @param {{ model?: string, slot?: string }} start */
 async function assign(start) {
-  const traffic = await ask(dialog, shelf, start);
-  if (traffic) put(traffic);
+  const wish = await ask(dialog, shelf, start);
+  if (wish) edit(wish.slot, wish.edit);
 }
 
-/** @param {Traffic} traffic */
-function put(traffic) {
-  change(() => putTraffic(traffic));
+/** @param {string} slot @param {(traffic: Traffic) => Traffic} become */
+function edit(slot, become) {
+  change(() => putTraffic(become(trafficOf(shelf, slot))));
+}
+
+/** One change after another: each is made to what the one before it left. */
+let changes = Promise.resolve();
+
+/** @param {() => Promise<void>} act */
+function change(act) {
+  changes = changes.then(() => attempt(act));
+  return changes;
 }
 
 /** @param {() => Promise<void>} act */
-async function change(act) {
+async function attempt(act) {
   try {
     await act();
     messages.clear('change');
