@@ -93,12 +93,7 @@ pub struct WorkerProcessArgs {
     pub name: Option<String>,
     /// The secret that fronts and workers share, at least 16 characters; better given as VIGIE_CLUSTER_TOKEN,
     /// since other users of a machine can see command lines. With --oip alone, none is needed.
-    #[arg(
-        long,
-        env = "VIGIE_CLUSTER_TOKEN",
-        hide_env_values = true,
-        required_unless_present = "oip"
-    )]
+    #[arg(long, env = "VIGIE_CLUSTER_TOKEN", hide_env_values = true, required_unless_present = "oip")]
     pub cluster_token: Option<Secret>,
     /// Address at which whoever reaches it may run the models, by the Open Inference Protocol and without a token;
     /// `kserve` is 0.0.0.0 and the port that PORT says, or 8080.
@@ -312,6 +307,10 @@ pub struct InferenceArgs {
     /// Models to use in place of the default ones, as NAME or NAME@VERSION; one for each task at most.
     #[arg(long = "model", env = "VIGIE_MODEL", value_delimiter = ',')]
     pub chosen: Vec<String>,
+    /// What is done with things of a label, as LABEL=MODEL: a classifier that looks at them, or `text` to read what is
+    /// written on them; `*=text` reads the whole picture. For each label as often as needed, comma-separated.
+    #[arg(long = "cascade", env = "VIGIE_CASCADE", value_delimiter = ',')]
+    pub cascades: Vec<String>,
     /// The ONNX Runtime library; without it the first libonnxruntime.so* in .vigie/onnxruntime.
     #[arg(long, env = "VIGIE_ORT_LIBRARY")]
     pub ort_library: Option<PathBuf>,

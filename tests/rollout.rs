@@ -259,6 +259,11 @@ async fn sessions_are_shared_out_and_keep_their_side() {
     };
     eventually("both workers have all", || loaded(&left) && loaded(&right)).await;
 
+    // One that comes later begins with what the traffic says.
+    let late = store.worker("late");
+    assert_eq!(welcomed(&store.front(&[&late]), "?attributes=cohort:b").await, variant);
+    drop(late);
+
     let mut sides = Vec::new();
     for number in 0..24 {
         let query = format!("?sticky=tab-{number}");
@@ -391,6 +396,8 @@ async fn what_cannot_be_loaded_leaves_what_serves() {
     // A look or two later it has not been tried again.
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert!(failed(), "no tight loop");
+    let why = read(&service, "/api/traffic")["not_loaded"][&corrupt].as_str().unwrap_or_default().to_owned();
+    assert!(why.contains("corrupt"), "{why}");
     assert_eq!(welcomed(&service, "").await, good);
 
     for (wish, code) in [

@@ -336,6 +336,13 @@ impl Fleet {
         loaded
     }
 
+    /// `name@version` → why some worker could not load it, as they last said.
+    pub fn not_loaded(&self) -> BTreeMap<String, String> {
+        let members = self.members();
+        let statuses = members.values().filter_map(|member| member.status.as_ref());
+        statuses.flat_map(|status| status.not_loaded.clone()).collect()
+    }
+
     /// The model that each slot uses for those in no share, `name@version`; where workers differ, any one's.
     pub fn serving(&self) -> BTreeMap<String, String> {
         let members = self.members();

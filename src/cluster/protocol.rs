@@ -254,11 +254,22 @@ pub struct TaskList {
     pub faces: bool,
     pub gender: bool,
     pub objects: bool,
+    pub text: bool,
 }
 
 impl TaskList {
-    pub const NONE: Self = Self { faces: false, gender: false, objects: false };
-    pub const ALL: Self = Self { faces: true, gender: true, objects: true };
+    pub const NONE: Self = Self { faces: false, gender: false, objects: false, text: false };
+    pub const ALL: Self = Self { faces: true, gender: true, objects: true, text: true };
+    /// What is done unless somebody says otherwise: all but reading text, which takes long.
+    pub const USUAL: Self = Self { text: false, ..Self::ALL };
+    /// Their names.
+    pub const NAMES: [&str; 4] = ["faces", "gender", "objects", "text"];
+
+    /// Each by its name.
+    pub fn named(self) -> [(&'static str, bool); 4] {
+        let [faces, gender, objects, text] = Self::NAMES;
+        [(faces, self.faces), (gender, self.gender), (objects, self.objects), (text, self.text)]
+    }
 
     /// Reads what [`TaskList::to_text`] writes.
     pub fn from_text(text: &str) -> Self {
@@ -274,15 +285,13 @@ impl TaskList {
 impl From<Vec<String>> for TaskList {
     fn from(names: Vec<String>) -> Self {
         let has = |name| names.iter().any(|given| given == name);
-        Self { faces: has("faces"), gender: has("gender"), objects: has("objects") }
+        Self { faces: has("faces"), gender: has("gender"), objects: has("objects"), text: has("text") }
     }
 }
 
 impl From<TaskList> for Vec<String> {
     fn from(list: TaskList) -> Self {
-        let TaskList { faces, gender, objects } = list;
-        let named = [("faces", faces), ("gender", gender), ("objects", objects)];
-        named.into_iter().filter(|(_, is_in)| *is_in).map(|(name, _)| name.to_owned()).collect()
+        list.named().into_iter().filter(|(_, is_in)| *is_in).map(|(name, _)| name.to_owned()).collect()
     }
 }
 
@@ -314,6 +323,9 @@ pub struct PredictOptions {
     /// Needs `faces`.
     pub gender: bool,
     pub objects: bool,
+    /// One from before there was text does not ask for it.
+    #[serde(default)]
+    pub text: bool,
     /// 0 to 1; without one, each model's own.
     #[serde(default)]
     pub threshold: Option<f32>,
@@ -338,7 +350,7 @@ impl PredictOptions {
     /// The query of a request to the worker, without its question mark. The models' names must be such as
     /// need no escaping there.
     pub fn to_query(&self) -> String {
-        let Self { faces, gender, objects, threshold, model, answer } = self;
+        let Self { faces, gender, objects, text, threshold, model, answer } = self;
         let answer = match answer {
             PredictAnswer::Json => "json",
             PredictAnswer::Jpeg => "jpeg",
@@ -346,7 +358,9 @@ impl PredictOptions {
         };
         let threshold = threshold.map(|score| format!("&threshold={score}")).unwrap_or_default();
         let model = model.as_ref().map(|model| format!("&model={model}")).unwrap_or_default();
-        format!("faces={faces}&gender={gender}&objects={objects}&answer={answer}{threshold}{model}")
+        format!(
+            "faces={faces}&gender={gender}&objects={objects}&text={text}&answer={answer}{threshold}{model}"
+        )
     }
 }
 

@@ -97,7 +97,8 @@ where
             // Paths that came in over HTTP can go out over it.
             *request.uri_mut() = uri.parse().map_err(|error| RelayError::Broken(Box::new(error)))?;
             request.headers_mut().extend(headers.iter().cloned());
-            let bearer = HeaderValue::try_from(worker.token.bearer()).expect("a cluster token has visible characters only");
+            let bearer = HeaderValue::try_from(worker.token.bearer())
+                .expect("a cluster token has visible characters only");
             request.headers_mut().insert(header::AUTHORIZATION, bearer);
             let answer = tokio::time::timeout(ANSWER_LIMIT, self.client.request(request)).await;
             match answer {

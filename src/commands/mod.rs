@@ -2,6 +2,7 @@
 
 pub mod annotate;
 pub mod bench;
+mod cascades;
 pub mod doctor;
 pub mod guard;
 pub mod load;

@@ -8,10 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, bail};
 
 use crate::cli::InferenceArgs;
+use crate::commands::cascades::{self, Cascades};
 use crate::files::desk::Desk;
 use crate::inference::batcher::Limits;
 use crate::inference::ort::{Device, Runtime};
 use crate::inference::service::{Handle, Observer, Options, Service};
+use crate::live::readers::Readers;
 use crate::models::catalogue::MODELS;
 use crate::models::manifest::{Head, Manifest, Task};
 use crate::models::registry::Registry;
@@ -38,7 +40,9 @@ impl Recognition {
     pub fn load(args: &InferenceArgs, metrics: &Arc<Metrics>) -> anyhow::Result<Self> {
         let device: Device = args.device.parse()?;
         let runtime = load_runtime(args)?;
-        let chosen = choose_models(args)?;
+        let cascades = Cascades::read(&args.cascades)?;
+        let (mut chosen, second) = choose_models(args, &cascades)?;
+        chosen.extend(second);
         let options = Options {
             lanes: args.lanes.unwrap_or_else(cores),
             limits: Limits::default(),
@@ -59,12 +63,19 @@ impl Recognition {
             names,
             next: 0,
         };
-        let (models, mut defaults) = (ModelSet::default(), BTreeMap::new());
+        let models = ModelSet::default().reading_text_on(cascades.text_on.clone());
+        let mut defaults: BTreeMap<Slot, Loaded> = BTreeMap::new();
         for (slot, stored) in chosen {
-            let model = workshop.load(stored.manifest.clone(), &stored.model)?;
+            // One that fills several slots is loaded once.
+            let known = defaults.values().find(|loaded| loaded.stored.model == stored.model);
+            let model = match known {
+                Some(loaded) => loaded.model.clone(),
+                None => workshop.load(stored.manifest.clone(), &stored.model)?,
+            };
             models.serve(slot.clone(), Split::all(model.clone()));
             defaults.insert(slot, Loaded { stored, model });
         }
+        cascades::warn_of_unknown_labels(&cascades, &models);
         tracing::info!(lanes = service.lanes(), threads = args.lane_threads, "models loaded");
         let serving = Mutex::new(Some((workshop, defaults)));
         Ok(Self { service, models, serving, folder: args.models.clone() })
@@ -98,6 +109,11 @@ impl Recognition {
 
     pub fn lanes(&self) -> usize {
         self.service.lanes()
+    }
+
+    /// Starts the threads that read text for live sessions.
+    pub fn start_readers(&self, metrics: &Arc<Metrics>) -> anyhow::Result<Readers> {
+        Readers::start(self.service.lanes(), metrics).context("starting the threads that read text")
     }
 
     /// Starts the threads that recognise posted pictures: one decodes while every lane is at work.
@@ -155,11 +171,15 @@ pub fn find_models(args: &InferenceArgs) -> anyhow::Result<Vec<(Manifest, PathBu
         }
         (manifest, stored.model)
     };
-    Ok(choose_models(args)?.into_iter().map(sized).collect())
+    let (first, _) = choose_models(args, &Cascades::default())?;
+    Ok(first.into_iter().map(sized).collect())
 }
 
-/// The same by slot, as the store has them.
-fn choose_models(args: &InferenceArgs) -> anyhow::Result<Vec<(Slot, Stored)>> {
+/// Models by the slots that they fill.
+type BySlot = Vec<(Slot, Stored)>;
+
+/// The same by slot, as the store has them, and those of the second stage.
+fn choose_models(args: &InferenceArgs, cascades: &Cascades) -> anyhow::Result<(BySlot, BySlot)> {
     if args.object_size == 0 || !args.object_size.is_multiple_of(32) || args.object_size > 2048 {
         bail!("--object-size {} is not a multiple of 32 between 32 and 2048", args.object_size);
     }
@@ -179,23 +199,29 @@ fn choose_models(args: &InferenceArgs) -> anyhow::Result<Vec<(Slot, Stored)>> {
         let slot = Slot::of(task).context("a task that no slot is for")?;
         found.push((slot, stored));
     }
-    Ok(found)
+    let second = cascades::find(&store, cascades, |task| chosen.remove(&task))?;
+    Ok((found, second))
+}
+
+/// The model `NAME` or `NAME@VERSION`.
+pub fn named(store: &Store, name: &str) -> anyhow::Result<Stored> {
+    match name.split_once('@') {
+        Some((name, version)) => {
+            let version = version.parse().ok().with_context(|| format!("{version:?} is no version"))?;
+            Ok(store.find(name, version)?)
+        }
+        None => Ok(store.newest_of(name)?),
+    }
 }
 
 /// The models that are named, `NAME` or `NAME@VERSION`, by task.
 fn choose(store: &Store, names: &[String]) -> anyhow::Result<HashMap<Task, Stored>> {
     let mut chosen = HashMap::new();
     for name in names {
-        let stored = match name.split_once('@') {
-            Some((name, version)) => {
-                let version = version.parse().ok().with_context(|| format!("{version:?} is no version"))?;
-                store.find(name, version)?
-            }
-            None => store.newest_of(name)?,
-        };
+        let stored = named(store, name)?;
         let task = stored.manifest.task;
-        if !Task::ALL.contains(&task) {
-            bail!("{name} is for {}, which nothing asks for yet", task.name());
+        if task == Task::Classes {
+            bail!("{name} is a classifier: --cascade LABEL={name} says what it looks at");
         }
         if let Some(other) = chosen.insert(task, stored) {
             bail!("{name} and {} are both for {}", other.manifest.name, task.name());

@@ -34,11 +34,13 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
     let public = FrontDoor::bind(&args.front).await?;
     let internal = service::bind(SocketAddr::from(([127, 0, 0, 1], 0)), "--listen").await?;
     let token = ClusterToken::random();
+    let readers = recognition.start_readers(&metrics)?;
     let resources = Resources {
         peers: service::peer_config(&args.worker),
         inference: recognition.handle(),
         models: recognition.models(),
         metrics: Arc::clone(&metrics),
+        readers,
         max_viewers: args.worker.max_viewers,
     };
     let admission = service::admission(&args.worker, recognition);
@@ -55,7 +57,7 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         jobs.front(&args.front)
     });
     let registry = registry::open(&args.store);
-    let loader = recognition.follow(registry.as_ref(), "w1")?;
+    let mut loader = recognition.follow(registry.as_ref(), "w1")?;
     let trial_desk = registry::desk(registry.as_ref(), &args.worker, &args.inference)?;
     let sockets = Inside::default();
     let front = Front {
@@ -87,6 +89,7 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
     let serving =
         async { tokio::try_join!(public.serve(&args.front, front, &stop), stop.serve(internal, control),) };
     let stopping = async {
+        loader.settled(service::LOADING_LIMIT).await;
         fleet.refresh().await;
         // The one line on standard output, for people and for scripts.
         println!("vigie is ready: {url}");

@@ -32,6 +32,8 @@ use crate::telemetry::metrics::Metrics;
 pub const FAREWELL_LIMIT: Duration = Duration::from_secs(5);
 /// The same when the end was asked for twice.
 pub const HASTY_FAREWELL_LIMIT: Duration = Duration::from_millis(500);
+/// What the models of the traffics have to be loaded in before the service says that it is ready.
+pub const LOADING_LIMIT: Duration = Duration::from_secs(60);
 /// What open connections have to finish in once the end has come.
 const CLOSING_LIMIT: Duration = Duration::from_secs(2);
 

@@ -18,7 +18,7 @@ pub struct TokenArgs {
     /// An admin's token, signed with the admin's secret.
     #[arg(long, conflicts_with_all = ["tasks", "max_seconds"])]
     pub admin: bool,
-    /// What its sessions may recognise, of faces, gender and objects; without it, all.
+    /// What its sessions may recognise, of faces, gender, objects and text; without it, all.
     #[arg(long, value_delimiter = ',')]
     pub tasks: Option<Vec<String>>,
     /// Seconds after which each of its sessions ends.
@@ -56,9 +56,8 @@ fn mint(args: &TokenArgs) -> anyhow::Result<String> {
         return Ok(key.mint(&Claims::admin(&args.subject, now, lifetime)));
     }
     let names = args.tasks.as_deref().unwrap_or_default();
-    if let Some(unknown) = names.iter().find(|name| !["faces", "gender", "objects"].contains(&name.as_str()))
-    {
-        bail!("{unknown:?} is no task: there are faces, gender and objects");
+    if let Some(unknown) = names.iter().find(|name| !TaskList::NAMES.contains(&name.as_str())) {
+        bail!("{unknown:?} is no task: there are {}", TaskList::NAMES.join(", "));
     }
     let tasks = args.tasks.clone().map(TaskList::from);
     let attributes = args.attributes.clone();

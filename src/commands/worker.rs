@@ -57,14 +57,16 @@ async fn serve(
     if let Some(jobs) = &mut video_jobs {
         jobs.start(&args.worker, recognition, &metrics);
     }
+    let readers = recognition.start_readers(&metrics)?;
     let registry = registry::open(&args.store);
-    let loader = recognition.follow(registry.as_ref(), name)?;
+    let mut loader = recognition.follow(registry.as_ref(), name)?;
     let trial_desk = registry::desk(registry.as_ref(), &args.worker, &args.inference)?;
     let resources = Resources {
         peers: service::peer_config(&args.worker),
         inference: recognition.handle(),
         models: recognition.models(),
         metrics: Arc::clone(&metrics),
+        readers,
         max_viewers: args.worker.max_viewers,
     };
     let admission = service::admission(&args.worker, recognition);
@@ -75,6 +77,7 @@ async fn serve(
         Some(open) => format!(" serves its models at http://{} and", open.local_addr()?),
         None => String::new(),
     };
+    loader.settled(service::LOADING_LIMIT).await;
     // The one line on standard output, for people and for scripts.
     println!("vigie worker {name}{models} is ready: http://{}", listener.local_addr()?);
     let stopping = async {

@@ -279,8 +279,7 @@ fn view(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {
 fn read_outputs(model: &str, values: &SessionOutputs<'_>, outputs: &mut Outputs) -> Result<(), EngineError> {
     outputs.0.resize_with(values.len(), Default::default);
     for ((name, value), (known, tensor)) in values.iter().zip(&mut outputs.0) {
-        read_tensor(&value, tensor)
-            .map_err(|reason| failure(model, format!("output {name}: {reason}")))?;
+        read_tensor(&value, tensor).map_err(|reason| failure(model, format!("output {name}: {reason}")))?;
         if known != name {
             *known = name.to_owned();
         }

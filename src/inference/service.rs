@@ -37,6 +37,9 @@ const LANE_NICENESS: i32 = 10;
 /// How far below them those who decode and encode files for a server are: nobody waits for a single picture there.
 const FILE_NICENESS: i32 = 15;
 
+/// How far below them whoever loads models beside them is: sessions wait for lanes, nobody waits for a load as long.
+const LOADER_NICENESS: i32 = 19;
+
 /// How the service is to run.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -406,6 +409,11 @@ pub fn lower_priority() {
 /// Lowers the calling thread's priority, and that of the threads it starts from then on, below the lanes'.
 pub fn lowest_priority() {
     set_niceness(FILE_NICENESS);
+}
+
+/// Lowers them as far as they can be.
+pub fn least_priority() {
+    set_niceness(LOADER_NICENESS);
 }
 
 fn set_niceness(niceness: libc::c_int) {

@@ -155,6 +155,7 @@ impl Annotator {
         }
         let tracks = self.tracks.borrow().clone();
         let factor = 1.0 / scale as f32;
+        let nothing = Attributes::default();
         let mut count = 0;
         for (track, bbox) in tracks.at(at) {
             if count == self.drawn.len() {
@@ -165,8 +166,8 @@ impl Annotator {
                 BBox { x: bbox.x * factor, y: bbox.y * factor, w: bbox.w * factor, h: bbox.h * factor };
             drawn.colour = colour_of(track.kind, track.class);
             drawn.label.clear();
-            let attributes = Attributes { apparent_gender: track.gender };
-            write_label(&mut drawn.label, track.id, tracks.label(track), track.score, &attributes);
+            let said = track.attributes.as_deref().unwrap_or(&nothing);
+            write_label(&mut drawn.label, track.id, tracks.label(track), track.score, said);
             count += 1;
         }
         draw_with(&mut self.plates, &mut self.canvas, &self.drawn[..count]);

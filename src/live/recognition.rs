@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::audience::Audience;
 use super::peer::Feedback;
+use super::readers::{Readers, SessionReader};
 use super::settings::{ControlReply, Settings};
 use crate::frame::{Kind, Picture};
 use crate::inference::engine::EngineError;
@@ -20,7 +21,7 @@ use crate::inference::service::Turn;
 use crate::mailbox::Latest;
 use crate::models::manifest::Manifest;
 use crate::models::traffic::Slot;
-use crate::pipeline::follow::{Unsure, begin_classifying, follow, track_config, vote};
+use crate::pipeline::follow::{Unsure, begin_classifying, follow, reading_models, track_config, vote};
 use crate::pipeline::labels::Labels;
 use crate::pipeline::recognise::figures::Seat;
 use crate::pipeline::recognise::{Begun, Found, MinScores, Model, RecogniseError, Recogniser, Tasks};
@@ -38,6 +39,8 @@ pub struct Recognition {
     pub pictures: Latest<Picture>,
     pub recogniser: Recogniser,
     pub settings: watch::Receiver<Settings>,
+    /// What text is read by, where it can be.
+    pub readers: Option<(Readers, Recogniser)>,
     pub tracks: watch::Sender<Tracks>,
     pub audience: Arc<Audience>,
     pub notices: mpsc::Sender<ControlReply>,
@@ -49,8 +52,12 @@ impl Recognition {
     /// Runs until the mailbox is closed.
     pub fn run(self) {
         self.pictures.listen();
+        let metrics = Arc::clone(&self.metrics);
+        let reader = (self.readers.clone())
+            .map(|(readers, recogniser)| SessionReader::new(readers, recogniser, metrics));
         let mut run = Run {
             connections: self,
+            reader,
             tracker: Tracker::new(TrackConfig::default()),
             labels: Labels::default(),
             shadows: Shadows::default(),
@@ -120,6 +127,7 @@ enum Step {
 
 struct Run {
     connections: Recognition,
+    reader: Option<SessionReader>,
     tracker: Tracker,
     /// Of what the tracker follows.
     labels: Labels,
@@ -142,6 +150,9 @@ impl Run {
     /// Does the next thing that can be done, the oldest picture first.
     fn step(&mut self) -> Result<Step, RecogniseError> {
         self.shadows.collect(&self.connections.recogniser);
+        if self.reader.as_mut().is_some_and(|reader| reader.collect(&mut self.tracker)) {
+            self.connections.tracks.send_replace(self.tracker.snapshot(&self.labels));
+        }
         if self.under_way.front().is_some_and(UnderWay::is_answered)
             && let Some(oldest) = self.under_way.pop_front()
         {
@@ -185,8 +196,9 @@ impl Run {
             faces: settings.tasks.faces,
             gender: settings.tasks.faces && settings.tasks.gender,
             objects: settings.tasks.objects,
+            text: settings.tasks.text,
         };
-        let config = track_config(recogniser.models(), settings.threshold);
+        let config = track_config(recogniser.models(), &tasks, settings.threshold);
         // The tracker also wants what scores too low to be reported: often it is a known thing, half hidden.
         let scores =
             MinScores { faces: Some(config.faces.low_score), objects: Some(config.objects.low_score) };
@@ -215,7 +227,7 @@ impl Run {
                 let found = recogniser.finish(begun)?;
                 let is_shadowed = Shadows::are_wanted(recogniser);
                 let tracking = Instant::now();
-                self.follow(&found, &tasks, config, at);
+                self.follow(&found, &tasks, &config, at);
                 spent.track = tracking.elapsed();
                 let Found { detections, prepare, infer, models, found_by } = found;
                 (spent.prepare, spent.infer, spent.models) = (prepare, infer, models);
@@ -223,10 +235,13 @@ impl Run {
                     spent.seen = Seen { detections, found_by };
                 }
                 let recogniser = &self.connections.recogniser;
-                if tasks.gender
-                    && let Some(unsure) = begin_classifying(recogniser, &mut self.tracker, &picture, at)?
-                {
-                    take_seat(&mut self.seats, unsure.model());
+                if tasks.text {
+                    spent.models.extend(reading_models(recogniser.models()));
+                }
+                if let Some(unsure) = begin_classifying(recogniser, &mut self.tracker, &picture, at)? {
+                    for model in unsure.models() {
+                        take_seat(&mut self.seats, model);
+                    }
                     let state = State::Classifying(unsure, tracking + spent.track);
                     return Ok(Some(UnderWay { picture, at, tasks, config, state, spent, _turn }));
                 }
@@ -240,22 +255,20 @@ impl Run {
         Ok(None)
     }
 
-    fn follow(&mut self, found: &Found, tasks: &Tasks, config: TrackConfig, at: Duration) {
+    fn follow(&mut self, found: &Found, tasks: &Tasks, config: &TrackConfig, at: Duration) {
         let tracker = &mut self.tracker;
-        tracker.reconfigure(config);
+        tracker.reconfigure(config.clone());
         self.seats.retain(|slot, _| match slot {
             Slot::Faces => tasks.faces,
             Slot::Objects => tasks.objects,
             Slot::Gender => tasks.gender,
             _ => true,
         });
-        for (kind, is_wanted) in [(Kind::Face, tasks.faces), (Kind::Object, tasks.objects)] {
+        let wanted = [(Kind::Face, tasks.faces), (Kind::Object, tasks.objects), (Kind::Text, tasks.text)];
+        for (kind, is_wanted) in wanted {
             if !is_wanted {
                 tracker.forget(kind);
             }
-        }
-        if !tasks.gender {
-            tracker.forget_gender();
         }
         follow(tracker, &mut self.labels, found, at);
     }
@@ -297,6 +310,9 @@ impl Run {
         if !spent.seen.found_by.is_empty() {
             let threshold = self.connections.settings.borrow().threshold;
             self.shadows.begin(&self.connections.recogniser, picture, &spent.seen, threshold);
+        }
+        if let Some(reader) = &mut self.reader {
+            reader.begin(&mut self.tracker, picture, at);
         }
         self.seq += 1;
         self.is_failing = false;

@@ -57,7 +57,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The tasks, as pages call them.
-const TASKS: [&str; 3] = ["faces", "gender", "objects"];
+const TASKS: [&str; 4] = TaskList::NAMES;
 
 /// One media worker.
 pub struct Worker {
@@ -283,7 +283,11 @@ impl Worker {
     fn welcome(&self, attachment: &Attachment, token: &ResumeToken, allowed: TaskList, models: &ModelSet) {
         let models = titles(models);
         let may = Vec::from(allowed);
-        let can = |name: &str| models.contains_key(name) && may.iter().any(|allowed| allowed == name);
+        let has = |name: &str| match name {
+            "text" => self.resources.models.can_read(),
+            slot => models.contains_key(slot),
+        };
+        let can = |name: &str| has(name) && may.iter().any(|allowed| allowed == name);
         let welcome = ServerMessage::Welcome {
             session: token.session.to_string(),
             resume: token.to_string(),
@@ -322,7 +326,8 @@ impl Place {
     pub fn open(self, attachment: Attachment) -> SessionId {
         let token = self.worker.key.resume_token(self.id.clone());
         self.worker.welcome(&attachment, &token, self.entry.allowed, &self.entry.models);
-        self.start(Some(attachment), Settings::default()).0
+        let settings = Settings::of(self.worker.resources.models.is_told_of_text());
+        self.start(Some(attachment), settings).0
     }
 
     /// Starts the session of a publisher, which is told what to do by commands.

@@ -114,7 +114,7 @@ pub struct Joining {
 }
 
 /// One report as it came.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ReportSample {
     /// Since the publisher's start.
     pub at: Duration,
@@ -122,6 +122,8 @@ pub struct ReportSample {
     pub latency: Duration,
     pub timings: Timings,
     pub tracks: usize,
+    /// What was read, each track's.
+    pub texts: Vec<String>,
     /// Pixels of the frame, as the service saw it.
     pub size: (u32, u32),
 }
@@ -422,11 +424,14 @@ impl Publisher {
         self.outcome.dropped = report.dropped;
         self.note_names(report);
         if let Some(sent) = self.sent_at(report.rtp_timestamp) {
+            let texts = report.tracks.iter().filter_map(|track| track.attributes.text.as_ref());
+            let texts = texts.map(|text| text.label.clone()).collect();
             self.outcome.reports.push(ReportSample {
                 at: self.began.elapsed(),
                 latency: sent.elapsed(),
                 timings: report.timings_ms,
                 tracks: report.tracks.len(),
+                texts,
                 size: (report.width, report.height),
             });
         }

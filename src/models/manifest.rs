@@ -36,7 +36,7 @@ pub enum ManifestError {
 
 /// What a model is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Task {
     Faces,
     /// Apparent gender of a face: how it looks to the model, never a statement about the person.
@@ -44,10 +44,14 @@ pub enum Task {
     Objects,
     /// What a whole crop or picture shows, of a list of labels.
     Classes,
+    /// Where lines of text stand.
+    TextDetect,
+    /// What one line of text says; the labels are its characters.
+    TextRead,
 }
 
 impl Task {
-    /// Those that vigie brings a model for.
+    /// Those that are asked of every picture, and that vigie cannot do without a model for.
     pub const ALL: [Self; 3] = [Self::Faces, Self::Gender, Self::Objects];
 
     /// The name in manifests and tables.
@@ -57,6 +61,8 @@ impl Task {
             Self::Gender => "gender",
             Self::Objects => "objects",
             Self::Classes => "classes",
+            Self::TextDetect => "text-detect",
+            Self::TextRead => "text-read",
         }
     }
 }
@@ -65,7 +71,7 @@ impl FromStr for Task {
     type Err = UnknownName;
 
     fn from_str(text: &str) -> Result<Self, UnknownName> {
-        let all = [Self::Faces, Self::Gender, Self::Objects, Self::Classes];
+        let all = [Self::Faces, Self::Gender, Self::Objects, Self::Classes, Self::TextDetect, Self::TextRead];
         let found = all.into_iter().find(|task| task.name() == text);
         found.ok_or_else(|| UnknownName::new("task", text, all.map(Self::name)))
     }
@@ -120,10 +126,14 @@ pub enum Head {
     Retinaface,
     /// `[N, classes]`: probabilities, or logits that become such.
     Classifier,
+    /// Differentiable binarisation (Liao et al., 2020): `[N, 1, H, W]`, how surely each pixel is of a text line.
+    Db,
+    /// `[N, steps, 1 + labels]`: a character or a blank (class 0) at each step along a line.
+    Ctc,
 }
 
 impl Head {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Blazeface,
         Self::Faceres,
         Self::Centernet,
@@ -142,6 +152,8 @@ impl Head {
         Self::Scrfd,
         Self::Retinaface,
         Self::Classifier,
+        Self::Db,
+        Self::Ctc,
     ];
 
     /// What models with such outputs are for, unless their manifest says otherwise.
@@ -150,6 +162,8 @@ impl Head {
             Self::Blazeface | Self::Yunet | Self::Scrfd | Self::Retinaface => Task::Faces,
             Self::Faceres => Task::Gender,
             Self::Classifier => Task::Classes,
+            Self::Db => Task::TextDetect,
+            Self::Ctc => Task::TextRead,
             _ => Task::Objects,
         }
     }
@@ -182,6 +196,8 @@ impl Head {
             Self::Scrfd => "scrfd",
             Self::Retinaface => "retinaface",
             Self::Classifier => "classifier",
+            Self::Db => "db",
+            Self::Ctc => "ctc",
         }
     }
 }
@@ -244,6 +260,9 @@ pub enum Fit {
     Stretch,
     /// A square crop around a face, its side `scale_percent` of the face box's longer side.
     FaceCrop { scale_percent: u32 },
+    /// One line of text, scaled to the input's height; what it leaves of the input's width is filled with
+    /// `fill`, and a longer line makes the input wider.
+    Line { fill: u8 },
 }
 
 /// The input tensor of a model.
@@ -388,6 +407,8 @@ impl Manifest {
             // Detections hold a class in 16 bits.
             Task::Objects => ((1..=0xffff).contains(&labels), "an object detector has 1 to 65535"),
             Task::Classes => ((2..=0xffff).contains(&labels), "a classifier has 2 to 65535"),
+            Task::TextDetect => (labels == 1, "a text detector has one"),
+            Task::TextRead => ((1..0xffff).contains(&labels), "a text reader has 1 to 65534 characters"),
         };
         if !fits {
             return Err(ManifestError::Labels { labels, expected });
@@ -404,6 +425,7 @@ impl Manifest {
         let fits_multiple = match self.input.fit {
             Fit::TopLeft { multiple, .. } => multiple > 0 && size.is_multiple_of(multiple),
             Fit::Centre { .. } | Fit::Stretch => true,
+            Fit::Line { .. } => height.is_some(),
             Fit::FaceCrop { scale_percent } => height.is_none() && (50..=400).contains(&scale_percent),
         };
         if !(32..=4096).contains(&size) || !fits_multiple {

@@ -137,7 +137,8 @@ mod tests {
 
         let these = Wanted::These(vec![("classes".into(), true), ("boxes".into(), false)]);
         let (json, binary) = answer(&these);
-        let classes = r#"{"name":"classes","datatype":"INT64","shape":[2],"parameters":{"binary_data_size":16}}"#;
+        let classes =
+            r#"{"name":"classes","datatype":"INT64","shape":[2],"parameters":{"binary_data_size":16}}"#;
         assert_eq!(json, format!("{head}{classes},{boxes}]}}"));
         assert_eq!(binary, Some(vec![TensorData::I64(vec![7, 8])]));
     }

@@ -158,7 +158,10 @@ async fn index(State(oip): State<Arc<Oip>>) -> Json<Vec<IndexEntry>> {
 async fn infer(State(oip): State<Arc<Oip>>, Path(named): Path<Named>, request: Request) -> Response {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
-    let answered = match named.find(&oip, &parts.headers).and_then(|model| Ok((model, Head::read(&parts.headers)?))) {
+    let answered = match named
+        .find(&oip, &parts.headers)
+        .and_then(|model| Ok((model, Head::read(&parts.headers)?)))
+    {
         Err(refusal) => Err((refusal, body)),
         Ok((model, head)) => match oip.runner.enter(head.bytes) {
             Err(refusal) => Err((refusal, body)),
@@ -321,7 +324,8 @@ fn respond(answer: Answer, packing: Option<Coding>) -> Response {
 async fn read(body: Body) -> Result<Bytes, OipError> {
     let reading = tokio::time::timeout(READ_LIMIT, to_bytes(body, MAX_BYTES)).await;
     reading.map_err(|_| OipError::TimedOut)?.map_err(|error| {
-        let mut causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+        let mut causes =
+            std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
         match causes.any(|cause| cause.is::<LengthLimitError>()) {
             true => TOO_LARGE,
             false => OipError::Unreadable { reason: "its body broke off".to_owned() },

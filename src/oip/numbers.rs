@@ -78,7 +78,10 @@ struct Flat<'a, T> {
 impl<T: Number> Flat<'_, T> {
     fn push<E: Error>(self, value: Option<T>, shown: impl fmt::Display) -> Result<(), E> {
         if self.values.len() == self.count {
-            return Err(E::custom(format_args!("there are more elements than the {} of its shape", self.count)));
+            return Err(E::custom(format_args!(
+                "there are more elements than the {} of its shape",
+                self.count
+            )));
         }
         self.values.push(value.ok_or_else(|| E::custom(format_args!("{shown} is not {}", T::NAME)))?);
         Ok(())
@@ -160,6 +163,10 @@ mod tests {
         let deep = "[".repeat(100_000);
         let json = format!("{deep}1{}", "]".repeat(100_000));
         // Refused by who reads it first.
-        assert!(serde_json::from_str::<&RawValue>(&json).map(|raw| read(raw, Element::U8, 1)).is_ok_and(|read| read.is_err()));
+        assert!(
+            serde_json::from_str::<&RawValue>(&json)
+                .map(|raw| read(raw, Element::U8, 1))
+                .is_ok_and(|read| read.is_err())
+        );
     }
 }

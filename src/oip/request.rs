@@ -45,7 +45,9 @@ pub enum Data<'a> {
 /// Which outputs are to come back, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    All { is_binary: bool },
+    All {
+        is_binary: bool,
+    },
     /// In this order: name, and whether as binary data.
     These(Vec<(String, bool)>),
 }
@@ -265,17 +267,22 @@ mod tests {
 
     #[test]
     fn what_is_no_request_is_refused() {
-        let input = |rest: &str| {
-            format!(r#"{{"inputs":[{{"name":"a","shape":[1],"datatype":"UINT8"{rest}}}]}}"#)
-        };
+        let input =
+            |rest: &str| format!(r#"{{"inputs":[{{"name":"a","shape":[1],"datatype":"UINT8"{rest}}}]}}"#);
         let many = vec![binary("a", 0); MAX_LIST + 1].join(",");
         for (body, code) in [
             (String::new(), "invalid_request"),
             ("[]".into(), "invalid_request"),
             ("{}".into(), "invalid_request"),
             ("\u{0}\u{1}".into(), "invalid_request"),
-            (r#"{"inputs":[{"name":"a","shape":[-1],"datatype":"UINT8","data":[]}]}"#.into(), "invalid_request"),
-            (r#"{"inputs":[{"name":"a","shape":[1e9],"datatype":"UINT8","data":[]}]}"#.into(), "invalid_request"),
+            (
+                r#"{"inputs":[{"name":"a","shape":[-1],"datatype":"UINT8","data":[]}]}"#.into(),
+                "invalid_request",
+            ),
+            (
+                r#"{"inputs":[{"name":"a","shape":[1e9],"datatype":"UINT8","data":[]}]}"#.into(),
+                "invalid_request",
+            ),
             (format!(r#"{{"inputs":[{many}]}}"#), "invalid_request"),
             (format!(r#"{{"id":"{}","inputs":[]}}"#, "x".repeat(MAX_ID + 1)), "invalid_request"),
             (input(""), "wrong_data"),

@@ -101,8 +101,7 @@ impl Runner {
         let named: Vec<&Loaded> = loaded.iter().filter(|loaded| loaded.manifest().name == name).collect();
         let in_use = named.iter().rev().find(|loaded| loaded.is_stable).or(named.last());
         let Some(usual) = in_use else {
-            let mut names: Vec<String> =
-                loaded.iter().map(|loaded| loaded.manifest().name.clone()).collect();
+            let mut names: Vec<String> = loaded.iter().map(|loaded| loaded.manifest().name.clone()).collect();
             names.dedup();
             return Err(OipError::UnknownModel { model: shown(name), loaded: names });
         };
@@ -125,7 +124,8 @@ impl Runner {
     /// [`OipError::Overloaded`] when there is none.
     pub fn enter(&self, bytes: usize) -> Result<[SemaphorePermit<'_>; 2], OipError> {
         let places = u32::try_from(bytes.div_ceil(1 << 10).max(1)).unwrap_or(u32::MAX);
-        let entered = self.inside.try_acquire().and_then(|place| Ok([place, self.memory.try_acquire_many(places)?]));
+        let entered =
+            self.inside.try_acquire().and_then(|place| Ok([place, self.memory.try_acquire_many(places)?]));
         entered.map_err(|_| OipError::Overloaded)
     }
 
@@ -146,7 +146,9 @@ impl Runner {
             EngineError::Overloaded => OipError::Overloaded,
             EngineError::NotInstalled { .. } => OipError::Unloaded,
             EngineError::Stopped => OipError::Stopping,
-            EngineError::Run { reason, .. } => OipError::Failed { reason: reason.chars().take(500).collect() },
+            EngineError::Run { reason, .. } => {
+                OipError::Failed { reason: reason.chars().take(500).collect() }
+            }
             other => OipError::Failed { reason: other.to_string() },
         };
         self.handle.queue(ask).map_err(refused)?.await.map_err(refused)

@@ -89,7 +89,8 @@ fn read_one(given: &Given<'_>, port: &Port, max_elements: usize) -> Result<Tenso
 /// [`OipError`] for the first that is not.
 pub fn check_outputs(wanted: &Wanted, model: &Description) -> Result<(), OipError> {
     let Wanted::These(wanted) = wanted else { return Ok(()) };
-    if let Some(at) = (1..wanted.len()).find(|&at| wanted[..at].iter().any(|(name, _)| *name == wanted[at].0)) {
+    if let Some(at) = (1..wanted.len()).find(|&at| wanted[..at].iter().any(|(name, _)| *name == wanted[at].0))
+    {
         return Err(OipError::DoubleOutput { name: wanted[at].0.clone() });
     }
     let is_known = |name: &str| model.outputs.iter().any(|port| port.name == name);
@@ -129,10 +130,8 @@ mod tests {
     #[test]
     fn tensors_come_in_the_models_order() {
         let tensors = read_json(&format!("{SIZE},{PICTURE}")).unwrap();
-        let expected = [
-            Tensor::u8(&[1, 2, 2], vec![1, 2, 3, 4]),
-            Tensor::new(&[1, 2], TensorData::I64(vec![640, 480])),
-        ];
+        let expected =
+            [Tensor::u8(&[1, 2, 2], vec![1, 2, 3, 4]), Tensor::new(&[1, 2], TensorData::I64(vec![640, 480]))];
         assert_eq!(tensors, expected);
     }
 
@@ -164,8 +163,7 @@ mod tests {
             inputs: vec![port("a", Element::F32, &[-1, 2])],
             outputs: vec![port("b", Element::F32, &[-1])],
         };
-        let json =
-            r#"{"inputs":[{"name":"a","datatype":"FP32","shape":[1,2],"parameters":{"binary_data_size":N}}]}"#;
+        let json = r#"{"inputs":[{"name":"a","datatype":"FP32","shape":[1,2],"parameters":{"binary_data_size":N}}]}"#;
         let read = |bytes: &[u8]| {
             let json = json.replace('N', &bytes.len().to_string());
             read(&parse(&[json.as_bytes(), bytes].concat(), Some(json.len()))?, &model, 100)

@@ -42,6 +42,8 @@ pub fn detect(
         Head::Yunet => anchors::decode_yunet(&reading),
         Head::Scrfd => anchors::decode_scrfd(&reading),
         Head::Retinaface => anchors::decode_retinaface(&reading),
-        Head::Faceres | Head::Classifier => Err(HeadError::NotADetector { head: manifest.head.name() }),
+        Head::Faceres | Head::Classifier | Head::Db | Head::Ctc => {
+            Err(HeadError::NotADetector { head: manifest.head.name() })
+        }
     }
 }

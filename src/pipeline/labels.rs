@@ -8,6 +8,9 @@ use std::sync::Arc;
 use crate::frame::Kind;
 use crate::models::manifest::Manifest;
 
+/// What every line of text is called: what it says is an attribute.
+pub const TEXT: &str = "text";
+
 /// Who found the things of each kind; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Labels {
@@ -21,6 +24,7 @@ impl Labels {
         let finder = match kind {
             Kind::Face => &self.faces,
             Kind::Object => &self.objects,
+            Kind::Text => return TEXT,
         };
         finder.as_ref().map(|manifest| label_of(manifest, class)).unwrap_or_default()
     }
@@ -30,6 +34,7 @@ impl Labels {
         let place = match kind {
             Kind::Face => &mut self.faces,
             Kind::Object => &mut self.objects,
+            Kind::Text => return None,
         };
         if place.as_ref().is_some_and(|known| Arc::ptr_eq(known, finder)) {
             return None;
@@ -57,4 +62,31 @@ impl Translation {
 /// The word for a class of a model's; empty where it has none.
 pub fn label_of(manifest: &Manifest, class: u16) -> &str {
     manifest.labels.get(usize::from(class)).map(String::as_str).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::catalogue::MODELS;
+
+    fn manifest(labels: &[&str]) -> Arc<Manifest> {
+        let labels = labels.iter().map(|label| label.to_string()).collect();
+        Arc::new(Manifest { labels, ..MODELS[0].manifest() })
+    }
+
+    #[test]
+    fn things_are_called_by_who_found_them() {
+        let mut labels = Labels::default();
+        assert_eq!(labels.of(Kind::Object, 0), "");
+        let first = manifest(&["dog", "cat", "cup"]);
+        assert!(labels.adopt(Kind::Object, &first).is_none(), "nothing was called otherwise");
+        assert_eq!((labels.of(Kind::Object, 1), labels.of(Kind::Face, 1)), ("cat", ""));
+        assert_eq!(labels.of(Kind::Object, 3), "", "no such class");
+        assert!(labels.adopt(Kind::Object, &first).is_none());
+        assert!(labels.adopt(Kind::Object, &manifest(&["dog", "cat", "cup"])).is_none(), "the same words");
+        let translation = labels.adopt(Kind::Object, &manifest(&["cup", "bird", "dog"])).unwrap();
+        let classes: Vec<_> = (0..4).map(|class| translation.class(class)).collect();
+        assert_eq!(classes, [Some(2), None, Some(0), None]);
+        assert_eq!(labels.of(Kind::Object, 2), "dog");
+    }
 }

@@ -8,6 +8,8 @@ pub mod draw;
 pub mod follow;
 pub mod labels;
 pub mod prepare;
+pub mod read;
 pub mod recognise;
 pub mod report;
+pub mod text;
 pub mod track;

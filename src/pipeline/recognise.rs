@@ -14,18 +14,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::detect::detect;
-use super::prepare::{PrepareError, prepare_faces_in, prepare_in};
+use super::prepare::{PrepareError, prepare_crops_in, prepare_in};
+use super::track::Answer;
 use crate::frame::{Detection, Kind, Picture};
 use crate::inference::batcher::{BACKGROUND, ModelId};
 use crate::inference::engine::EngineError;
 use crate::inference::service::{Ask, Handle, Ticket, Turn};
 use crate::inference::tensor::{Outputs, Tensor};
-use crate::models::heads::{HeadError, Placement, faceres, numbers};
-use crate::models::manifest::{Manifest, Task};
+use crate::models::heads::{HeadError, Placement, classifier, faceres, numbers};
+use crate::models::manifest::{Head, Manifest, Task};
 use crate::models::traffic::Slot;
-pub use models::{Model, ModelSet};
+pub use models::{Model, ModelSet, WHOLE_PICTURE};
 
-/// Face crops in one request, so that a crowd does not hold a lane for long.
+/// Crops in one request, so that a crowd does not hold a lane for long.
 const MAX_CROPS: usize = 8;
 
 /// Why a picture could not be recognised.
@@ -67,10 +68,12 @@ pub struct Tasks {
     /// Needs `faces`.
     pub gender: bool,
     pub objects: bool,
+    pub text: bool,
 }
 
 impl Tasks {
-    pub const ALL: Self = Self { faces: true, gender: true, objects: true };
+    /// What is recognised unless somebody says otherwise: all but text, which takes long.
+    pub const USUAL: Self = Self { faces: true, gender: true, objects: true, text: false };
 }
 
 /// Scores (0 to 1) from which detections are wanted; without one, each model's own threshold.
@@ -137,13 +140,13 @@ impl Shadowing {
     }
 }
 
-/// Faces that are being classified.
+/// Things that were found and are being classified.
 pub struct Classifying {
-    /// The faces of each request, by their index, and the request.
+    /// Those of each request, by their index in `large`, and the request.
     asked: Vec<(std::ops::Range<usize>, Ticket)>,
-    /// Indices of the faces that are large enough, in order.
+    /// Indices of the things that are large enough, in order.
     large: Vec<usize>,
-    faces: usize,
+    found: usize,
     model: Model,
 }
 
@@ -153,7 +156,7 @@ impl Classifying {
         &self.model
     }
 
-    /// Whether [`Recogniser::finish_genders`] would not wait.
+    /// Whether [`Recogniser::finish_classifying`] would not wait.
     pub fn is_answered(&self) -> bool {
         self.asked.iter().all(|(_, ticket)| ticket.is_answered())
     }
@@ -161,13 +164,13 @@ impl Classifying {
 
 /// Buffers of requests that were answered, for the next ones of the same model.
 #[derive(Default)]
-struct Spares(Mutex<Vec<(ModelId, Tensor, Outputs)>>);
+pub(super) struct Spares(Mutex<Vec<(ModelId, Tensor, Outputs)>>);
 
 /// Pictures under way, times models: more buffers than this are not needed.
 const MAX_SPARES: usize = 6;
 
 impl Spares {
-    fn take(&self, model: ModelId) -> (Tensor, Outputs) {
+    pub(super) fn take(&self, model: ModelId) -> (Tensor, Outputs) {
         let mut spares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = spares.iter().position(|(of, ..)| *of == model);
         found
@@ -194,7 +197,7 @@ pub struct Recogniser {
     asker: u64,
     /// Whether it has queued for a turn before.
     has_asked: Arc<AtomicBool>,
-    spares: Arc<Spares>,
+    pub(super) spares: Arc<Spares>,
 }
 
 impl Recogniser {
@@ -248,33 +251,35 @@ impl Recogniser {
         self.past_a_swap(|this| this.try_begin(picture, tasks, scores))
     }
 
-    /// Says for each of `faces` the probability that it looks male; `None` when it is too small to tell.
+    /// What the model in `slot` says of each of `found`; `None` where that is too small to tell.
     ///
     /// # Errors
     /// As [`Recogniser::detect`].
-    pub fn genders(
-        &mut self,
+    pub fn classify(
+        &self,
+        slot: &Slot,
         picture: &Picture,
-        faces: &[Detection],
-    ) -> Result<Vec<Option<f32>>, RecogniseError> {
-        self.past_a_swap(|this| this.finish_genders(this.try_begin_genders(picture, faces)?))
+        found: &[Detection],
+    ) -> Result<Vec<Option<Answer>>, RecogniseError> {
+        self.past_a_swap(|this| this.finish_classifying(this.try_begin_classifying(slot, picture, found)?))
     }
 
-    /// Has `faces` classified ahead of the asker's newer pictures, to be finished with
-    /// [`Recogniser::finish_genders`].
+    /// Has `found` classified ahead of the asker's newer pictures, to be finished with
+    /// [`Recogniser::finish_classifying`].
     ///
     /// # Errors
     /// As [`Recogniser::detect`].
-    pub fn begin_genders(
+    pub fn begin_classifying(
         &self,
+        slot: &Slot,
         picture: &Picture,
-        faces: &[Detection],
+        found: &[Detection],
     ) -> Result<Classifying, RecogniseError> {
-        self.past_a_swap(|this| this.try_begin_genders(picture, faces))
+        self.past_a_swap(|this| this.try_begin_classifying(slot, picture, found))
     }
 
     /// Tries a second time when a model was swapped under the first: the new one is in place by then.
-    fn past_a_swap<T>(
+    pub(super) fn past_a_swap<T>(
         &self,
         attempt: impl Fn(&Self) -> Result<T, RecogniseError>,
     ) -> Result<T, RecogniseError> {
@@ -342,7 +347,7 @@ impl Recogniser {
     }
 
     fn ask(&self, slot: &Slot, picture: &Picture) -> Result<Asked, RecogniseError> {
-        let model = self.models.find(slot).ok_or_else(|| RecogniseError::NoModel(slot.clone()))?;
+        let model = self.find(slot)?;
         self.ask_model(model, picture, self.asker)
     }
 
@@ -354,41 +359,63 @@ impl Recogniser {
         Ok(Asked { model, ticket, placement: prepared.placement })
     }
 
-    fn try_begin_genders(
+    fn try_begin_classifying(
         &self,
+        slot: &Slot,
         picture: &Picture,
-        faces: &[Detection],
+        found: &[Detection],
     ) -> Result<Classifying, RecogniseError> {
-        let model = self.models.find(&Slot::Gender).ok_or(RecogniseError::NoModel(Slot::Gender))?;
+        let model = self.find(slot)?;
         let manifest = &model.manifest;
-        let is_large = |face: &Detection| face.bbox.w >= manifest.thresholds.min_width && face.bbox.w > 0.0;
-        let large: Vec<usize> = (0..faces.len()).filter(|&index| is_large(&faces[index])).collect();
+        let is_large = |found: &Detection| {
+            found.bbox.w >= manifest.thresholds.min_width && found.bbox.w > 0.0 && found.bbox.h > 0.0
+        };
+        let large: Vec<usize> = (0..found.len()).filter(|&index| is_large(&found[index])).collect();
+        let at_once = if manifest.input.batch.is_some() { 1 } else { MAX_CROPS };
         let mut asked = Vec::new();
-        for start in (0..large.len()).step_by(MAX_CROPS) {
-            let range = start..(start + MAX_CROPS).min(large.len());
-            let crops: Vec<&Detection> = large[range.clone()].iter().map(|&index| &faces[index]).collect();
+        for start in (0..large.len()).step_by(at_once) {
+            let range = start..(start + at_once).min(large.len());
+            let crops: Vec<&Detection> = large[range.clone()].iter().map(|&index| &found[index]).collect();
             let (used, outputs) = self.spares.take(model.id);
-            let tensor = prepare_faces_in(used, picture, &manifest.input, &crops)
+            let tensor = prepare_crops_in(used, picture, &manifest.input, &crops)
                 .map_err(|source| RecogniseError::Prepare { model: title(manifest), source })?;
             asked.push((range, self.submit(&model, self.asker, true, tensor, outputs)?));
         }
-        Ok(Classifying { asked, large, faces: faces.len(), model })
+        Ok(Classifying { asked, large, found: found.len(), model })
     }
 
-    /// Waits for the classifier and reads its answers, one for each face.
+    /// Waits for the classifier and reads its answers, one for each thing.
     ///
     /// # Errors
     /// As [`Recogniser::detect`].
-    pub fn finish_genders(&self, classifying: Classifying) -> Result<Vec<Option<f32>>, RecogniseError> {
-        let Classifying { asked, large, faces, model } = classifying;
-        let mut genders = vec![None; faces];
+    pub fn finish_classifying(
+        &self,
+        classifying: Classifying,
+    ) -> Result<Vec<Option<Answer>>, RecogniseError> {
+        let Classifying { asked, large, found, model } = classifying;
+        let mut all = vec![None; found];
         for (range, ticket) in asked {
-            let answers = self.answer(&model, ticket, |outputs| faceres::decode(outputs, range.len()))?;
+            let read = |outputs: &Outputs| read_classes(outputs, range.len(), &model.manifest);
+            let answers = self.answer(&model, ticket, read)?;
             for (&index, answer) in large[range].iter().zip(answers) {
-                genders[index] = answer;
+                all[index] = answer;
             }
         }
-        Ok(genders)
+        Ok(all)
+    }
+
+    pub(super) fn find(&self, slot: &Slot) -> Result<Model, RecogniseError> {
+        self.models.find(slot).ok_or_else(|| RecogniseError::NoModel(slot.clone()))
+    }
+
+    /// Asks a model in the recogniser's own name.
+    pub(super) fn ask_own(
+        &self,
+        model: &Model,
+        input: Tensor,
+        outputs: Outputs,
+    ) -> Result<Ticket, RecogniseError> {
+        self.submit(model, self.asker, false, input, outputs)
     }
 
     fn submit(
@@ -411,7 +438,7 @@ impl Recogniser {
     }
 
     /// Waits for a model, has its outputs read, and notes how it did.
-    fn answer<T>(
+    pub(super) fn answer<T>(
         &self,
         model: &Model,
         ticket: Ticket,
@@ -434,8 +461,28 @@ impl Recogniser {
     }
 }
 
+/// What a classifier says of each of `rows` crops.
+fn read_classes(
+    outputs: &Outputs,
+    rows: usize,
+    manifest: &Manifest,
+) -> Result<Vec<Option<Answer>>, HeadError> {
+    if manifest.head == Head::Faceres {
+        let answers = faceres::decode(outputs, rows)?;
+        return Ok(answers.into_iter().map(|p_male| Some(Answer::Male(p_male?))).collect());
+    }
+    let rows = classifier::decode(outputs, rows, manifest.labels.len())?;
+    let likeliest = |probabilities: Vec<f32>| {
+        let (class, score) = probabilities.into_iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b))?;
+        // Below its threshold it does not know.
+        let is_sure = score >= manifest.thresholds.score && score > 0.0;
+        is_sure.then(|| Answer::Label(manifest.labels[class].as_str().into(), score))
+    };
+    Ok(rows.into_iter().map(likeliest).collect())
+}
+
 /// How an error names a model.
-fn title(manifest: &Manifest) -> String {
+pub(super) fn title(manifest: &Manifest) -> String {
     format!("{} {}", manifest.name, manifest.version)
 }
 

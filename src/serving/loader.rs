@@ -9,13 +9,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use super::engines::Workshop;
 use super::gauges::{Told, shown};
 use super::plan::{Failures, Wanted, arrange};
 use super::watch::find_breach;
 use crate::blobs::Version;
-use crate::inference::service::{lower_priority, lowest_priority};
+use crate::inference::service::{least_priority, lower_priority};
 use crate::models::manifest::Manifest;
 use crate::models::registry::{Registry, RegistryError};
 use crate::models::store::{Store, StoreError, Stored};
@@ -24,6 +25,9 @@ use crate::pipeline::recognise::{Model, ModelSet};
 
 /// How old what a worker knows of the traffics may get.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
+
+/// What was measured longer ago is held against nobody: the machine may have more to do now.
+const COMPARABLE: Duration = Duration::from_secs(600);
 
 /// A model that was loaded when the worker started.
 pub struct Loaded {
@@ -49,6 +53,8 @@ pub struct Setup {
 /// The running thread.
 pub struct Loader {
     is_stopping: Arc<AtomicBool>,
+    /// Whether everything that was wanted at first has been loaded, or could not be.
+    is_settled: watch::Receiver<bool>,
     thread: JoinHandle<()>,
 }
 
@@ -60,17 +66,26 @@ impl Loader {
     pub fn start(setup: Setup, runtime: Handle) -> std::io::Result<Self> {
         let is_stopping = Arc::new(AtomicBool::new(false));
         let is_told = Arc::clone(&is_stopping);
+        let (settled, is_settled) = watch::channel(false);
         // An engine's own threads are as urgent as the one that makes it, and cannot be made more so.
         let is_lone = setup.workshop.threads == 1;
         let thread = std::thread::Builder::new().name("loader".into()).spawn(move || {
             if is_lone {
-                lowest_priority()
+                least_priority()
             } else {
                 lower_priority()
             }
-            Run::new(setup, runtime).run(&is_told);
+            Run::new(setup, runtime).run(&is_told, &settled);
         })?;
-        Ok(Self { is_stopping, thread })
+        Ok(Self { is_stopping, is_settled, thread })
+    }
+
+    /// Waits until the models are those of the traffics, as far as they can be had, so that the first sessions see no
+    /// others; not longer than `limit`.
+    pub async fn settled(&mut self, limit: Duration) {
+        if tokio::time::timeout(limit, self.is_settled.wait_for(|is| *is)).await.is_err() {
+            tracing::warn!("models are still being loaded: sessions begin with the slots' own");
+        }
     }
 
     /// Has the thread end, and waits for it until `limit`: a load that has begun is not broken off.
@@ -109,6 +124,16 @@ struct Held {
     model: Model,
 }
 
+/// What was measured of a model.
+#[derive(Clone, Copy)]
+struct Remembered {
+    measured: Measured,
+    /// Runs since it was loaded, by which it is seen whether it still runs.
+    runs: u64,
+    /// When it had run last.
+    at: Instant,
+}
+
 struct Run {
     worker: String,
     workshop: Workshop,
@@ -121,8 +146,8 @@ struct Run {
     traffics: Vec<(Traffic, Version)>,
     held: Vec<Held>,
     failures: Failures,
-    /// What was measured last of what a traffic could go back to.
-    measured: BTreeMap<Wanted, Measured>,
+    /// What was measured last of each model, and of those that are gone but that a traffic could go back to.
+    measured: BTreeMap<Wanted, Remembered>,
     told: Told,
     is_registry_lost: bool,
 }
@@ -130,11 +155,15 @@ struct Run {
 impl Run {
     fn new(setup: Setup, runtime: Handle) -> Self {
         let Setup { worker, workshop, registry, store, models, defaults } = setup;
-        let mut held = Vec::new();
+        let mut held: Vec<Held> = Vec::new();
         let mut files = BTreeMap::new();
         for (slot, Loaded { stored, model }) in defaults {
-            let names = BTreeSet::from([Wanted::Default(slot.clone())]);
-            held.push(Held { names, manifest: stored.manifest.clone(), model });
+            let name = Wanted::Default(slot.clone());
+            // One model may be that of several slots.
+            match held.iter_mut().find(|held| held.model.id == model.id) {
+                Some(held) => drop(held.names.insert(name)),
+                None => held.push(Held { names: [name].into(), manifest: stored.manifest.clone(), model }),
+            }
             files.insert(slot, (stored.manifest, stored.model));
         }
         Self {
@@ -154,9 +183,10 @@ impl Run {
         }
     }
 
-    fn run(mut self, is_stopping: &AtomicBool) {
+    fn run(mut self, is_stopping: &AtomicBool, settled: &watch::Sender<bool>) {
         while !is_stopping.load(Ordering::Acquire) {
             if !self.step() {
+                settled.send_replace(true);
                 std::thread::park_timeout(POLL_INTERVAL);
             }
         }
@@ -214,7 +244,7 @@ impl Run {
     }
 
     /// Has each slot use what is wanted as far as it is loaded.
-    fn serve(&self, wanted: &BTreeMap<Slot, Split<Wanted>>) {
+    fn serve(&mut self, wanted: &BTreeMap<Slot, Split<Wanted>>) {
         for (slot, split) in wanted {
             let current = self.models.split(slot);
             let Some(next) = arrange(split, current.as_ref(), |wanted| self.loaded(wanted)) else { continue };
@@ -224,6 +254,7 @@ impl Run {
             tracing::info!(%slot, models = shown(&next), "a slot's models change");
             // What is compared is measured at the same time.
             next.models().for_each(|model| model.figures.begin_anew());
+            split.models().for_each(|wanted| drop(self.measured.remove(wanted)));
             self.models.serve(slot.clone(), next);
         }
         for slot in self.models.slots() {
@@ -361,13 +392,20 @@ impl Run {
             Some(wanted_of(&traffic.slot, model))
         };
         let previous: BTreeSet<Wanted> = self.traffics.iter().filter_map(previous).collect();
-        self.measured.retain(|wanted, _| previous.contains(wanted));
+        let held: BTreeSet<&Wanted> = self.held.iter().flat_map(|held| &held.names).collect();
+        self.measured.retain(|wanted, _| previous.contains(wanted) || held.contains(wanted));
+        let now = Instant::now();
         for Held { names, model, .. } in &self.held {
-            let measured = model.figures.tally().measured();
+            let tally = model.figures.tally();
+            let (measured, runs) = (tally.measured(), tally.runs);
             for name in names {
-                // One that nobody asks any longer is remembered as it was.
-                if measured.runs > 0 || !self.measured.contains_key(name) {
-                    self.measured.insert(name.clone(), measured);
+                // One that has not run since, or not since it was loaded anew, is remembered as it was.
+                let is_news = match self.measured.get(name) {
+                    Some(known) => known.runs != runs && measured.runs > 0,
+                    None => true,
+                };
+                if is_news {
+                    self.measured.insert(name.clone(), Remembered { measured, runs, at: now });
                 }
             }
         }

@@ -70,8 +70,10 @@ async fn forward(State(front): State<Front>, grant: Grant, request: Request) -> 
 
 async fn hand_on(front: &Front, grant: Option<&Grant>, request: Request) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
-    let mut headers: Vec<(HeaderName, HeaderValue)> =
-        ASKED.into_iter().filter_map(|name| Some((name.clone(), parts.headers.get(&name)?.clone()))).collect();
+    let mut headers: Vec<(HeaderName, HeaderValue)> = ASKED
+        .into_iter()
+        .filter_map(|name| Some((name.clone(), parts.headers.get(&name)?.clone())))
+        .collect();
     if let Some(tasks) = grant.and_then(|grant| grant.terms.tasks) {
         let tasks = HeaderValue::from_str(&tasks.to_text()).expect("tasks have names of plain letters");
         headers.push((TASKS_HEADER, tasks));

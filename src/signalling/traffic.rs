@@ -57,13 +57,16 @@ struct TrafficList {
     traffic: Vec<Traffic>,
     /// Slot → `name@version` that those in no share are served by now.
     serving: BTreeMap<String, String>,
+    /// `name@version` → why a worker could not load it.
+    not_loaded: BTreeMap<String, String>,
 }
 
 /// `GET /api/traffic`
 async fn list(State(front): State<Front>) -> Result<Response, ApiError> {
     let traffics = models(&front)?.registry.traffics().await.map_err(ModelsError::from)?;
     let traffic = traffics.into_iter().map(|(traffic, _)| traffic).collect();
-    Ok((NO_STORE, Json(TrafficList { traffic, serving: front.workers.serving() })).into_response())
+    let (serving, not_loaded) = (front.workers.serving(), front.workers.not_loaded());
+    Ok((NO_STORE, Json(TrafficList { traffic, serving, not_loaded })).into_response())
 }
 
 /// `GET /api/traffic/{slot}`

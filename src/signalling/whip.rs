@@ -86,6 +86,7 @@ fn check_tasks(grant: &Grant, named: Option<TaskList>) -> Result<(), ApiError> {
         ("faces", named.faces, allowed.faces),
         ("gender", named.gender, allowed.gender),
         ("objects", named.objects, allowed.objects),
+        ("text", named.text, allowed.text),
     ] {
         if is_named && !is_allowed {
             return Err(ApiError::TaskNotAllowed { task });

@@ -87,6 +87,8 @@ pub struct Metrics {
     /// Labels: kind.
     pub detections_total: IntCounterVec,
     /// Labels: outcome.
+    pub text_reads_total: IntCounterVec,
+    /// Labels: outcome.
     pub pictures_total: IntCounterVec,
     /// Labels: stage.
     pub picture_seconds: HistogramVec,
@@ -205,6 +207,11 @@ impl Metrics {
                 &["device"],
             ),
             detections_total: new.counters("vigie_detections_total", "Detections reported, by kind.", &["kind"]),
+            text_reads_total: new.counters(
+                "vigie_text_reads_total",
+                "Text looked for in live sessions, by outcome: searched (pictures, for lines), read, nothing (places), failed, refused.",
+                &["outcome"],
+            ),
             pictures_total: new.counters(
                 "vigie_pictures_total",
                 "Posted pictures, by outcome: recognised, unreadable, failed, withdrawn.",

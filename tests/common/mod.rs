@@ -19,7 +19,7 @@ use vigie::frame::Picture;
 use vigie::inference::batcher::ModelId;
 use vigie::inference::engine::Engine;
 use vigie::inference::ort::{Device, OrtEngine, Runtime};
-use vigie::inference::service::{Options, Service};
+use vigie::inference::service::{Observer, Options, Service};
 use vigie::models::manifest::{Manifest, Task};
 use vigie::models::traffic::Slot;
 use vigie::pipeline::recognise::{Model, ModelSet, Recogniser};
@@ -84,11 +84,16 @@ pub struct Lab {
 impl Lab {
     /// Starts `lanes` lanes; the objects model reads `objects_size` pixels on the longer side.
     pub fn start(lanes: usize, objects_size: u32) -> Self {
+        Self::start_with(lanes, objects_size, &["blazeface", "faceres", "centernet"], Arc::new(()))
+    }
+
+    /// The same with these models, watched by `observer`; their ids count from 1.
+    pub fn start_with(lanes: usize, objects_size: u32, names: &[&str], observer: Arc<dyn Observer>) -> Self {
         let runtime = runtime();
         let service =
-            Service::start(Options { lanes, ..Options::default() }, Arc::new(())).expect("threads start");
+            Service::start(Options { lanes, ..Options::default() }, observer).expect("threads start");
         let models = ModelSet::default();
-        for (id, name) in (1..).zip(["blazeface", "faceres", "centernet"]) {
+        for (id, name) in (1..).zip(names) {
             let (path, mut manifest) = model(name);
             if manifest.task == Task::Objects {
                 manifest.input.size = objects_size;

@@ -197,12 +197,7 @@ async fn whatever_cannot_be_a_model_is_refused_and_leaves_nothing() {
         ("a wrong size", vec![onnx(), text("size", "9999999")], 400, "invalid_option"),
         ("text that is none", vec![("labels", None, vec![0xff, 0xfe]), onnx()], 400, "body_unreadable"),
         ("endless labels", vec![("labels", None, vec![b'a'; 5 << 20]), onnx()], 413, "too_large"),
-        (
-            "a picture that is none",
-            vec![("picture", Some("p"), b"GIF89a".to_vec()), onnx()],
-            422,
-            "picture",
-        ),
+        ("a picture that is none", vec![("picture", Some("p"), b"GIF89a".to_vec()), onnx()], 422, "picture"),
     ] {
         let reply = send(address, "m", &parts);
         let body = reply.json();

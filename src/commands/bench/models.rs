@@ -65,13 +65,8 @@ struct Report {
 
 pub async fn run(args: &ModelsBenchArgs) -> anyhow::Result<()> {
     let wanted = |part: Part| args.only.is_empty() || args.only.contains(&part);
-    let mut report = Report {
-        machine: machine::describe(),
-        overhead: None,
-        upload: None,
-        loading: None,
-        load_after: 0.0,
-    };
+    let mut report =
+        Report { machine: machine::describe(), overhead: None, upload: None, loading: None, load_after: 0.0 };
     let machine = &report.machine;
     println!(
         "vigie {} on {} x {}, load before {:.2}",

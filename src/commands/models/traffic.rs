@@ -219,6 +219,9 @@ async fn list(target: &Target, args: &TrafficArgs) -> anyhow::Result<()> {
     for traffic in traffics {
         writeln!(out, "{}: {traffic}", traffic.slot)?;
     }
+    for (model, why) in body["not_loaded"].as_object().into_iter().flatten() {
+        writeln!(out, "{model} is not loaded: {}", why.as_str().unwrap_or_default())?;
+    }
     Ok(())
 }
 

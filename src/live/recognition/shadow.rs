@@ -23,6 +23,8 @@ pub(super) struct Seen {
 pub(super) struct Shadows {
     faces: Shadow,
     objects: Shadow,
+    /// Never asked.
+    text: Shadow,
 }
 
 #[derive(Default)]
@@ -39,10 +41,14 @@ struct UnderWay {
     threshold: Option<f32>,
 }
 
+/// What pictures are asked for one after the other.
+const KINDS: [Kind; 2] = [Kind::Face, Kind::Object];
+
 fn slot_of(kind: Kind) -> Slot {
     match kind {
         Kind::Face => Slot::Faces,
         Kind::Object => Slot::Objects,
+        Kind::Text => Slot::TextDetect,
     }
 }
 
@@ -51,12 +57,13 @@ impl Shadows {
         match kind {
             Kind::Face => &mut self.faces,
             Kind::Object => &mut self.objects,
+            Kind::Text => &mut self.text,
         }
     }
 
     /// Whether there is any at all: what was found need not be kept otherwise.
     pub fn are_wanted(recogniser: &Recogniser) -> bool {
-        Kind::ALL.iter().any(|kind| recogniser.models().shadow(&slot_of(*kind)).is_some())
+        KINDS.iter().any(|kind| recogniser.models().shadow(&slot_of(*kind)).is_some())
     }
 
     /// Has the shadows look at a picture whose turn it is; `threshold` (0 to 1) is the session's.
@@ -90,7 +97,7 @@ impl Shadows {
 
     /// Compares what has been answered.
     pub fn collect(&mut self, recogniser: &Recogniser) {
-        for kind in Kind::ALL {
+        for kind in KINDS {
             let place = &mut self.of(kind).under_way;
             let Some(answered) = place.take_if(|under_way| under_way.shadowing.is_answered()) else {
                 continue;

@@ -10,6 +10,8 @@ pub mod blazeface;
 pub mod boxes;
 pub mod centernet;
 pub mod classifier;
+pub mod ctc;
+pub mod db;
 pub mod detr;
 pub mod faceres;
 pub mod fastestdet;
@@ -126,9 +128,13 @@ impl<'a> Reading<'a> {
     }
 
     fn wrong(&self, head: &'static str) -> HeadError {
-        let shown = self.outputs.0.iter().map(|(name, tensor)| format!("{name} {:?}", tensor.shape));
-        HeadError::WrongOutputs { head, shapes: shown.collect::<Vec<_>>().join(", ") }
+        wrong_outputs(self.outputs, head)
     }
+}
+
+fn wrong_outputs(outputs: &Outputs, head: &'static str) -> HeadError {
+    let shown = outputs.0.iter().map(|(name, tensor)| format!("{name} {:?}", tensor.shape));
+    HeadError::WrongOutputs { head, shapes: shown.collect::<Vec<_>>().join(", ") }
 }
 
 /// Values of an output that are looked at, spread over all of it.

@@ -440,6 +440,9 @@ impl Looked<'_> {
                 return Ok(Found { head, classes: None });
             }
             Head::Faceres => Some(2),
+            Head::Db => Some(1),
+            // The labels are its characters, and class 0 is none of them.
+            Head::Ctc => None,
         };
         match classes.filter(|classes| *classes > 0) {
             Some(classes) => Ok(Found { head, classes: Some(classes) }),

@@ -59,7 +59,8 @@ impl Slot {
             Self::Gender => Some(Task::Gender),
             Self::Objects => Some(Task::Objects),
             Self::Classify(_) => Some(Task::Classes),
-            Self::TextDetect | Self::TextRead => None,
+            Self::TextDetect => Some(Task::TextDetect),
+            Self::TextRead => Some(Task::TextRead),
         }
     }
 
@@ -70,6 +71,8 @@ impl Slot {
             Task::Gender => Some(Self::Gender),
             Task::Objects => Some(Self::Objects),
             Task::Classes => None,
+            Task::TextDetect => Some(Self::TextDetect),
+            Task::TextRead => Some(Self::TextRead),
         }
     }
 

@@ -43,9 +43,38 @@ pub struct ModelSet {
     table: Arc<RwLock<Table>>,
     not_loaded: Arc<RwLock<BTreeMap<String, String>>>,
     visitor: Visitor,
+    /// The labels on whose tracks text is read; [`WHOLE_PICTURE`] for everywhere.
+    text_on: Arc<[String]>,
 }
 
+/// Stands for a label where lines of text are looked for in the whole picture.
+pub const WHOLE_PICTURE: &str = "*";
+
 impl ModelSet {
+    /// The same models, for reading text on tracks of these labels; on none of them, in the whole picture.
+    pub fn reading_text_on(self, labels: Vec<String>) -> Self {
+        Self { text_on: labels.into(), ..self }
+    }
+
+    /// Where text is read.
+    pub fn text_on(&self) -> Vec<&str> {
+        match &*self.text_on {
+            [] => vec![WHOLE_PICTURE],
+            labels => labels.iter().map(String::as_str).collect(),
+        }
+    }
+
+    /// Whether it was said where text is to be read.
+    pub fn is_told_of_text(&self) -> bool {
+        !self.text_on.is_empty()
+    }
+
+    /// Whether text can be read.
+    pub fn can_read(&self) -> bool {
+        let table = self.read();
+        [Slot::TextDetect, Slot::TextRead].iter().all(|slot| table.contains_key(slot))
+    }
+
     /// The same models as `visitor` sees them: a session, by its bucket and its attributes.
     pub fn seen_by(&self, visitor: Visitor) -> Self {
         Self { visitor, ..self.clone() }

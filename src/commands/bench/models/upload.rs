@@ -30,7 +30,8 @@ pub struct Uploads {
 pub async fn measure(args: &ModelsBenchArgs) -> anyhow::Result<Uploads> {
     println!("\nupload of a model of {BYTES} bytes, to its being served, {ROUNDS} times");
     let registry = Registry::start(&args.inference, &[]).await?;
-    let (mut accepted, mut loaded, mut serving, mut trial) = (Vec::new(), Vec::new(), Vec::new(), Value::Null);
+    let (mut accepted, mut loaded, mut serving, mut trial) =
+        (Vec::new(), Vec::new(), Vec::new(), Value::Null);
     for round in 0..ROUNDS {
         let name = format!("bench-{round}");
         let model = bulk::model(BYTES, round + 1);
