@@ -182,7 +182,8 @@ async fn broken_off(registry: &Registry) {
 async fn in_use(registry: &Registry, other: &Registry) {
     let model = |text: &str| text.parse::<ModelVersion>().unwrap();
     let slot: Slot = "classify:a/b c".parse().unwrap();
-    let mut traffic = Traffic::new(slot.clone(), model("broken@1"));
+    let mut traffic = Traffic::new(slot.clone());
+    traffic.stable = Some(model("broken@1"));
     assert!(
         registry.traffics().await.unwrap().is_empty() && registry.traffic(&slot).await.unwrap().is_none()
     );
@@ -196,7 +197,7 @@ async fn in_use(registry: &Registry, other: &Registry) {
     assert!(matches!(&refused, RegistryError::InUse { slot, .. } if slot == "classify:a/b c"), "{refused:?}");
     registry.remove("broken", 3).await.unwrap();
 
-    traffic.stable = model("together@1");
+    traffic.stable = Some(model("together@1"));
     other.set_traffic(&traffic, Some(&version)).await.unwrap();
     let stale = registry.set_traffic(&traffic, Some(&first)).await;
     assert!(matches!(stale, Err(RegistryError::TrafficChanged { .. })), "{stale:?}");
