@@ -114,8 +114,8 @@ pub fn run(store: &Store, args: &EvalArgs) -> anyhow::Result<()> {
         bail!("--score {} is not from 0 to 1", args.score);
     }
     let Stored { manifest, model } = find(store, &args.model)?;
-    if matches!(manifest.head, Head::Classifier | Head::Faceres) {
-        bail!("{} is a {}, which finds nothing in a picture: only detectors are measured", args.model, manifest.head.name());
+    if matches!(manifest.head, Head::Classifier | Head::Faceres | Head::Db | Head::Ctc) {
+        bail!("{} is a {}, which finds no things in a picture: only detectors are measured", args.model, manifest.head.name());
     }
     let mut labels = read_labels(&args.labels)?;
     let not_in_model = match_classes(&mut labels, &manifest)?;

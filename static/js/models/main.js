@@ -156,7 +156,7 @@ const ADVICE = {
 };
 
 /** Fields that settle a refusal which does not name them itself. @type {Record<string, string[]>} */
-const FIELDS_OF = { reserved_name: ['name'], invalid_name: ['name'] };
+const FIELDS_OF = { reserved_name: ['name'], invalid_name: ['name'], picture: ['picture'] };
 
 /** @param {string} code @param {string} message */
 function fieldsFor(code, message) {

@@ -119,6 +119,8 @@ export const MODEL_TEXTS = {
   refused_models_unavailable: ['This service has no place to keep models.', 'Ce service n’a pas où conserver des modèles.'],
   refused_store_full: ['The store of this service is full.', 'Le stockage de ce service est plein.'],
   refused_store_unavailable: ['The store of this service does not answer.', 'Le stockage de ce service ne répond pas.'],
+  refused_store_not_shared: ['The parts of this service do not share a store.', 'Les parties de ce service ne partagent pas de stockage.'],
+  refused_picture: ['The picture to try it on cannot be read.', 'L’image d’essai ne peut être lue.'],
   refused_trial_lost: ['The worker that tried it is gone.', 'Le processus qui l’essayait a disparu.'],
   refused_body_unreadable: ['It broke off while it was sent.', 'L’envoi a été interrompu.'],
   refused_upload_timed_out: ['It was not sent in time.', 'Il n’a pas été envoyé à temps.'],
