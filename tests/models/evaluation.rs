@@ -67,9 +67,7 @@ fn prepared() -> tempfile::TempDir {
         picture(colour).save(pictures.join(name).with_extension("png")).unwrap();
     }
     std::fs::write(pictures.join("text.png"), "no picture").unwrap();
-    let square = |picture: u32, category: u32| {
-        json!({ "image_id": picture, "category_id": category, "bbox": [48, 80, 16, 16], "area": 256, "iscrowd": 0 })
-    };
+    let square = |picture: u32, category: u32| json!({ "image_id": picture, "category_id": category, "bbox": [48, 80, 16, 16], "area": 256, "iscrowd": 0 });
     let labels = json!({
         "images": [
             { "id": 1, "file_name": "found.png" }, { "id": 2, "file_name": "missed.png" },
@@ -99,7 +97,10 @@ fn a_detector_is_measured_on_pictures() {
     let output = eval(folder.path(), "squares@1", "labels.json", &["--json", "-o", page.to_str().unwrap()]);
     assert!(output.status.success(), "{}", text(&output));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&report["pictures"], &report["truths"], &report["detections"]), (&3.into(), &2.into(), &2.into()));
+    assert_eq!(
+        (&report["pictures"], &report["truths"], &report["detections"]),
+        (&3.into(), &2.into(), &2.into())
+    );
     assert_eq!(report["left_out"].as_array().unwrap().len(), 2, "{report}");
     assert_eq!(report["not_in_model"], json!(["unicorn"]));
     let class = &report["classes"][0];
@@ -110,13 +111,22 @@ fn a_detector_is_measured_on_pictures() {
     assert!((ap - 51.0 / 101.0).abs() < 1e-9, "{report}");
     assert_eq!(report["ap_large"], Value::Null);
     let html = std::fs::read_to_string(&page).unwrap();
-    for part in ["data:image/jpeg;base64,", "<g class=\"right\">", "<g class=\"wrong\">", "<g class=\"missed\">", "unicorn"] {
+    for part in [
+        "data:image/jpeg;base64,",
+        "<g class=\"right\">",
+        "<g class=\"wrong\">",
+        "<g class=\"missed\">",
+        "unicorn",
+    ] {
         assert!(html.contains(part), "the page lacks {part}");
     }
     assert!(!html.contains("http") && !html.contains("<script"), "the page needs something else");
     assert_eq!(html.matches("<figure>").count(), 3);
     let told = text(&eval(folder.path(), "squares", "labels.json", &[]));
-    assert!(told.contains("AP50") && told.contains("Bright Thing") && told.contains("2 pictures were left out"), "{told}");
+    assert!(
+        told.contains("AP50") && told.contains("Bright Thing") && told.contains("2 pictures were left out"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -126,8 +136,10 @@ fn what_cannot_be_measured_is_said() {
     let labels = |images: &str, category: &str| {
         format!(r#"{{"images": [{images}], "categories": [{{"id": 1, "name": "{category}"}}]}}"#)
     };
-    std::fs::write(path.join("other.json"), labels(r#"{"id": 1, "file_name": "found.png"}"#, "unicorn")).unwrap();
-    std::fs::write(path.join("away.json"), labels(r#"{"id": 1, "file_name": "away.png"}"#, "dark thing")).unwrap();
+    std::fs::write(path.join("other.json"), labels(r#"{"id": 1, "file_name": "found.png"}"#, "unicorn"))
+        .unwrap();
+    std::fs::write(path.join("away.json"), labels(r#"{"id": 1, "file_name": "away.png"}"#, "dark thing"))
+        .unwrap();
     std::fs::write(path.join("broken.json"), "{").unwrap();
     let cases: [(&str, &str, &[&str], &str); 7] = [
         ("squares", "other.json", &[], "no class in common"),

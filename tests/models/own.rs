@@ -303,9 +303,7 @@ fn finished_detections_of_rt_detr_are_told_from_yolos() {
             [middle(cell % CELLS), middle(cell / CELLS), 0.125, 0.125]
         })
         .collect();
-    graph
-        .initialisers
-        .extend([floats("parts", &[1, 64, 4], &parts), floats("class", &[1, 1, 1], &[1.0])]);
+    graph.initialisers.extend([floats("parts", &[1, 64, 4], &parts), floats("class", &[1, 1, 1], &[1.0])]);
     graph.nodes.extend([
         node("Gather", &["parts", "index"], &["box"]).with_int("axis", 1),
         node("Concat", &["box", "bright", "class"], &["output0"]).with_int("axis", 2),

@@ -115,7 +115,11 @@ pub fn run(store: &Store, args: &EvalArgs) -> anyhow::Result<()> {
     }
     let Stored { manifest, model } = find(store, &args.model)?;
     if matches!(manifest.head, Head::Classifier | Head::Faceres | Head::Db | Head::Ctc) {
-        bail!("{} is a {}, which finds no things in a picture: only detectors are measured", args.model, manifest.head.name());
+        bail!(
+            "{} is a {}, which finds no things in a picture: only detectors are measured",
+            args.model,
+            manifest.head.name()
+        );
     }
     let mut labels = read_labels(&args.labels)?;
     let not_in_model = match_classes(&mut labels, &manifest)?;
@@ -312,7 +316,8 @@ fn at_threshold(labels: &Labels, found: &[Found], threshold: f32) -> Vec<Shown> 
     for found in found.iter().filter(|found| found.score >= f64::from(threshold)) {
         pictures[found.picture].1.push(found.clone());
     }
-    let shown = |(truths, found): (Vec<Truth>, Vec<Found>)| Shown { verdict: judge(&truths, &found), truths, found };
+    let shown =
+        |(truths, found): (Vec<Truth>, Vec<Found>)| Shown { verdict: judge(&truths, &found), truths, found };
     pictures.into_iter().map(shown).collect()
 }
 
@@ -391,8 +396,7 @@ fn tell(report: &Report, page: Option<&Path>) -> anyhow::Result<()> {
     ];
     print_table(&rows.map(|row| row.map(str::to_owned)))?;
     println!("\nby class; right, wrong and missed at a score of {}", report.threshold);
-    let header =
-        ["CLASS", "THINGS", "AP", "AP50", "AP75", "RIGHT", "WRONG", "MISSED"].map(str::to_owned);
+    let header = ["CLASS", "THINGS", "AP", "AP50", "AP75", "RIGHT", "WRONG", "MISSED"].map(str::to_owned);
     let row = |class: &ClassReport| {
         [
             class.label.clone(),

@@ -85,7 +85,8 @@ impl Labels {
         if file.categories.is_empty() {
             return Err(LabelsError::NoCategories);
         }
-        let (pictures, picture_of) = listed(file.images.into_iter().map(|i| (i.id, i.file_name)), "pictures")?;
+        let (pictures, picture_of) =
+            listed(file.images.into_iter().map(|i| (i.id, i.file_name)), "pictures")?;
         let (categories, category_of) =
             listed(file.categories.into_iter().map(|c| (c.id, c.name)), "categories")?;
         if let Some(name) = pictures.iter().find(|name| !stays_inside(name)) {

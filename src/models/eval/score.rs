@@ -173,14 +173,15 @@ pub fn judge(truths: &[Truth], found: &[Found]) -> Verdict {
     let mut is_found = vec![false; truths.len()];
     for detection in order {
         let Found { bbox, class, .. } = &found[detection];
-        let overlaps = truths.iter().enumerate().filter(|(place, truth)| {
-            truth.class == *class && (truth.is_crowd || !is_found[*place])
-        });
+        let overlaps = truths
+            .iter()
+            .enumerate()
+            .filter(|(place, truth)| truth.class == *class && (truth.is_crowd || !is_found[*place]));
         let overlaps = overlaps.map(|(place, truth)| (place, truth.is_crowd, overlap(bbox, truth)));
         // A crowd only takes what nothing else does.
-        let best = overlaps.filter(|(.., overlap)| *overlap >= 0.5).max_by(|a, b| {
-            b.1.cmp(&a.1).then(a.2.total_cmp(&b.2))
-        });
+        let best = overlaps
+            .filter(|(.., overlap)| *overlap >= 0.5)
+            .max_by(|a, b| b.1.cmp(&a.1).then(a.2.total_cmp(&b.2)));
         match best {
             Some((_, true, _)) => {}
             Some((place, false, _)) => {
@@ -235,8 +236,7 @@ enum Outcome {
 
 impl Compared<'_> {
     fn matched(&self, (least, greatest): (f64, f64)) -> Matched {
-        let is_ignored =
-            |truth: &Truth| truth.is_crowd || truth.area < least || truth.area > greatest;
+        let is_ignored = |truth: &Truth| truth.is_crowd || truth.area < least || truth.area > greatest;
         // Those that count come first.
         let mut order: Vec<usize> = (0..self.truths.len()).collect();
         order.sort_by_key(|&truth| is_ignored(self.truths[truth]));
@@ -379,11 +379,12 @@ mod tests {
     fn crowds_are_neither_right_nor_wrong() {
         let crowd = Truth { is_crowd: true, ..truth(0, 0, [0.0, 0.0, 400.0, 400.0]) };
         let inside = found(0, 0, [100.0, 100.0, 20.0, 20.0], 0.9);
-        let scores = score(1, 1, &[crowd, truth(0, 0, [500.0, 0.0, 40.0, 40.0])], &[
-            inside.clone(),
-            inside,
-            found(0, 0, [500.0, 0.0, 40.0, 40.0], 0.5),
-        ]);
+        let scores = score(
+            1,
+            1,
+            &[crowd, truth(0, 0, [500.0, 0.0, 40.0, 40.0])],
+            &[inside.clone(), inside, found(0, 0, [500.0, 0.0, 40.0, 40.0], 0.5)],
+        );
         assert!(near(scores.all.ap, 1.0), "{scores:?}");
     }
 

@@ -126,13 +126,23 @@ fn pictures(report: &Report, labels: &Labels, shown: &[Shown], folder: &Path, mo
         "<section class=\"figures\"><h2>Pictures</h2>\n<p class=\"lead\">At a score of {} and more, as live recognition shows them; \
          those with most mistakes first{}.</p>\n<p class=\"keys\">",
         report.threshold,
-        if order.len() < shown.len() { format!(", {} of {}", order.len(), shown.len()) } else { String::new() },
+        if order.len() < shown.len() {
+            format!(", {} of {}", order.len(), shown.len())
+        } else {
+            String::new()
+        },
     );
-    for (key, text) in
-        [("right", "found, right"), ("wrong", "found, wrong"), ("missed", "missed"), ("true", "what is there")]
-    {
+    for (key, text) in [
+        ("right", "found, right"),
+        ("wrong", "found, wrong"),
+        ("missed", "missed"),
+        ("true", "what is there"),
+    ] {
         let checked = if key == "true" { "" } else { " checked" };
-        let _ = write!(html, "<label class=\"{key}\"><input type=\"checkbox\" id=\"show-{key}\"{checked}> {text}</label>");
+        let _ = write!(
+            html,
+            "<label class=\"{key}\"><input type=\"checkbox\" id=\"show-{key}\"{checked}> {text}</label>"
+        );
     }
     html += "</p>\n<div class=\"pictures\">\n";
     for place in order {
@@ -208,7 +218,10 @@ fn foot(report: &Report) -> String {
     format!(
         "<footer>{}{}{}<p>vigie {} · head {} · {} detections counted</p></footer>\n",
         list("categories are not measured, since the model does not know them", &report.not_in_model),
-        list("labels of the model are not measured, since the pictures are not labelled with them", &report.not_in_labels),
+        list(
+            "labels of the model are not measured, since the pictures are not labelled with them",
+            &report.not_in_labels
+        ),
         list("pictures were left out", &report.left_out),
         env!("CARGO_PKG_VERSION"),
         report.head,

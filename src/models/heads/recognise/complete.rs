@@ -13,7 +13,9 @@ const GREY: u8 = 114;
 impl Looked<'_> {
     pub(super) fn complete(&self, Found { head, classes }: Found) -> Result<Recognised, Unclear> {
         let mut notes = Vec::new();
-        if matches!(head, Head::Yolo | Head::YoloEnd2end) && matches!(self.written("task"), "segment" | "pose") {
+        if matches!(head, Head::Yolo | Head::YoloEnd2end)
+            && matches!(self.written("task"), "segment" | "pose")
+        {
             notes
                 .push(format!("of a model for \"{}\" only boxes and classes are read", self.written("task")));
         }

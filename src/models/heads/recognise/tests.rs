@@ -145,7 +145,12 @@ fn what_exporters_of_today_write_is_told() {
     type Case<'a> = (Head, &'a [i64], Vec<(&'a str, &'a str)>, Vec<(&'a str, &'a [usize])>);
     let cases: Vec<Case> = vec![
         (Head::Yolo, small, ultralytics("v10Detect", "detect", "False"), vec![("output0", &[1, 7, 2100])]),
-        (Head::YoloEnd2end, small, ultralytics("v10Detect", "detect", "True"), vec![("output0", &[1, 300, 6])]),
+        (
+            Head::YoloEnd2end,
+            small,
+            ultralytics("v10Detect", "detect", "True"),
+            vec![("output0", &[1, 300, 6])],
+        ),
         (Head::YoloEnd2end, small, ultralytics("Detect", "detect", "True"), vec![("output0", &[1, 300, 6])]),
         (Head::Yolo, free_batch, ultralytics("Detect", "detect", "False"), vec![("output0", &[1, 7, 2100])]),
         (
