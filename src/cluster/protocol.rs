@@ -358,9 +358,9 @@ impl PredictOptions {
         };
         let threshold = threshold.map(|score| format!("&threshold={score}")).unwrap_or_default();
         let model = model.as_ref().map(|model| format!("&model={model}")).unwrap_or_default();
-        format!(
-            "faces={faces}&gender={gender}&objects={objects}&text={text}&answer={answer}{threshold}{model}"
-        )
+        // A worker from before there was text is not told of it in vain.
+        let text = if *text { "&text=true" } else { "" };
+        format!("faces={faces}&gender={gender}&objects={objects}{text}&answer={answer}{threshold}{model}")
     }
 }
 
@@ -446,10 +446,11 @@ mod tests {
             attributes: attributes.clone(),
             sticky: Some("tab-1.2_3".parse().unwrap()),
         };
-        let query = "tasks=faces,gender,objects&max_seconds=60&attributes=cohort:b,plan:pro&sticky=tab-1.2_3";
+        let query =
+            "tasks=faces,gender,objects,text&max_seconds=60&attributes=cohort:b,plan:pro&sticky=tab-1.2_3";
         assert_eq!(terms.to_query(), query);
         let read = TermsQuery {
-            tasks: Some("faces,gender,objects".into()),
+            tasks: Some("faces,gender,objects,text".into()),
             max_seconds: Some(60),
             attributes: Some("cohort:b,plan:pro".into()),
             sticky: Some("tab-1.2_3".into()),

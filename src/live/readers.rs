@@ -179,3 +179,74 @@ impl SessionReader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::frame::{I420Buffer, Kind};
+    use crate::inference::service::{Options, Service};
+    use crate::pipeline::recognise::ModelSet;
+    use crate::pipeline::track::{Attribute, Pace, Question, TrackConfig};
+
+    fn whole_picture() -> TrackConfig {
+        let pace = Pace::of_reader();
+        let question = Question { attribute: Attribute::Text, kind: Kind::Text, class: None, pace };
+        TrackConfig { questions: vec![question], ..TrackConfig::default() }
+    }
+
+    fn picture() -> Picture {
+        I420Buffer::black(64, 48).into_picture(0, Instant::now())
+    }
+
+    fn count(metrics: &Metrics, outcome: &str) -> u64 {
+        metrics.text_reads_total.with_label_values(&[outcome]).get()
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_counted_and_asked_for_again() {
+        let service = Service::start(Options { lanes: 1, ..Options::default() }, Arc::new(())).unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let readers = Readers::start(1, &metrics).unwrap();
+        // There is no model.
+        let recogniser = Recogniser::new(service.handle(), ModelSet::default(), 1);
+        let mut reader = SessionReader::new(readers, recogniser, Arc::clone(&metrics));
+        let mut tracker = Tracker::new(whole_picture());
+        for look in 1..=2 {
+            let at = Duration::from_secs(2 * look);
+            reader.begin(&mut tracker, &picture(), at);
+            assert!(reader.is_under_way);
+            // Another picture does not ask twice.
+            reader.begin(&mut tracker, &picture(), at + Duration::from_secs(1));
+            while reader.is_under_way {
+                std::thread::park();
+                assert!(!reader.collect(&mut tracker), "nothing was read");
+            }
+            assert_eq!(count(&metrics, "failed"), look);
+        }
+        assert_eq!(count(&metrics, "refused"), 0);
+    }
+
+    #[test]
+    fn a_session_that_has_ended_is_not_read_for_and_a_full_queue_refuses() {
+        let service = Service::start(Options { lanes: 1, ..Options::default() }, Arc::new(())).unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let (queue, jobs) = sync_channel(1);
+        let readers = Readers(Arc::new(Threads { queue: Some(queue), threads: Vec::new() }));
+        let recogniser = Recogniser::new(service.handle(), ModelSet::default(), 1);
+        let session = || SessionReader::new(readers.clone(), recogniser.clone(), Arc::clone(&metrics));
+        let mut tracker = Tracker::new(whole_picture());
+        let mut first = session();
+        first.begin(&mut tracker, &picture(), Duration::ZERO);
+        let mut second = session();
+        second.begin(&mut tracker, &picture(), Duration::ZERO);
+        assert!(first.is_under_way && !second.is_under_way);
+        assert_eq!(count(&metrics, "refused"), 1);
+        drop((first, second));
+        drop(readers);
+        let jobs = Mutex::new(jobs);
+        read_all(&jobs, &metrics);
+        assert_eq!(count(&metrics, "failed"), 0, "nobody was there to be read for");
+    }
+}

@@ -254,7 +254,9 @@ impl Run {
             tracing::info!(%slot, models = shown(&next), "a slot's models change");
             // What is compared is measured at the same time.
             next.models().for_each(|model| model.figures.begin_anew());
-            split.models().for_each(|wanted| drop(self.measured.remove(wanted)));
+            for wanted in split.models() {
+                self.measured.remove(wanted);
+            }
             self.models.serve(slot.clone(), next);
         }
         for slot in self.models.slots() {
@@ -357,8 +359,10 @@ impl Run {
         let Some(registry) = self.registry.clone() else { return };
         for at in 0..self.traffics.len() {
             let (traffic, version) = &self.traffics[at];
-            let of =
-                |model: Option<&ModelVersion>| self.measured.get(&wanted_of(&traffic.slot, model)).copied();
+            let of = |model: Option<&ModelVersion>| {
+                let remembered = self.measured.get(&wanted_of(&traffic.slot, model))?;
+                (remembered.at.elapsed() < COMPARABLE).then_some(remembered.measured)
+            };
             let Some((model, breach)) = find_breach(traffic, of) else { continue };
             let mut next = traffic.clone();
             let why = format!("on worker {}: {breach}", self.worker);

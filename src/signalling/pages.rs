@@ -17,6 +17,7 @@ pub async fn serve(method: Method, uri: Uri, headers: HeaderMap) -> Response {
         "videos" => "videos.html",
         "models" => "models.html",
         "watch" => "watch.html",
+        "docs" => "docs.html",
         path => path,
     };
     let Some(file) = Static::get(path) else { return ApiError::NotFound.into_response() };

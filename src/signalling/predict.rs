@@ -308,6 +308,13 @@ mod tests {
                 "",
                 Some("faces=true&gender=false&objects=true&answer=json".into()),
             ),
+            (
+                Some("text"),
+                None,
+                None,
+                "",
+                Some("faces=false&gender=false&objects=false&text=true&answer=json".into()),
+            ),
             (Some("ears"), None, None, "", None),
             (Some(""), None, None, "", None),
             (None, Some(1.5), None, "", None),
