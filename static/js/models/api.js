@@ -26,7 +26,7 @@ import { apiUrl, ApiFailure, failureOf } from '../videos/api.js';
  *
  * @typedef {{ model: string, percent: number }} Share
  * @typedef {{ model: string, attribute: string, equals: string }} Variant
- * @typedef {{ max_error_ratio: number, max_p95_ratio: number, min_runs: number }} Guard
+ * @typedef {{ max_error_ratio: number, max_p95_ratio: number, max_p95_ms?: number, min_runs: number }} Guard
  * @typedef {object} Traffic which versions a slot uses, for whom
  * @property {string} slot
  * @property {number} revision
@@ -34,10 +34,11 @@ import { apiUrl, ApiFailure, failureOf } from '../videos/api.js';
  * @property {Share | null} [canary]
  * @property {Variant[]} [variants]
  * @property {Share | null} [shadow]
- * @property {Guard | null} [guard]
+ * @property {Guard} [guard]
+ * @property {string} [previous] what a rollback goes back to: "default" or a version
  * @property {{ at: number, what: string, why?: string }[]} [history]
  *
- * @typedef {{ models: Model[], traffic: Traffic[], serving?: Record<string, string>, slots?: string[] }} Shelf
+ * @typedef {{ models: Model[], traffic: Traffic[], serving?: Record<string, string>, not_loaded?: Record<string, string> }} Shelf why versions that a traffic names are not loaded, by their names
  *
  * @typedef {object} VersionFigures
  * @property {string} model
@@ -118,7 +119,8 @@ function json(method, body) {
 
 /** @returns {Promise<Shelf>} */
 export async function fetchShelf() {
-  return (await ask('api/models')).json();
+  const [models, traffic] = await Promise.all(['api/models', 'api/traffic'].map(async (path) => (await ask(path)).json()));
+  return { ...models, ...traffic };
 }
 
 /** @param {string} name @param {number} version */

@@ -3,7 +3,7 @@
 import { t } from '../i18n.js';
 import { nameOf } from './api.js';
 import { make, percentSlider } from './card.js';
-import { CLASSIFY, candidates, findVersion, labelsToClassify, routesOf, slotFor, titleOf, trafficOf, withRole } from './slots.js';
+import { CLASSIFY, candidates, findVersion, labelsToClassify, routesOf, slotFor, takesShadows, titleOf, trafficOf, withRole } from './slots.js';
 
 /**
  * @typedef {import('./api.js').Shelf} Shelf
@@ -55,7 +55,7 @@ export function ask(dialog, shelf, { model, slot }) {
 
   const roles = make('fieldset', 'roles');
   roles.append(make('legend', '', t('assign_role')));
-  for (const role of ROLES) {
+  for (const role of ROLES.filter((role) => role !== 'shadow' || takesShadows(natural))) {
     const choice = make('label', 'choice');
     const input = Object.assign(document.createElement('input'), { type: 'radio', name: 'role', value: role });
     choice.append(input, make('span', '', t(`assign_${role}`)));

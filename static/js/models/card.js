@@ -20,8 +20,8 @@ import { findVersion, roleText, routesOf, share, titleOf, trafficOf, withoutRout
 
 /** After which no further key of a slider is waited for. */
 const KEY_PAUSE_MS = 400;
-/** What is proposed where no bound is set: as the service's documentation does. */
-const USUAL_GUARD = { max_error_ratio: 0.05, max_p95_ratio: 1.5, min_runs: 200 };
+/** As `Guard::default` in src/models/traffic/guard.rs. */
+const USUAL_GUARD = { max_error_ratio: 0.05, max_p95_ratio: 2, min_runs: 200 };
 
 export class Card {
   element = document.createElement('article');
@@ -50,7 +50,7 @@ export class Card {
     this.#shelf = shelf;
     const traffic = trafficOf(shelf, this.#slot);
     const loaded = routesOf(shelf, this.#slot).map(({ model }) => (model ? (findVersion(shelf, model)?.state?.workers ?? null) : null));
-    const drawn = JSON.stringify([traffic, shelf.serving?.[this.#slot], loaded, document.documentElement.lang]);
+    const drawn = JSON.stringify([traffic, shelf.serving?.[this.#slot], loaded, shelf.not_loaded, document.documentElement.lang]);
     // A slider under somebody's finger stays.
     if (drawn === this.#drawn || this.element.querySelector('input[type="range"]:active')) return;
     this.#drawn = drawn;
@@ -129,7 +129,12 @@ export class Card {
     }
     head.append(make('span', 'route-whom', this.#whom(route)));
     const workers = version?.state?.workers;
-    if (workers !== undefined && !route.isDefault) {
+    const fault = route.model ? this.#shelf.not_loaded?.[route.model] : undefined;
+    if (fault) {
+      const state = make('span', 'route-state', t('not_loaded', { why: fault }));
+      state.dataset.state = 'failed';
+      head.append(state);
+    } else if (workers !== undefined && !route.isDefault) {
       const text = workers === 0 ? t('loading_version') : workers === 1 ? t('loaded_on_1') : t('loaded_on', { n: workers });
       const state = make('span', 'route-state', text);
       state.dataset.state = workers === 0 ? 'loading' : 'loaded';
@@ -167,9 +172,13 @@ export class Card {
     } else if (role === 'variant') {
       controls.append(button(`variant-stop-${route.variant?.attribute}-${route.variant?.equals}`, t('stop'), () => this.#acts.edit(this.#slot, (now) => withoutRoute(now, route))));
     } else if (Card.isManaged(this.#shelf, this.#slot)) {
-      const back = button('roll-back', t('roll_back'), () => this.#acts.rollBack(this.#slot));
-      back.classList.add('danger');
-      controls.append(back, button('to-default', t('to_default'), () => this.#acts.toDefault(this.#slot)));
+      // While something is tried beside it, "Stop" there is the way back.
+      if (!traffic.canary && !traffic.shadow && traffic.previous) {
+        const back = button('roll-back', traffic.previous === 'default' ? t('roll_back_to_default') : t('roll_back_to', { model: traffic.previous }), () => this.#acts.rollBack(this.#slot));
+        back.classList.add('danger');
+        controls.append(back);
+      }
+      controls.append(button('to-default', t('to_default'), () => this.#acts.toDefault(this.#slot)));
     }
     return controls;
   }
@@ -184,28 +193,24 @@ export class Card {
 
   /** @param {Traffic} traffic */
   #guard(traffic) {
-    const { guard } = traffic;
+    const { max_error_ratio, max_p95_ratio, min_runs } = traffic.guard ?? USUAL_GUARD;
     const details = make('details', 'guard');
-    const text = guard
-      ? t('slot_guard_on', { runs: formatNumber(guard.min_runs), errors: share(guard.max_error_ratio * 100), ratio: formatNumber(guard.max_p95_ratio, 1) })
-      : t('slot_guard_off');
+    const text = t('slot_guard_on', { runs: formatNumber(min_runs), errors: share(max_error_ratio * 100), ratio: formatNumber(max_p95_ratio, 1) });
     details.append(make('summary', '', t('slot_guard')), make('p', '', text));
     const form = /** @type {HTMLFormElement} */ (make('form', 'guard-form'));
-    const { max_error_ratio, max_p95_ratio, min_runs } = guard ?? USUAL_GUARD;
     form.append(
       numberEntry('errors', t('guard_errors'), max_error_ratio * 100, { min: 0, max: 100, step: 0.1 }),
       numberEntry('ratio', t('guard_ratio'), max_p95_ratio, { min: 1, max: 100, step: 0.1 }),
-      numberEntry('runs', t('guard_runs'), min_runs, { min: 1, max: 1_000_000, step: 1 }),
+      numberEntry('runs', t('guard_runs'), min_runs, { min: 10, max: 1_000_000, step: 1 }),
     );
     const set = button('guard-set', t('guard_set'), () => {});
     set.type = 'submit';
     form.append(set);
-    if (guard) form.append(button('guard-clear', t('guard_clear'), () => this.#acts.edit(this.#slot, (now) => ({ ...now, guard: null }))));
     form.addEventListener('submit', (event) => {
       event.preventDefault();
       const number = (/** @type {string} */ name) => /** @type {HTMLInputElement} */ (form.elements.namedItem(name)).valueAsNumber;
       const wished = { max_error_ratio: number('errors') / 100, max_p95_ratio: number('ratio'), min_runs: number('runs') };
-      this.#acts.edit(this.#slot, (now) => ({ ...now, guard: wished }));
+      this.#acts.edit(this.#slot, (now) => ({ ...now, guard: { ...now.guard, ...wished } }));
     });
     details.append(form);
     return details;

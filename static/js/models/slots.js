@@ -28,8 +28,8 @@ export function titleOf(slot) {
 }
 
 /** All slots to show, the usual ones first. @param {Shelf} shelf */
-export function slotsOf({ traffic, slots = [], serving = {} }) {
-  return [...new Set([...USUAL, ...slots, ...Object.keys(serving), ...traffic.map(({ slot }) => slot)])];
+export function slotsOf({ traffic, serving = {} }) {
+  return [...new Set([...USUAL, ...Object.keys(serving), ...traffic.map(({ slot }) => slot)])];
 }
 
 /** The slot that a model is for; `classify:` without its label for classifiers. @param {{ task: string }} manifest */
@@ -46,6 +46,11 @@ export function fits(slot, manifest) {
 /** Those that could serve a slot, by name and newest first. @param {Shelf} shelf @param {string} slot @returns {Version[]} */
 export function candidates(shelf, slot) {
   return shelf.models.flatMap(({ versions }) => versions.filter((version) => fits(slot, version)).toReversed());
+}
+
+/** Whether a version can run beside another there, to be compared. @param {string} slot */
+export function takesShadows(slot) {
+  return slot === 'faces' || slot === 'objects';
 }
 
 /** @param {Shelf} shelf @param {string} slot @returns {Traffic} */
