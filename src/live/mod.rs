@@ -16,7 +16,7 @@ mod ingest;
 mod media;
 pub mod peer;
 mod recognition;
-mod sdp;
+pub(crate) mod sdp;
 pub mod session;
 pub mod settings;
 mod usage;
