@@ -234,3 +234,42 @@ impl Jobs {
         if is_deleted { self.erase(job, true).await } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::blobs::Blobs;
+    use crate::jobs::id::JobId;
+    use crate::jobs::queue::{self, Queue};
+    use crate::jobs::record::{Options, Upload};
+    use crate::jobs::service::record_key;
+    use crate::telemetry::metrics::Metrics;
+
+    #[tokio::test]
+    async fn a_write_that_arrived_without_an_answer_costs_no_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(&folder.path().display().to_string()).unwrap();
+        let queue = Queue::local(queue::Options::default());
+        let jobs = Jobs::new(blobs, queue, Duration::from_secs(3600), Arc::new(Metrics::new()));
+        for is_own in [true, false] {
+            let options = Options::read(None, None, None).unwrap();
+            let upload = Upload { sha256: "00".into(), bytes: 1 };
+            let job = Job::new(JobId::random(), &upload, "film", options, Utc::now(), jobs.expiry);
+            let text = serde_json::to_vec(&job).unwrap();
+            jobs.blobs.create(&record_key(job.id), text.into()).await.unwrap();
+            let (job, version) = jobs.look(job.id).await.unwrap();
+            let mut run = Run::new(job, version);
+            // Written, as the store has it; of which the run, if it was its own, heard nothing.
+            let mut written = run.job.clone();
+            jobs.put(&mut written, &run.version).await.unwrap();
+            if is_own {
+                run.unsure.push_back((written.tries, written.updated_at));
+            }
+            let expected = if is_own { Verdict::GoOn } else { Verdict::Lost };
+            assert_eq!(jobs.report(&mut run, Progress::default()).await.unwrap(), expected);
+        }
+    }
+}
