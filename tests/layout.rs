@@ -103,6 +103,7 @@ const PURE: &[&str] = &[
     "live/settings.rs",
     "measures.rs",
     "models/check/",
+    "models/eval/",
     "models/heads/",
     "models/traffic",
     "oip/answer.rs",
