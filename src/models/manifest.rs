@@ -111,6 +111,9 @@ pub enum Head {
     YoloxDecoded,
     /// RT-DETR as Ultralytics exports it: `[N, queries, 4 + classes]`, boxes as parts of the input.
     DetrRows,
+    /// RT-DETR as Ultralytics exports it since 8.4: `[N, queries, 6]`, boxes by centre and size as parts of the
+    /// input, score, class.
+    DetrEnd2end,
     /// `logits [N, queries, classes]` and boxes `[N, queries, 4]` by centre and size, as parts of the input.
     Detr,
     /// Boxes by corners in pixels of the input, scores and classes, each an output.
@@ -130,7 +133,7 @@ pub enum Head {
 }
 
 impl Head {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Blazeface,
         Self::Faceres,
         Self::Centernet,
@@ -140,6 +143,7 @@ impl Head {
         Self::Yolox,
         Self::YoloxDecoded,
         Self::DetrRows,
+        Self::DetrEnd2end,
         Self::Detr,
         Self::Boxes,
         Self::Ssd,
@@ -183,6 +187,7 @@ impl Head {
             Self::Yolox => "yolox",
             Self::YoloxDecoded => "yolox-decoded",
             Self::DetrRows => "detr-rows",
+            Self::DetrEnd2end => "detr-end2end",
             Self::Detr => "detr",
             Self::Boxes => "boxes",
             Self::Ssd => "ssd",

@@ -15,6 +15,7 @@ pub async fn serve(method: Method, uri: Uri, headers: HeaderMap) -> Response {
     let path = match uri.path().trim_start_matches('/') {
         "" => "index.html",
         "videos" => "videos.html",
+        "models" => "models.html",
         "watch" => "watch.html",
         "docs" => "docs.html",
         path => path,

@@ -73,8 +73,14 @@ const sticky = Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => b
 export function openSignalling(resume) {
   const url = new URL('api/session', document.baseURI);
   url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
-  if (resume) url.searchParams.set('resume', resume);
-  else url.searchParams.set('sticky', sticky);
+  if (resume) {
+    url.searchParams.set('resume', resume);
+  } else {
+    // What a rollout of models tells sessions apart by: `?attributes=cohort:b` on the page's address, and the word.
+    const attributes = new URLSearchParams(location.search).get('attributes');
+    if (attributes) url.searchParams.set('attributes', attributes);
+    url.searchParams.set('sticky', sticky);
+  }
   // A socket can carry no header but this one; what is no token would be no subprotocol either.
   const isToken = token !== null && /^[\w.-]+$/.test(token);
   return isToken ? new WebSocket(url, ['vigie', `vigie.token.${token}`]) : new WebSocket(url);

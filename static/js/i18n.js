@@ -13,6 +13,7 @@ const TEXTS = {
   pages: ['Pages', 'Pages'],
   page_live: ['Live', 'Direct'],
   page_videos: ['Videos', 'Vidéos'],
+  page_models: ['Models', 'Modèles'],
   skip: ['Skip to the controls', 'Aller aux commandes'],
   language: ['Language', 'Langue'],
   theme: ['Colours', 'Couleurs'],

@@ -7,6 +7,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod conversion;
+mod evaluation;
 mod hostile;
 mod onnx;
 mod own;

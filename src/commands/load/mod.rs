@@ -1,6 +1,6 @@
 //! `vigie load`: many synthetic browsers, and clients that post pictures, against a running service.
 
-mod chart;
+pub(super) mod chart;
 mod page;
 mod summary;
 

@@ -1,6 +1,7 @@
-//! `vigie models`: fetches, lists, checks, adds and removes the models of a folder.
+//! `vigie models`: fetches, lists, checks, adds, measures and removes the models of a folder.
 
 mod add;
+mod eval;
 mod print;
 mod pull;
 mod traffic;
@@ -36,6 +37,8 @@ pub enum ModelsCommand {
     Check,
     /// Add a model of your own: check the ONNX file, try it in a process of its own, keep it.
     Add(Box<add::AddArgs>),
+    /// Measure a detector on labelled pictures as COCO does: precision and recall, a table, a page with pictures.
+    Eval(eval::EvalArgs),
     /// Remove one version of a model, NAME@VERSION.
     Remove { model: String },
     /// Show or change which versions a running service uses, and for whom.
@@ -53,6 +56,7 @@ pub fn run(args: ModelsArgs) -> anyhow::Result<()> {
         ModelsCommand::List => list(&store),
         ModelsCommand::Check => check(&store),
         ModelsCommand::Add(args) => add::add(&store, &args),
+        ModelsCommand::Eval(args) => eval::run(&store, &args),
         ModelsCommand::Remove { model } => add::remove(&store, &model),
         ModelsCommand::Traffic(args) => traffic::run(&args),
         ModelsCommand::Trial(args) => trial::run(&args),
