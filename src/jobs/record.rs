@@ -65,7 +65,7 @@ pub struct Options {
 /// An option that cannot be meant.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum InvalidOptions {
-    #[error("{name:?} is no task: there are faces, gender and objects")]
+    #[error("{name:?} is no task: there are faces, gender, objects and text")]
     UnknownTask { name: String },
     #[error("threshold is not between 0 and 1")]
     Threshold,

@@ -76,7 +76,7 @@ fn list(store: &Store) -> anyhow::Result<()> {
         let [task, input, labels, licence] = match stored {
             Ok(Stored { manifest, .. }) => [
                 manifest.task.name().to_owned(),
-                format!("{0}x{0}", manifest.input.size),
+                format!("{}x{}", manifest.input.size, manifest.input.height.unwrap_or(manifest.input.size)),
                 manifest.labels.len().to_string(),
                 manifest.provenance.licence.clone(),
             ],
