@@ -111,6 +111,7 @@ const PURE: &[&str] = &[
     "oip/metadata.rs",
     "oip/numbers.rs",
     "oip/request.rs",
+    "oip/shapes.rs",
     "oip/tensors.rs",
     "pipeline/agree.rs",
     "pipeline/labels.rs",

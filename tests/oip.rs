@@ -98,6 +98,7 @@ fn what_cannot_be_taken_is_refused_by_its_code_and_harms_nothing() {
         ("GET", "/v2/models/nonsense", 404, "unknown_model"),
         ("POST", "/v2/models/faceres/versions/99/infer", 404, "unknown_version"),
         ("GET", "/v2/models/%00/ready", 404, "unknown_model"),
+        ("GET", "/v2/models/%ff", 400, "invalid_request"),
         ("GET", INFER, 405, "method_not_allowed"),
         ("GET", "/v2/nonsense", 404, "not_found"),
     ] {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{Path, Request, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -100,6 +102,17 @@ struct Named {
     version: Option<String>,
 }
 
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let named = Path::from_request_parts(parts, state).await;
+        named
+            .map(|Path(named)| named)
+            .map_err(|error: PathRejection| refuse(&OipError::Unreadable { reason: error.body_text() }))
+    }
+}
+
 impl Named {
     /// The model, if there is it and the token allows it.
     fn find(&self, oip: &Oip, headers: &HeaderMap) -> Result<Loaded, OipError> {
@@ -121,7 +134,7 @@ async fn ready(State(oip): State<Arc<Oip>>) -> Response {
     (status, Json(json!({ "ready": is_ready }))).into_response()
 }
 
-async fn model(State(oip): State<Arc<Oip>>, Path(named): Path<Named>, headers: HeaderMap) -> Response {
+async fn model(State(oip): State<Arc<Oip>>, named: Named, headers: HeaderMap) -> Response {
     let loaded = match named.find(&oip, &headers) {
         Ok(loaded) => loaded,
         Err(refusal) => return refuse(&refusal),
@@ -137,7 +150,7 @@ async fn model(State(oip): State<Arc<Oip>>, Path(named): Path<Named>, headers: H
     Json(metadata::Model::new(name, versions, &loaded.ports)).into_response()
 }
 
-async fn model_ready(State(oip): State<Arc<Oip>>, Path(named): Path<Named>, headers: HeaderMap) -> Response {
+async fn model_ready(State(oip): State<Arc<Oip>>, named: Named, headers: HeaderMap) -> Response {
     match named.find(&oip, &headers) {
         Ok(loaded) => Json(json!({ "name": loaded.manifest().name, "ready": true })).into_response(),
         Err(refusal) => refuse(&refusal),
@@ -155,7 +168,7 @@ async fn index(State(oip): State<Arc<Oip>>) -> Json<Vec<IndexEntry>> {
     Json(oip.runner.loaded().into_iter().map(entry).collect())
 }
 
-async fn infer(State(oip): State<Arc<Oip>>, Path(named): Path<Named>, request: Request) -> Response {
+async fn infer(State(oip): State<Arc<Oip>>, named: Named, request: Request) -> Response {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
     let answered = match named

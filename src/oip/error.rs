@@ -43,6 +43,8 @@ pub enum OipError {
     TooLarge { max_bytes: usize },
     #[error("input {name:?} has {given} elements, more than {max} would hold live sessions up")]
     TooManyElements { name: String, given: u64, max: usize },
+    #[error("this model has been asked with {max} different shapes already: choose one of them, such as {usual:?}")]
+    TooManyShapes { max: usize, usual: Vec<usize> },
     #[error("the request was not sent in time")]
     TimedOut,
     #[error("too many requests wait already")]
@@ -91,6 +93,7 @@ impl OipError {
             }
             Self::WrongData { .. } => "wrong_data",
             Self::TooLarge { .. } | Self::TooManyElements { .. } => "too_large",
+            Self::TooManyShapes { .. } => "too_many_shapes",
             Self::TimedOut => "timed_out",
             Self::Overloaded => "overloaded",
             Self::Unloaded => "unloaded",

@@ -13,4 +13,5 @@ pub mod metadata;
 mod numbers;
 pub mod request;
 pub mod runner;
+mod shapes;
 pub mod tensors;

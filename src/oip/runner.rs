@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::error::OipError;
+use super::shapes::Shapes;
 use crate::inference::batcher::{BACKGROUND, Limits, ModelId};
 use crate::inference::engine::{Description, EngineError};
 use crate::inference::service::{Ask, Completed, Handle};
@@ -18,6 +19,8 @@ const MAX_INSIDE: usize = 512;
 const MAX_MEMORY_KIB: usize = 256 << 10;
 /// Pictures of the model's own size that one request may hold a lane for: no more than a crowd's faces do.
 const MAX_PICTURES: usize = 8;
+/// Models whose shapes are known, before those that have gone are looked for.
+const MAX_MODELS: usize = 64;
 /// Colours of a picture.
 const CHANNELS: usize = 3;
 
@@ -58,6 +61,7 @@ pub struct Runner {
     places: Semaphore,
     /// In whose name to ask, each number as often as an asker may have requests waiting.
     askers: Mutex<Vec<u64>>,
+    shapes: Mutex<Shapes>,
 }
 
 impl Runner {
@@ -73,6 +77,7 @@ impl Runner {
             memory: Semaphore::new(MAX_MEMORY_KIB),
             places: Semaphore::new(askers.len()),
             askers: Mutex::new(askers),
+            shapes: Mutex::default(),
         }
     }
 
@@ -137,6 +142,7 @@ impl Runner {
         if inputs.is_empty() {
             return Err(OipError::Failed { reason: "it takes nothing".to_owned() });
         }
+        self.admit_shapes(model, &inputs)?;
         let _place = self.places.acquire().await.map_err(|_| OipError::Stopping)?;
         let asker = self.take_asker()?;
         let others = inputs.split_off(1);
@@ -152,6 +158,14 @@ impl Runner {
             other => OipError::Failed { reason: other.to_string() },
         };
         self.handle.queue(ask).map_err(refused)?.await.map_err(refused)
+    }
+
+    fn admit_shapes(&self, model: &Loaded, inputs: &[Tensor]) -> Result<(), OipError> {
+        let mut shapes = self.shapes.lock().unwrap_or_else(PoisonError::into_inner);
+        if shapes.len() > MAX_MODELS {
+            shapes.keep_only(|id| self.handle.describe(id).is_some());
+        }
+        shapes.admit(model.model.id, inputs)
     }
 
     fn take_asker(&self) -> Result<Asker<'_>, OipError> {
