@@ -43,7 +43,9 @@ pub enum OipError {
     TooLarge { max_bytes: usize },
     #[error("input {name:?} has {given} elements, more than {max} would hold live sessions up")]
     TooManyElements { name: String, given: u64, max: usize },
-    #[error("this model has been asked with {max} different shapes already: choose one of them, such as {usual:?}")]
+    #[error(
+        "this model has been asked with {max} different shapes already: choose one of them, such as {usual:?}"
+    )]
     TooManyShapes { max: usize, usual: Vec<usize> },
     #[error("the request was not sent in time")]
     TimedOut,
