@@ -6,13 +6,14 @@
 //! report, and what it keeps from one picture to the next are buffers.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::detect::detect;
 use super::prepare::{PrepareError, prepare_faces_in, prepare_in};
 use crate::frame::{Detection, Kind, Picture};
+use crate::imgproc::{Halves, ImgError, Source};
 use crate::inference::batcher::ModelId;
 use crate::inference::engine::EngineError;
 use crate::inference::service::{Ask, Completed, Handle, Ticket, Turn};
@@ -28,6 +29,8 @@ const MAX_CROPS: usize = 8;
 pub enum RecogniseError {
     #[error("no model is loaded for {0:?}")]
     NoModel(Task),
+    #[error("the picture is not usable")]
+    Picture(#[from] ImgError),
     #[error("model {model} could not be given the picture")]
     Prepare {
         model: String,
@@ -181,16 +184,21 @@ impl Classifying {
     }
 }
 
-/// Buffers of requests that were answered, for the next ones of the same model.
+/// Buffers that the next pictures use again.
 #[derive(Default)]
-struct Spares(Mutex<Vec<(ModelId, Tensor, Outputs)>>);
+struct Spares {
+    /// Of requests that were answered, for the next ones of the same model.
+    requests: Mutex<Vec<(ModelId, Tensor, Outputs)>>,
+    /// Of pictures that were prepared.
+    halves: Mutex<Halves>,
+}
 
 /// Pictures under way, times models: more buffers than this are not needed.
 const MAX_SPARES: usize = 6;
 
 impl Spares {
     fn take(&self, model: ModelId) -> (Tensor, Outputs) {
-        let mut spares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spares = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         let found = spares.iter().position(|(of, ..)| *of == model);
         found
             .map(|index| spares.swap_remove(index))
@@ -199,7 +207,7 @@ impl Spares {
     }
 
     fn keep(&self, model: ModelId, input: Tensor, outputs: Outputs) {
-        let mut spares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spares = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         if spares.len() == MAX_SPARES {
             // The oldest may be of a model that is no longer asked.
             spares.remove(0);
@@ -214,15 +222,15 @@ pub struct Recogniser {
     handle: Handle,
     models: ModelSet,
     asker: u64,
-    /// Whether it has queued for a turn before.
-    has_asked: Arc<AtomicBool>,
+    /// Turns that it has queued for.
+    turns: Arc<AtomicU64>,
     spares: Arc<Spares>,
 }
 
 impl Recogniser {
     /// `asker` is the session's or job's number, by which the service takes turns.
     pub fn new(handle: Handle, models: ModelSet, asker: u64) -> Self {
-        Self { handle, models, asker, has_asked: Arc::default(), spares: Arc::default() }
+        Self { handle, models, asker, turns: Arc::default(), spares: Arc::default() }
     }
 
     /// The models that it asks.
@@ -232,7 +240,7 @@ impl Recogniser {
 
     /// Queues for the asker's next turn to begin a picture; the calling thread is unparked when it comes.
     pub fn ask_turn(&self) -> Turn {
-        let is_first = !self.has_asked.swap(true, Ordering::Relaxed);
+        let is_first = self.turns.fetch_add(1, Ordering::Relaxed) == 0;
         self.handle.ask_turn(self.asker, is_first)
     }
 
@@ -310,7 +318,9 @@ impl Recogniser {
         scores: &MinScores,
     ) -> Result<Begun, RecogniseError> {
         let started = Instant::now();
-        let ask = |task, is_wanted: bool| is_wanted.then(|| self.ask(task, picture)).transpose();
+        let mut halves = self.spares.halves.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut source = Source::new(picture, &mut halves)?;
+        let mut ask = |task, is_wanted: bool| is_wanted.then(|| self.ask(task, &mut source)).transpose();
         // The first model runs while the second one's input is prepared.
         let asked = [ask(Task::Faces, tasks.faces)?, ask(Task::Objects, tasks.objects)?];
         let submitted = Instant::now();
@@ -338,7 +348,7 @@ impl Recogniser {
         Ok(found)
     }
 
-    fn ask(&self, task: Task, picture: &Picture) -> Result<Asked, RecogniseError> {
+    fn ask(&self, task: Task, picture: &mut Source<'_>) -> Result<Asked, RecogniseError> {
         let model = self.models.find(task).ok_or(RecogniseError::NoModel(task))?;
         let (used, outputs) = self.spares.take(model.id);
         let prepared = prepare_in(used, picture, &model.manifest.input)
@@ -395,7 +405,9 @@ impl Recogniser {
         outputs: Outputs,
     ) -> Result<Ticket, RecogniseError> {
         let refused = |source| RecogniseError::Infer { model: title(&model.manifest), source };
-        let ask = Ask { model: model.id, asker: self.asker, is_ahead, input, outputs };
+        // Who never queues, such as a video's follower, is no newcomer.
+        let is_first = self.turns.load(Ordering::Relaxed) == 1;
+        let ask = Ask { model: model.id, asker: self.asker, is_ahead, is_first, input, outputs };
         self.handle.queue(ask).map_err(refused)
     }
 
