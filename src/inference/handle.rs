@@ -29,7 +29,8 @@ impl Handle {
     /// [`EngineError::Overloaded`] when the queue is full, [`EngineError::NotInstalled`] when the model
     /// is not there (any more), [`EngineError::Stopped`] when the service has ended.
     pub fn submit(&self, model: ModelId, asker: u64, input: Tensor) -> Result<Ticket, EngineError> {
-        self.queue(Ask { model, asker, is_ahead: false, input, outputs: Outputs::default() })
+        let outputs = Outputs::default();
+        self.queue(Ask { model, asker, is_ahead: false, is_first: false, input, outputs })
     }
 
     /// As [`Handle::submit`], with all that can be said of a request.
@@ -37,9 +38,9 @@ impl Handle {
     /// # Errors
     /// As [`Handle::submit`].
     pub fn queue(&self, ask: Ask) -> Result<Ticket, EngineError> {
-        let Ask { model, asker, is_ahead, input, outputs } = ask;
+        let Ask { model, asker, is_ahead, is_first, input, outputs } = ask;
         let (work, ticket) = ticket(input, outputs);
-        let request = Request { model, asker, is_ahead, payload: work };
+        let request = Request { model, asker, is_ahead, is_first, payload: work };
         let mut state = self.shared.lock();
         if state.is_stopping {
             return Err(EngineError::Stopped);
@@ -92,6 +93,8 @@ pub struct Ask {
     pub asker: u64,
     /// Runs before the asker's other requests.
     pub is_ahead: bool,
+    /// Belongs to the asker's first picture: runs before everybody else's.
+    pub is_first: bool,
     /// The batch on axis 0.
     pub input: Tensor,
     /// Filled with the outputs, in place of new ones where it has their size: those of an earlier answer.
