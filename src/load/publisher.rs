@@ -15,9 +15,11 @@ use str0m::{Candidate, Event, IceConnectionState, Input, Output, Rtc, RtcError};
 use tokio::net::UdpSocket;
 
 use super::clip::Clip;
+use super::counter::Reader;
 use super::signalling::{Received, Signalling};
 use super::target::{Target, TargetError};
 use crate::cluster::protocol::ServerMessage;
+use crate::frame;
 use crate::pipeline::report::{FrameReport, Timings};
 
 /// What a synthetic browser does.
@@ -32,6 +34,8 @@ pub struct PublisherConfig {
     pub settings: Value,
     /// End as soon as the first report has come.
     pub stop_at_first_report: bool,
+    /// The clip is a [`counted`](super::counter::counted) one: decode the annotated track and read its numbers.
+    pub reads_counter: bool,
 }
 
 /// Why a visit ended before its time.
@@ -150,6 +154,8 @@ pub struct Outcome {
     /// When each annotated picture had come in full, since the publisher's start, and how long after its
     /// frame was written.
     pub annotated: Vec<(Duration, Duration)>,
+    /// By the numbers in them, how old annotated pictures were once they were decoded.
+    pub glass: Vec<Duration>,
     /// Pictures that the server says newer ones replaced.
     pub dropped: u64,
     pub key_frames_asked: u64,
@@ -198,6 +204,7 @@ pub struct Publisher {
     next_frame: usize,
     /// RTP timestamp and instant of the frames sent last.
     sent: VecDeque<(u32, Instant)>,
+    counter: Option<Reader>,
     pub outcome: Outcome,
     is_asked_to_migrate: bool,
     /// Since when no answer to ICE's checks has come.
@@ -249,6 +256,7 @@ impl Publisher {
         });
         let control = change.add_channel("control".into());
         let (offer, pending) = change.apply().expect("media and channels were added");
+        let counter = config.reads_counter.then(Reader::default);
         Ok(Self {
             config,
             socket,
@@ -266,6 +274,7 @@ impl Publisher {
             connected: false,
             next_frame: 0,
             sent: VecDeque::with_capacity(REMEMBERED_FRAMES),
+            counter,
             outcome: Outcome::default(),
             is_asked_to_migrate: false,
             silent_since: None,
@@ -399,6 +408,10 @@ impl Publisher {
                 if let Some(sent) = self.sent_at(data.time.numer() as u32) {
                     self.outcome.annotated.push((self.began.elapsed(), sent.elapsed()));
                 }
+                let codec = frame::Codec::from_mime(&format!("video/{}", data.params.spec().codec));
+                if let (Some(counter), Some(codec)) = (&mut self.counter, codec) {
+                    self.outcome.glass.extend(counter.age(codec, &data.data));
+                }
             }
             Event::KeyframeRequest(_) => {
                 self.outcome.key_frames_asked += 1;
@@ -473,7 +486,11 @@ impl Publisher {
         let payload = writer.payload_params().find(|p| p.spec().codec == Codec::Vp8).map(|p| p.pt());
         let payload = payload.ok_or_else(|| VisitError::Unexpected("VP8 was not negotiated".into()))?;
         let frames = &self.config.clip.frames;
-        let frame = frames[self.next_frame % frames.len()].clone();
+        let number = self.next_frame % frames.len();
+        let frame = frames[number].clone();
+        if let Some(counter) = &mut self.counter {
+            counter.note_sent(number as u16, now);
+        }
         writer.write(payload, now, MediaTime::from_90khz(media_ticks), frame.to_vec())?;
         self.next_frame += 1;
         self.outcome.sent_at.push(now.duration_since(self.began));

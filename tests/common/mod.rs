@@ -7,6 +7,7 @@
 pub mod cluster;
 pub mod media;
 pub mod process;
+pub mod s3;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -143,6 +143,7 @@ fn publisher(service: &Service, args: &LiveArgs, settings: Value) -> PublisherCo
         duration: WARM_UP + Duration::from_secs(args.seconds),
         settings,
         stop_at_first_report: false,
+        reads_counter: false,
     }
 }
 
