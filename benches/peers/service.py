@@ -39,7 +39,7 @@ def environment():
 
 def has_gstreamer():
     """Whether the elements and bindings are there that the webrtcbin server needs."""
-    code = ("import gi; [gi.require_version(n, '1.0') for n in ('Gst', 'GstRtp', 'GstSdp', 'GstWebRTC')];"
+    code = ("import gi; [gi.require_version(n, '1.0') for n in ('Gst', 'GstRtp', 'GstSdp', 'GstWebRTC')]; gi.require_version('Nice', '0.1');"
             "from gi.repository import Gst; Gst.init(None);"
             "assert all(map(Gst.ElementFactory.find, ('webrtcbin', 'nicesrc', 'vp8dec', 'vp8enc', 'rtpvp8pay', 'dtlsenc', 'srtpenc')))")
     return subprocess.run([environment(), "-c", code], capture_output=True).returncode == 0

@@ -10,7 +10,9 @@ pictures as were recognised. It speaks vigie's signalling, so that `vigie load` 
 
 import argparse
 import asyncio
+import datetime
 import json
+import re
 import threading
 import time
 
@@ -18,18 +20,37 @@ import cv2
 import gi
 import numpy as np
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 gi.require_version("Gst", "1.0")
 gi.require_version("GstRtp", "1.0")
 gi.require_version("GstSdp", "1.0")
 gi.require_version("GstWebRTC", "1.0")
-from gi.repository import Gst, GstRtp, GstSdp, GstWebRTC  # noqa: E402
+gi.require_version("Nice", "0.1")
+from gi.repository import Gst, GstRtp, GstSdp, GstWebRTC, Nice  # noqa: E402
 
 from recognition import Models, draw, report, welcome  # noqa: E402
 
 RTP_CLOCK = 90_000
 # The sender's timestamps of pictures that are on their way through the decoder.
 REMEMBERED = 256
+# The returned track's source.
+SSRC = 0x5EED
+# GStreamer 1.22 gives its ICE agent away without a reference for whoever asks.
+KEPT = []
+
+
+def certificate():
+    """A key and its certificate on the curve that every browser takes: GStreamer's own are RSA, which `vigie load` refuses."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name, now = x509.Name([]), datetime.datetime.now(datetime.timezone.utc)
+    day = datetime.timedelta(days=1)
+    signed = (x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - day, now + day)
+              .sign(key, hashes.SHA256()))
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return (signed.public_bytes(serialization.Encoding.PEM) + private).decode()
 
 
 class Session:
@@ -41,10 +62,25 @@ class Session:
         self.pipeline = Gst.Pipeline.new()
         self.webrtc = Gst.ElementFactory.make("webrtcbin")
         self.webrtc.set_property("bundle-policy", GstWebRTC.WebRTCBundlePolicy.MAX_BUNDLE)
+        self.pipeline.connect("deep-element-added", self.on_element)
         self.pipeline.add(self.webrtc)
+        # Of itself it would look for addresses on the network only.
+        loopback = Nice.Address.new()
+        loopback.set_from_string("127.0.0.1")
+        agent = self.webrtc.get_property("ice-agent")
+        KEPT.append(agent)
+        agent.get_property("agent").add_local_address(loopback)
         self.webrtc.connect("pad-added", self.on_pad)
         self.webrtc.connect("on-data-channel", self.on_channel)
         self.pipeline.set_state(Gst.State.PLAYING)
+
+    def on_element(self, _pipeline, _bin, element):
+        """Has the transport begin anew with our certificate: webrtcbin has no property for it."""
+        name = element.get_factory().get_name() if element.get_factory() else ""
+        if name == "dtlssrtpdec":
+            element.set_property("pem", self.server.certificate)
+        if name in ("dtlssrtpdec", "dtlssrtpenc"):
+            element.set_property("connection-id", element.get_property("connection-id") + "-own")
 
     async def answer(self, offer):
         _, sdp = GstSdp.SDPMessage.new_from_text(offer)
@@ -53,11 +89,15 @@ class Session:
         await self.call("set-remote-description", description)
         self.add_return(payload)
         created = await self.call("create-answer", None)
-        answer = created.get_value("answer")
-        await self.call("set-local-description", answer)
+        await self.call("set-local-description", created.get_value("answer"))
         while self.webrtc.get_property("ice-gathering-state") != GstWebRTC.WebRTCICEGatheringState.COMPLETE:
             await asyncio.sleep(0.005)
-        return self.webrtc.get_property("local-description").sdp.as_text()
+        answer = self.webrtc.get_property("local-description").sdp.as_text()
+        # webrtcbin takes the fingerprint of all that is in the PEM text, the key too.
+        own = x509.load_pem_x509_certificate(self.server.certificate.encode()).fingerprint(hashes.SHA256()).hex(":").upper()
+        answer = re.sub(r"a=fingerprint:\S+ [0-9A-F:]+", f"a=fingerprint:sha-256 {own}", answer)
+        # Without caps from the payloader yet, it says nothing of the returned track's source.
+        return answer.replace("a=sendrecv\r\n", f"a=sendrecv\r\na=ssrc:{SSRC} cname:peer\r\n", 1)
 
     def call(self, action, argument):
         future = self.loop.create_future()
@@ -71,8 +111,8 @@ class Session:
             "appsrc name=source is-live=true format=time block=false max-buffers=2 leaky-type=downstream ! "
             "video/x-raw,format=RGB,width=640,height=480,framerate=30/1 ! videoconvert ! video/x-raw,format=I420 ! "
             "vp8enc deadline=1 cpu-used=8 target-bitrate=1200000 keyframe-max-dist=300 threads=1 lag-in-frames=0 ! "
-            f"rtpvp8pay pt={payload} timestamp-offset=0 picture-id-mode=15-bit ! "
-            f"application/x-rtp,media=video,encoding-name=VP8,payload={payload},clock-rate=90000", True)
+            f"rtpvp8pay pt={payload} ssrc={SSRC} timestamp-offset=0 picture-id-mode=15-bit ! "
+            f"capsfilter caps=application/x-rtp,media=video,encoding-name=VP8,payload={payload},clock-rate=90000", True)
         self.source = part.get_by_name("source")
         self.pipeline.add(part)
         part.sync_state_with_parent()
@@ -133,7 +173,7 @@ class Session:
 
 class Server:
     def __init__(self, options):
-        self.models, self.lossless = Models(options.models), options.lossless
+        self.models, self.lossless, self.certificate = Models(options.models), options.lossless, certificate()
         self.turns = threading.BoundedSemaphore(options.threads)
 
     def recognise(self, rgb):

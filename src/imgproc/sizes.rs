@@ -50,11 +50,8 @@ impl<'a> Source<'a> {
 
     /// All three planes at `width` × `height`.
     pub(super) fn planes(&mut self, width: usize, height: usize) -> Result<[&Mat; 3], ImgError> {
-        let levels = [
-            self.make(0, width, height)?,
-            self.make(1, width, height)?,
-            self.make(2, width, height)?,
-        ];
+        let levels =
+            [self.make(0, width, height)?, self.make(1, width, height)?, self.make(2, width, height)?];
         let made = |index: usize| match levels[index] {
             Level::Whole => self.planes[index].mat(),
             Level::Halved(level) => &self.halves.halved[index][level],

@@ -191,7 +191,10 @@ fn what_does_not_fit_is_an_error() {
         assert!(crop_square(&source, &square, 4, &mut [0; 48]).is_err(), "{square:?}");
     }
     let lying = Picture { width: 9, ..source };
-    assert!(matches!(letterboxed(&lying, (4, 4), at, 0, &mut [0; 48]), Err(ImgError::Planes { index: 0, .. })));
+    assert!(matches!(
+        letterboxed(&lying, (4, 4), at, 0, &mut [0; 48]),
+        Err(ImgError::Planes { index: 0, .. })
+    ));
 }
 
 #[test]

@@ -117,7 +117,8 @@ impl Reader {
             self.decoder = Some((codec, Decoder::open(codec, 1).ok()?));
         }
         let (_, decoder) = self.decoder.as_mut()?;
-        let picture = decoder.decode(&frame_of(codec, Bytes::copy_from_slice(data), false), MAX_PIXELS).ok()??;
+        let picture =
+            decoder.decode(&frame_of(codec, Bytes::copy_from_slice(data), false), MAX_PIXELS).ok()??;
         let number = read(&picture)?;
         // After a key frame was asked for, numbers begin again: the newest is meant.
         let (_, at) = self.sent.iter().rev().find(|(sent, _)| *sent == number)?;

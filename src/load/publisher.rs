@@ -152,8 +152,8 @@ pub struct Outcome {
     pub sent_at: Vec<Duration>,
     pub reports: Vec<ReportSample>,
     /// When each annotated picture had come in full, since the publisher's start, and how long after its
-    /// frame was written.
-    pub annotated: Vec<(Duration, Duration)>,
+    /// frame was written, where the service keeps timestamps.
+    pub annotated: Vec<(Duration, Option<Duration>)>,
     /// By the numbers in them, how old annotated pictures were once they were decoded.
     pub glass: Vec<Duration>,
     /// Pictures that the server says newer ones replaced.
@@ -405,9 +405,8 @@ impl Publisher {
                 }
             }
             Event::MediaData(data) => {
-                if let Some(sent) = self.sent_at(data.time.numer() as u32) {
-                    self.outcome.annotated.push((self.began.elapsed(), sent.elapsed()));
-                }
+                let sent = self.sent_at(data.time.numer() as u32);
+                self.outcome.annotated.push((self.began.elapsed(), sent.map(|sent| sent.elapsed())));
                 let codec = frame::Codec::from_mime(&format!("video/{}", data.params.spec().codec));
                 if let (Some(counter), Some(codec)) = (&mut self.counter, codec) {
                     self.outcome.glass.extend(counter.age(codec, &data.data));

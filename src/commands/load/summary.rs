@@ -298,7 +298,7 @@ fn video(outcomes: &[&Outcome], visitors: &[Visitor]) -> Video {
         report_ms: Percentiles::of(reports().map(|report| report.latency)),
         server_ms: Percentiles::of_ms(reports().map(|report| f64::from(report.timings.total))),
         annotated_ms: Percentiles::of(
-            outcomes.iter().flat_map(|o| &o.annotated).map(|(_, latency)| *latency),
+            outcomes.iter().flat_map(|o| &o.annotated).filter_map(|(_, latency)| *latency),
         ),
         glass_ms: Percentiles::of(outcomes.iter().flat_map(|o| &o.glass).copied()),
         silence_ms: Percentiles::of_ms(joined().map(|visitor| visitor.longest_silence_ms)),
