@@ -60,7 +60,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 
 /// Each outside engine is named in one place.
 const NAMED_IN: &[(&str, &[&str])] = &[
-    ("opencv::", &["imgproc.rs"]),
+    ("opencv::", &["imgproc.rs", "imgproc/"]),
     ("ffmpeg_sys_next", &["codec/"]),
     ("ort::", &["inference/ort.rs"]),
     ("seccompiler::", &["models/trial/confine.rs"]),
