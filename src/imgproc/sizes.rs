@@ -67,7 +67,8 @@ impl<'a> Source<'a> {
         let mut size = (view.width, view.height);
         let mut level = 0;
         // An odd side has a column or row that would get lost.
-        while size.0 >= 2 * width && size.1 >= 2 * height && size.0 % 2 == 0 && size.1 % 2 == 0 {
+        let is_even = |size: (usize, usize)| size.0.is_multiple_of(2) && size.1.is_multiple_of(2);
+        while size.0 >= 2 * width && size.1 >= 2 * height && is_even(size) {
             size = (size.0 / 2, size.1 / 2);
             if level == self.valid[index] {
                 if level == halved.len() {

@@ -64,14 +64,14 @@ fn frame_of(codec: Codec, data: Bytes, is_key: bool) -> EncodedFrame {
 
 /// Draws a number below [`COUNTED`].
 fn stamp(picture: &mut I420Buffer, number: u16) {
-    let bits = number << (BLOCKS - NUMBER_BITS) | number % CHECK;
+    let bits = (number << (BLOCKS - NUMBER_BITS)) | (number % CHECK);
     let side = picture.width / ACROSS;
     for index in 0..3 {
         let (plane, width, height) = picture.plane_mut(index);
         let side = if index == 0 { side } else { side / 2 };
         for row in plane.chunks_exact_mut(width).take(height).skip(height.saturating_sub(side)) {
             for (block, pixels) in row.chunks_exact_mut(side.max(1)).take(BLOCKS).enumerate() {
-                let is_set = bits >> (BLOCKS - 1 - block) & 1 == 1;
+                let is_set = (bits >> (BLOCKS - 1 - block)) & 1 == 1;
                 let luma = if is_set { BRIGHT } else { DARK };
                 pixels.fill(if index == 0 { luma } else { 128 });
             }
@@ -88,7 +88,7 @@ fn read(picture: &Picture) -> Option<u16> {
         let middle = (top + margin..plane.height - margin)
             .map(|y| &plane.data[y * plane.stride + block * side + margin..][..side - 2 * margin]);
         let (sum, count) = middle.flatten().fold((0_u32, 0), |(sum, n), &v| (sum + u32::from(v), n + 1));
-        Some(bits << 1 | u16::from(sum.checked_div(count)? > u32::from(MIDDLE)))
+        Some((bits << 1) | u16::from(sum.checked_div(count)? > u32::from(MIDDLE)))
     })?;
     let (number, check) = (bits >> (BLOCKS - NUMBER_BITS), bits & ((1 << (BLOCKS - NUMBER_BITS)) - 1));
     (number % CHECK == check).then_some(number)
