@@ -31,7 +31,7 @@ FROM build AS models
 COPY scripts scripts
 COPY models models
 RUN bash -c 'set -eu; . scripts/install.sh; install_onnxruntime' \
-    && target/release/vigie models pull --models /models \
+    && target/release/vigie models pull default ocr --models /models \
     && chmod -R a+rX /models .vigie/onnxruntime
 
 # Roots of the images: the binary with the libraries that the loader asks for.

@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot reach its store has failed")]
 
-mod common;
+#[path = "common/s3.rs"]
+mod s3;
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -11,10 +12,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::s3::{S3, settings};
 use futures_util::TryStreamExt;
 use sha2::{Digest, Sha256};
 use vigie::blobs::{BlobError, Blobs, MAX_SMALL_BYTES, Version};
+
+use s3::{S3, settings};
 
 /// More than two of S3's parts, and no multiple of anything.
 const LARGE_BYTES: usize = 11_000_003;

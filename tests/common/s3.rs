@@ -1,4 +1,5 @@
-//! An S3 server on loopback.
+//! A bucket to test with: moto's S3 server (tests/s3/serve) as a process.
+#![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -54,7 +55,7 @@ impl Drop for S3 {
     }
 }
 
-/// What a client of the server is told.
+/// What a store on that server is opened with, as object_store's variables.
 pub fn settings(endpoint: &str) -> Vec<(String, String)> {
     let settings = [
         ("AWS_ENDPOINT", endpoint),
