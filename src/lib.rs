@@ -13,6 +13,8 @@ pub mod commands;
 pub mod container;
 pub mod files;
 pub mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod ids;
 pub mod imgproc;
 pub mod inference;

@@ -195,8 +195,9 @@ async fn a_model_with_two_inputs_is_given_both() {
     };
     assert_eq!(values(&one.unwrap()), [640.5, 641.5]);
     assert_eq!(values(&two.unwrap()), [10.5, 11.5, 12.5, 13.5]);
-    // A model that is not made for it says so, and the lane lives on.
-    let wrong = runner.run(&model, vec![Tensor::f32(&[1, 2], vec![0.0; 2])]).await.unwrap_err();
+    // In the wrong order the engine refuses them, and the lane lives on.
+    let swapped = vec![Tensor::f32(&[1, 2], vec![0.0; 2]), Tensor::new(&[1, 2], TensorData::I64(vec![1, 2]))];
+    let wrong = runner.run(&model, swapped).await.unwrap_err();
     assert!(matches!(wrong, OipError::Failed { .. }), "{wrong:?}");
     assert_eq!(values(&ask(1, 1).await.unwrap()), [1.5, 2.5]);
     assert!(runner.enter(300 << 20).is_err(), "more memory than all requests together may have");

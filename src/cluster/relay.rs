@@ -129,7 +129,7 @@ impl<B: Body> Lent<B> {
     }
 
     fn lend(&mut self) -> Self {
-        Self { body: Arc::clone(&self.body), own: None, hint: self.hint.clone() }
+        Self { body: Arc::clone(&self.body), own: None, hint: self.hint }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<B>> {
@@ -167,7 +167,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Lent<B> {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.own.as_ref().map_or_else(|| self.hint.clone(), B::size_hint)
+        self.own.as_ref().map_or(self.hint, B::size_hint)
     }
 }
 

@@ -101,11 +101,11 @@ fn choose(outputs: Outputs, wanted: &Wanted) -> Vec<(String, Tensor, bool)> {
         }
         Wanted::These(wanted) => {
             let mut outputs = outputs;
-            let mut take = |(name, is_binary): &(String, bool)| {
+            let take = |(name, is_binary): &(String, bool)| {
                 let (_, tensor) = outputs.0.iter_mut().find(|(known, _)| known == name)?;
                 Some((name.clone(), std::mem::take(tensor), *is_binary))
             };
-            wanted.iter().filter_map(|wanted| take(wanted)).collect()
+            wanted.iter().filter_map(take).collect()
         }
     }
 }

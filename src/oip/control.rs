@@ -29,6 +29,7 @@ use crate::cluster::relay::TASKS_HEADER;
 use crate::cluster::remote::is_authorised;
 use crate::cluster::token::ClusterToken;
 use crate::inference::tensor::{Outputs, Tensor, TensorData};
+use crate::models::manifest::Task;
 use crate::telemetry::metrics::Metrics;
 
 /// Bytes of a request, as it comes and unpacked.
@@ -118,7 +119,11 @@ impl Named {
     fn find(&self, oip: &Oip, headers: &HeaderMap) -> Result<Loaded, OipError> {
         let loaded = oip.runner.find(&self.model, self.version.as_deref())?;
         let allowed = headers.get(TASKS_HEADER).and_then(|value| value.to_str().ok());
-        let task = loaded.manifest().task.name();
+        // Tokens know reading text as one thing.
+        let task = match loaded.manifest().task {
+            Task::TextDetect | Task::TextRead => "text",
+            task => task.name(),
+        };
         match allowed.map(|tasks| Vec::from(TaskList::from_text(tasks))) {
             Some(allowed) if !allowed.iter().any(|name| name == task) => {
                 Err(OipError::TaskNotAllowed { task })

@@ -71,7 +71,8 @@ mod tests {
 
     #[test]
     fn repeats_become_one_and_blanks_part_them() {
-        let cases: [(&[(usize, f32)], &str, f32); 6] = [
+        type Case<'a> = (&'a [(usize, f32)], &'a str, f32);
+        let cases: [Case<'_>; 6] = [
             (&[(1, 0.5), (1, 0.9), (2, 1.0), (0, 1.0)], "ab", 0.75),
             (&[(1, 1.0), (0, 1.0), (1, 1.0), (0, 1.0)], "aa", 1.0),
             (&[(1, 1.0), (3, 1.0), (3, 1.0), (2, 1.0)], "a b", 1.0),

@@ -1,3 +1,4 @@
+use super::split::place;
 use super::*;
 
 fn model(text: &str) -> ModelVersion {
@@ -115,7 +116,8 @@ fn what_cannot_be_is_refused() {
         change(&mut traffic);
         traffic.validate().map_err(|error| error.to_string())
     };
-    let table: &[(&dyn Fn(&mut Traffic), Result<(), &str>)] = &[
+    type Row<'a> = (&'a dyn Fn(&mut Traffic), Result<(), &'a str>);
+    let table: &[Row<'_>] = &[
         (&|_| (), Ok(())),
         (&|t| t.canary = share("yolo@4", 1), Ok(())),
         (&|t| t.canary = share("yolo@4", 0), Err("the canary takes 0 percent, not 1 to 100")),
