@@ -532,7 +532,8 @@ fn who_sends_a_video_needs_a_token_and_who_knows_a_job_none() {
     let (session, admin) = ("s".repeat(32), "a".repeat(32));
     let service = store.serve(&[QUICK, &["--session-secret", &session, "--admin-token", &admin]].concat());
     let film = film(inputs.path(), "film.mp4", "1");
-    let terms = SessionTerms { tasks: Some(TaskList { faces: true, ..TaskList::NONE }), ..SessionTerms::default() };
+    let terms =
+        SessionTerms { tasks: Some(TaskList { faces: true, ..TaskList::NONE }), ..SessionTerms::default() };
     let token = TokenKey::new(&session).unwrap().mint(&Claims::session("alice", now_s(), 600, terms));
     let bearer = format!("Bearer {token}");
     let length = film.len().to_string();
