@@ -129,6 +129,7 @@ fn publisher(server: SocketAddr, duration: Duration) -> PublisherConfig {
         duration,
         settings,
         stop_at_first_report: false,
+        reads_counter: false,
     }
 }
 
