@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::guard;
+use super::media;
 use super::recognition::Recognition;
 use super::service::{self, FrontDoor, Stop};
 use super::videos::{self, VideoJobs};
@@ -32,13 +33,13 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
     let internal = service::bind(SocketAddr::from(([127, 0, 0, 1], 0)), "--listen").await?;
     let token = ClusterToken::random();
     let resources = Resources {
-        peers: service::peer_config(&args.worker),
+        peers: media::peer_config(&args.worker),
         inference: recognition.handle(),
         models: recognition.models(),
         metrics: Arc::clone(&metrics),
         max_viewers: args.worker.max_viewers,
     };
-    let admission = service::admission(&args.worker, recognition);
+    let admission = media::admission(&args.worker, recognition);
     let worker = Worker::new("w1", admission, token.session_key(), resources);
     let fleet = Fleet::new(vec![internal.local_addr()?.to_string()], token.clone());
     let readiness = {

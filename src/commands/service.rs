@@ -12,13 +12,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::guard;
-use super::recognition::{Recognition, cores};
-use crate::cli::{Admit, AnnotatedCodec, ClusterArgs, FrontArgs, WorkerArgs};
+use crate::cli::{ClusterArgs, FrontArgs};
 use crate::cluster::token::ClusterToken;
-use crate::frame::Codec;
-use crate::live::headroom::Capacity;
-use crate::live::peer::PeerConfig;
-use crate::live::worker::{Admission, Measured};
 use crate::signalling::ice::{IceConfig, TurnConfig};
 use crate::signalling::router::{Front, router};
 use crate::signalling::server::Server;
@@ -42,17 +37,6 @@ pub fn ice_config(args: &FrontArgs) -> Arc<IceConfig> {
         ttl: Duration::from_secs(args.turn_ttl_seconds),
     });
     Arc::new(IceConfig { stun_urls: args.stun.clone(), turn })
-}
-
-pub fn peer_config(args: &WorkerArgs) -> PeerConfig {
-    let codecs = args.annotated_codecs.iter().map(|codec| match codec {
-        AnnotatedCodec::H264 => Codec::H264,
-        AnnotatedCodec::Vp8 => Codec::Vp8,
-    });
-    PeerConfig {
-        addresses: args.media.iter().map(ToString::to_string).collect(),
-        annotated_codecs: codecs.collect(),
-    }
 }
 
 /// The front's listener and its certificate, before anything is said of it.
@@ -93,14 +77,6 @@ impl FrontDoor {
             watched = certificate.watch() => watched.context("listening for SIGHUP"),
         }
     }
-}
-
-pub fn admission(args: &WorkerArgs, recognition: &Recognition) -> Admission {
-    // Of the processors those that a container's quota leaves.
-    let capacity = Capacity { cores: cores() as f64, lanes: recognition.lanes() as f64 };
-    let measured = Measured { capacity, min_rate: args.min_rate };
-    let measured = (args.admit == Admit::Headroom).then_some(measured);
-    Admission { max_sessions: args.max_sessions, measured }
 }
 
 /// Listens on `address`; `flag` is what chooses another.

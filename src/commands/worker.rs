@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 
+use super::media;
 use super::recognition::Recognition;
 use super::service::{self, Stop};
 use super::videos::{self, VideoJobs};
@@ -47,13 +48,13 @@ async fn serve(
         jobs.start(&args.worker, recognition, &metrics);
     }
     let resources = Resources {
-        peers: service::peer_config(&args.worker),
+        peers: media::peer_config(&args.worker),
         inference: recognition.handle(),
         models: recognition.models(),
         metrics,
         max_viewers: args.worker.max_viewers,
     };
-    let admission = service::admission(&args.worker, recognition);
+    let admission = media::admission(&args.worker, recognition);
     let worker = Worker::new(name, admission, token.session_key(), resources);
     let stop = Stop::default();
     // The one line on standard output, for people and for scripts.
