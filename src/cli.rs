@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::commands::{
     annotate::AnnotateArgs, bench::BenchArgs, doctor::DoctorArgs, load::LoadArgs, models::ModelsArgs,
 };
-use crate::commands::{guard::GuardArgs, token::TokenArgs};
+use crate::commands::{guard::GuardArgs, health::HealthArgs, token::TokenArgs};
 #[cfg(feature = "media")]
 use crate::load::target::Target;
 #[cfg(feature = "media")]
@@ -41,6 +41,8 @@ pub enum Command {
     Worker(Box<WorkerProcessArgs>),
     /// Mint a token that opens sessions, or an admin's.
     Token(TokenArgs),
+    /// Ask whether the service on this machine lives: for an image's HEALTHCHECK.
+    Health(HealthArgs),
     /// Annotate pictures and video files.
     #[cfg(feature = "media")]
     Annotate(Box<AnnotateArgs>),

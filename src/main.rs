@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         #[cfg(feature = "media")]
         Command::Worker(args) => commands::worker::run(&args),
         Command::Token(args) => commands::token::run(&args),
+        Command::Health(args) => commands::health::run(&args),
         #[cfg(feature = "media")]
         Command::Annotate(args) => commands::annotate::run(&args),
         #[cfg(feature = "media")]

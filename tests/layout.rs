@@ -207,3 +207,26 @@ fn documents_name_only_files_and_metrics_that_exist() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
+
+#[test]
+fn the_reference_names_every_route_and_every_code() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| fs::read_to_string(root.join(name)).unwrap();
+    let reference = read("docs/api.md") + &read("docs/whip.md");
+    let mut missing = BTreeSet::new();
+    for (path, text) in sources() {
+        if path.starts_with("signalling/") {
+            // A parameter may have another name there, and a route stands among others of its path.
+            let routes = text.split(".route(\"").skip(1).filter_map(|rest| rest.split('"').next());
+            let starts = routes.map(|route| route.split('{').next().unwrap_or_default());
+            missing.extend(starts.filter(|start| !reference.contains(start)).map(str::to_owned));
+        }
+        if ["signalling/error.rs", "signalling/uploads.rs", "cluster/whip.rs"].contains(&path.as_str()) {
+            let codes = code(&text);
+            let codes = codes.lines().filter_map(|line| line.trim().strip_suffix("\",")?.split("=> \"").nth(1));
+            let codes = codes.filter(|code| code.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
+            missing.extend(codes.filter(|code| !reference.contains(&format!("`{code}`"))).map(str::to_owned));
+        }
+    }
+    assert!(missing.is_empty(), "docs/api.md lacks {missing:#?}");
+}

@@ -7,6 +7,7 @@ pub mod bench;
 #[cfg(feature = "media")]
 pub mod doctor;
 pub mod guard;
+pub mod health;
 #[cfg(feature = "media")]
 pub mod load;
 #[cfg(feature = "media")]
