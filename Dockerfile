@@ -34,6 +34,8 @@ RUN apt-get update && apt-get install -y --no-install-recommends \
 RUN cargo build --release --locked --lib --bins
 COPY src src
 COPY static static
+COPY benches/data benches/data
+COPY models models
 RUN touch src/main.rs src/lib.rs && cargo build --release --locked --bins \
     && strip -o /usr/bin/vigie target/release/vigie
 
@@ -41,7 +43,6 @@ RUN touch src/main.rs src/lib.rs && cargo build --release --locked --bins \
 FROM worker-build AS models
 RUN apt-get update && apt-get install -y --no-install-recommends nodejs npm python3 python3-pip && rm -rf /var/lib/apt/lists/*
 COPY scripts scripts
-COPY models models
 RUN bash -c 'set -eu; . scripts/install.sh; install_onnxruntime' \
     && vigie models pull --models /models \
     && chmod -R a+rX /models .vigie/onnxruntime

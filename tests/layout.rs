@@ -230,3 +230,29 @@ fn the_reference_names_every_route_and_every_code() {
     }
     assert!(missing.is_empty(), "docs/api.md lacks {missing:#?}");
 }
+
+#[test]
+fn images_are_built_from_all_that_the_source_includes() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| fs::read_to_string(root.join(name)).unwrap();
+    let (dockerfile, let_in) = (read("Dockerfile"), read(".dockerignore"));
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        for marker in ["include_bytes!(\"", "include_str!(\"", "#[folder = \""] {
+            for rest in text.split(marker).skip(1) {
+                let named = rest.split('"').next().unwrap();
+                let outside = named.trim_start_matches("../").trim_end_matches('/');
+                let is_inside = !named.starts_with("../") && !marker.starts_with('#');
+                let is_in = |folder: &Path| {
+                    let folder = folder.display();
+                    let_in.lines().any(|line| line == format!("!{folder}"))
+                        && dockerfile.contains(&format!("COPY {folder} {folder}"))
+                };
+                if !is_inside && !Path::new(outside).ancestors().any(is_in) {
+                    wrong.push(format!("{path} includes {outside}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "not in the Dockerfile and .dockerignore: {wrong:#?}");
+}
