@@ -55,7 +55,7 @@ RUN scripts/image-root /root-of /usr/bin/vigie
 FROM models AS worker-root
 COPY scripts/image-root scripts/
 RUN mkdir -p /root-of/opt/vigie && cp -r .vigie/onnxruntime /models /root-of/opt/vigie/ \
-    && ln -s libonnxruntime.so.*.* /root-of/opt/vigie/onnxruntime/libonnxruntime.so \
+    && (cd /root-of/opt/vigie/onnxruntime && ln -s libonnxruntime.so.* libonnxruntime.so) \
     && scripts/image-root /root-of /usr/bin/vigie /root-of/opt/vigie/onnxruntime/*.so*
 
 FROM scratch AS front

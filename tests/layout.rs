@@ -223,7 +223,8 @@ fn the_reference_names_every_route_and_every_code() {
         }
         if ["signalling/error.rs", "signalling/uploads.rs", "cluster/whip.rs"].contains(&path.as_str()) {
             let codes = code(&text);
-            let codes = codes.lines().filter_map(|line| line.trim().strip_suffix("\",")?.split("=> \"").nth(1));
+            let codes =
+                codes.lines().filter_map(|line| line.trim().strip_suffix("\",")?.split("=> \"").nth(1));
             let codes = codes.filter(|code| code.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
             missing.extend(codes.filter(|code| !reference.contains(&format!("`{code}`"))).map(str::to_owned));
         }

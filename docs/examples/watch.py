@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Sends a video file or a camera to vigie by WHIP and prints what is recognised, as JSON lines.
 
-pip install aiortc; python watch.py http://127.0.0.1:8080 clip.mp4 (or /dev/video0). With a third argument it ends after so many reports.
+pip install aiortc; python watch.py http://127.0.0.1:8080 clip.mp4 (or /dev/video0). It ends with the file, or after as many reports as a third argument says.
 """
 
 import asyncio
@@ -44,16 +44,18 @@ def hang_up(url):
 
 async def main(service, source, count=None):
     publisher, viewer = (RTCPeerConnection(RTCConfiguration(iceServers=[])) for _ in range(2))
-    publisher.addTrack(MediaPlayer(source, loop=os.path.isfile(source)).video)
+    reports = asyncio.Queue()
+    video = MediaPlayer(source).video
+    video.on("ended", lambda: reports.put_nowait(None))
+    publisher.addTrack(video)
     headers = await connect(publisher, urllib.parse.urljoin(service, "/whip?max_rate=10"))
     session = urllib.parse.urljoin(service, headers["Location"])
     try:
-        reports = asyncio.Queue()
         viewer.createDataChannel("results", ordered=False, maxRetransmits=0).on("message", reports.put_nowait)
         viewer.addTransceiver("video", direction="recvonly")
         await connect(viewer, urllib.parse.urljoin(service, headers["Vigie-Watch"]))
-        while count is None or count > 0:
-            print(await reports.get(), flush=True)
+        while count != 0 and (report := await reports.get()):
+            print(report, flush=True)
             count = count and count - 1
     finally:
         await asyncio.to_thread(hang_up, session)

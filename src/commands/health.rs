@@ -101,10 +101,11 @@ mod tests {
 
     #[test]
     fn a_listener_on_every_interface_is_asked_on_loopback() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
         for (listening, asked) in
             [("0.0.0.0:80", "127.0.0.1:80"), ("[::]:80", "[::1]:80"), ("10.0.0.1:80", "10.0.0.1:80")]
         {
-            assert_eq!(here(listening.parse().unwrap()), asked.parse().unwrap());
+            assert_eq!(here(address(listening)), address(asked));
         }
     }
 }
