@@ -101,11 +101,11 @@ RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates
     && unzip -qj /wheel/onnxruntime_gpu-*.whl 'onnxruntime/capi/libonnxruntime*.so*' onnxruntime/LICENSE onnxruntime/ThirdPartyNotices.txt \
     && ln -s "libonnxruntime.so.$ONNXRUNTIME_VERSION" libonnxruntime.so && rm -r /wheel
 
-# Debian's libraries stand apart from those of the base image, which has a newer C library.
+# Debian's libraries stand apart from those of the base image, whose newer C and C++ libraries serve both.
 FROM worker-root AS gpu-parts
 RUN mkdir -p /parts/lib && mv /root-of/opt/vigie/models /parts/models && mv /root-of/usr/bin/vigie /parts/ \
     && find /root-of -name '*.so*' ! -path '*/onnxruntime/*' ! -name 'ld-linux*' ! -name 'libc.so*' ! -name 'libm.so*' \
-         ! -name 'libpthread*' ! -name 'libdl*' ! -name 'librt*' ! -name 'libresolv*' -exec mv -t /parts/lib {} +
+         ! -name 'libpthread*' ! -name 'libdl*' ! -name 'librt*' ! -name 'libresolv*' ! -name 'libstdc++*' ! -name 'libgcc_s*' -exec mv -t /parts/lib {} +
 
 FROM ${CUDA_IMAGE} AS worker-gpu
 ARG VERSION=0.1.0

@@ -257,3 +257,22 @@ fn images_are_built_from_all_that_the_source_includes() {
     }
     assert!(wrong.is_empty(), "not in the Dockerfile and .dockerignore: {wrong:#?}");
 }
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let top = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
+    let mut wrong = Vec::new();
+    for document in docs.chain(top).filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+    {
+        let text = fs::read_to_string(&document).unwrap();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            let is_elsewhere = target.is_empty() || target.contains(':');
+            if !is_elsewhere && !document.parent().unwrap().join(target).exists() {
+                wrong.push(format!("{}: {target}", document.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}

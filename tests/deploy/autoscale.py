@@ -167,16 +167,16 @@ class Cluster:
 
 def plot(rows, path):
     """Sessions, capacity and load over time, as an SVG."""
-    width, height, left, bottom = 760, 300, 46, 30
+    width, height, left, bottom, right = 760, 300, 46, 30, 24
     end, top = rows[-1]["seconds"], max(max(r["sessions"], r["capacity"]) for r in rows) * 1.1
-    x = lambda s: left + (width - left - 12) * s / end
+    x = lambda s: left + (width - left - right) * s / end
     y = lambda v: height - bottom - (height - bottom - 26) * v / top
     steps = lambda key: " ".join(f"{x(r['seconds']):.1f},{y(r[key]):.1f}" for r in rows)
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="system-ui, sans-serif" font-size="12">',
              f'<rect width="{width}" height="{height}" fill="#fff"/>']
     for value in range(0, int(top) + 1, max(1, int(top / 6))):
-        parts.append(f'<path d="M{left} {y(value):.1f}H{width - 12}" stroke="#e5e7eb"/><text x="{left - 8}" y="{y(value) + 4:.1f}" text-anchor="end" fill="#6b7280">{value}</text>')
-    for second in range(0, int(end) + 1, max(10, int(end / 8) // 10 * 10)):
+        parts.append(f'<path d="M{left} {y(value):.1f}H{width - right}" stroke="#e5e7eb"/><text x="{left - 8}" y="{y(value) + 4:.1f}" text-anchor="end" fill="#6b7280">{value}</text>')
+    for second in range(0, int(end) + 1, next((step for step in (10, 30, 60, 120, 300) if end / step < 9), 600)):
         parts.append(f'<text x="{x(second):.1f}" y="{height - 10}" text-anchor="middle" fill="#6b7280">{second} s</text>')
     parts.append(f'<polyline points="{steps("capacity")}" fill="none" stroke="#9ca3af" stroke-width="2" stroke-dasharray="5 3"/>')
     parts.append(f'<polyline points="{steps("sessions")}" fill="none" stroke="#2563eb" stroke-width="2.5"/>')
