@@ -39,13 +39,17 @@ COPY models models
 RUN touch src/main.rs src/lib.rs && cargo build --release --locked --bins \
     && strip -o /usr/bin/vigie target/release/vigie
 
-# ONNX Runtime from its wheel, and the default models.
+# ONNX Runtime from its wheel, and the package of the default models, whose hash is checked when it is converted.
+FROM ${DEBIAN_IMAGE} AS downloads
+RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates nodejs npm python3 python3-pip \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /downloads
+COPY scripts/install.sh scripts/
+RUN bash -c 'set -eu; . scripts/install.sh; install_onnxruntime' && npm pack --silent @vladmandic/human@3.3.6
+
 FROM worker-build AS models
-RUN apt-get update && apt-get install -y --no-install-recommends nodejs npm python3 python3-pip && rm -rf /var/lib/apt/lists/*
-COPY scripts scripts
-RUN bash -c 'set -eu; . scripts/install.sh; install_onnxruntime' \
-    && vigie models pull --models /models \
-    && chmod -R a+rX /models .vigie/onnxruntime
+COPY --from=downloads /downloads /downloads
+RUN vigie models pull --models /models --tarball /downloads/*.tgz && chmod -R a+rX /models /downloads/.vigie/onnxruntime
 
 # Roots of the images: the binary with the libraries that the loader asks for.
 FROM front-build AS front-root
@@ -54,7 +58,7 @@ RUN scripts/image-root /root-of /usr/bin/vigie
 
 FROM models AS worker-root
 COPY scripts/image-root scripts/
-RUN mkdir -p /root-of/opt/vigie && cp -r .vigie/onnxruntime /models /root-of/opt/vigie/ \
+RUN mkdir -p /root-of/opt/vigie && cp -r /downloads/.vigie/onnxruntime /models /root-of/opt/vigie/ \
     && (cd /root-of/opt/vigie/onnxruntime && ln -s libonnxruntime.so.* libonnxruntime.so) \
     && scripts/image-root /root-of /usr/bin/vigie /root-of/opt/vigie/onnxruntime/*.so*
 
