@@ -23,6 +23,7 @@ FROM toolchain AS front-build
 RUN cargo build --release --locked --no-default-features --lib --bins
 COPY src src
 COPY static static
+COPY models models
 RUN touch src/main.rs src/lib.rs && cargo build --release --locked --no-default-features --bins \
     && strip -o /usr/bin/vigie target/release/vigie
 

@@ -15,12 +15,10 @@ pub mod commands;
 pub mod container;
 #[cfg(feature = "media")]
 pub mod files;
-#[cfg(feature = "media")]
 pub mod frame;
 pub mod ids;
 #[cfg(feature = "media")]
 pub mod imgproc;
-#[cfg(feature = "media")]
 pub mod inference;
 pub mod jobs;
 #[cfg(feature = "media")]
@@ -29,7 +27,6 @@ pub mod live;
 pub mod load;
 #[cfg(feature = "media")]
 pub mod mailbox;
-#[cfg(feature = "media")]
 pub mod models;
 #[cfg(feature = "media")]
 pub mod pipeline;
