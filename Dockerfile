@@ -27,11 +27,14 @@ COPY models models
 RUN touch src/main.rs src/lib.rs && cargo build --release --locked --no-default-features --bins \
     && strip -o /usr/bin/vigie target/release/vigie
 
-# What everything else is built with besides.
+# What everything else is built with besides, ONNX Runtime from its wheel, and what fetches models.
 FROM toolchain AS worker-build
 RUN apt-get update && apt-get install -y --no-install-recommends \
       clang libavcodec-dev libavformat-dev libavutil-dev libclang-dev libopencv-core-dev libopencv-imgproc-dev libswscale-dev \
+      nodejs npm python3 python3-pip \
     && rm -rf /var/lib/apt/lists/*
+COPY scripts/install.sh scripts/
+RUN bash -c 'set -eu; . scripts/install.sh; install_onnxruntime'
 RUN cargo build --release --locked --lib --bins
 COPY src src
 COPY static static
@@ -40,17 +43,8 @@ COPY models models
 RUN touch src/main.rs src/lib.rs && cargo build --release --locked --bins \
     && strip -o /usr/bin/vigie target/release/vigie
 
-# ONNX Runtime from its wheel, and the package of the default models, whose hash is checked when it is converted.
-FROM ${DEBIAN_IMAGE} AS downloads
-RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates nodejs npm python3 python3-pip \
-    && rm -rf /var/lib/apt/lists/*
-WORKDIR /downloads
-COPY scripts/install.sh scripts/
-RUN bash -c 'set -eu; . scripts/install.sh; install_onnxruntime' && npm pack --silent @vladmandic/human@3.3.6
-
 FROM worker-build AS models
-COPY --from=downloads /downloads /downloads
-RUN vigie models pull --models /models --tarball /downloads/*.tgz && chmod -R a+rX /models /downloads/.vigie/onnxruntime
+RUN vigie models pull default ocr --models /models && chmod -R a+rX /models .vigie/onnxruntime
 
 # Roots of the images: the binary with the libraries that the loader asks for.
 FROM front-build AS front-root
@@ -59,7 +53,7 @@ RUN scripts/image-root /root-of /usr/bin/vigie
 
 FROM models AS worker-root
 COPY scripts/image-root scripts/
-RUN mkdir -p /root-of/opt/vigie && cp -r /downloads/.vigie/onnxruntime /models /root-of/opt/vigie/ \
+RUN mkdir -p /root-of/opt/vigie && cp -r .vigie/onnxruntime /models /root-of/opt/vigie/ \
     && (cd /root-of/opt/vigie/onnxruntime && ln -s libonnxruntime.so.* libonnxruntime.so) \
     && scripts/image-root /root-of /usr/bin/vigie /root-of/opt/vigie/onnxruntime/*.so*
 

@@ -12,7 +12,7 @@ use vigie::inference::turns::{Turns, Wish};
 use vigie::load::clip::Clip;
 use vigie::models::heads::{Placement, blazeface, centernet, nms};
 use vigie::models::manifest::{Fit, Input, InputFormat};
-use vigie::pipeline::prepare::{prepare_faces_in, prepare_in};
+use vigie::pipeline::prepare::{prepare_crops_in, prepare_in};
 use vigie::pipeline::report::{Attributes, FrameReport, GenderReport, Timings, TrackReport};
 
 /// The first picture of the built-in clip, 640x480.
@@ -76,7 +76,7 @@ fn preparing(criterion: &mut Criterion) {
     let mut used = Tensor::default();
     group.bench_function("face-crop-224", |bencher| {
         bencher.iter(|| {
-            used = prepare_faces_in(std::mem::take(&mut used), &picture, &crop, &[&face]).expect("a crop");
+            used = prepare_crops_in(std::mem::take(&mut used), &picture, &crop, &[&face]).expect("a crop");
         });
     });
     group.finish();
@@ -197,7 +197,10 @@ fn report(criterion: &mut Criterion) {
                 label: "face".into(),
                 score: 0.8712,
                 bbox: [101.25, 33.7, 80.11, 97.4],
-                attributes: Attributes { apparent_gender: id.is_multiple_of(2).then_some(gender) },
+                attributes: Attributes {
+                    apparent_gender: id.is_multiple_of(2).then_some(gender),
+                    ..Attributes::default()
+                },
             }
         };
         let models = ["blazeface", "centernet", "faceres"].map(|name| (name.to_owned(), "1".to_owned()));

@@ -103,8 +103,14 @@ pub struct WorkerProcessArgs {
     /// Name of this worker, unlike any other's: it stands in the ids of its sessions. Random if not given.
     #[arg(long, env = "VIGIE_NAME")]
     pub name: Option<String>,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
+    /// The secret that fronts and workers share, at least 16 characters; better given as VIGIE_CLUSTER_TOKEN,
+    /// since other users of a machine can see command lines. With --oip alone, none is needed.
+    #[arg(long, env = "VIGIE_CLUSTER_TOKEN", hide_env_values = true, required_unless_present = "oip")]
+    pub cluster_token: Option<Secret>,
+    /// Address at which whoever reaches it may run the models, by the Open Inference Protocol and without a token;
+    /// `kserve` is 0.0.0.0 and the port that PORT says, or 8080.
+    #[arg(long, env = "VIGIE_OIP")]
+    pub oip: Option<OipAddress>,
     #[command(flatten)]
     pub store: StoreArgs,
     #[command(flatten)]
@@ -154,11 +160,11 @@ pub struct FrontArgs {
     pub guard: GuardArgs,
 }
 
-/// Where videos and their jobs are kept: the same for every front and worker of a service.
+/// Where videos, their jobs and uploaded models are kept: the same for every front and worker of a service.
 #[derive(Clone, Debug, Args)]
 pub struct StoreArgs {
-    /// Folder or bucket (s3://…, az://…, gs://…) of uploaded videos and their results. Fronts and workers of their
-    /// own must share it.
+    /// Folder or bucket (s3://…, az://…, gs://…) of uploaded videos, their results, and uploaded models. Fronts and workers
+    /// of their own must share it.
     #[arg(long, env = "VIGIE_STORE", default_value = ".vigie/data")]
     pub store: String,
     /// The NATS server whose JetStream hands video jobs to workers, such as nats://nats.example.org:4222; fronts and
@@ -174,6 +180,26 @@ fn parse_hours(text: &str) -> Result<f64, &'static str> {
     match text.parse() {
         Ok(hours) if (0.0001..=87_600.0).contains(&hours) => Ok(hours),
         _ => Err("hours are a number from 0.0001 to 87600"),
+    }
+}
+
+/// Where models are served openly.
+#[derive(Clone, Copy, Debug)]
+pub struct OipAddress(pub SocketAddr);
+
+impl FromStr for OipAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text != "kserve" {
+            return text.parse().map(Self).map_err(|error| format!("{error}, nor is it kserve"));
+        }
+        // KServe's contract with custom predictors.
+        let port = match std::env::var("PORT") {
+            Ok(port) => port.parse().map_err(|error| format!("PORT is {port:?}: {error}"))?,
+            Err(_) => 8080,
+        };
+        Ok(Self(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)))
     }
 }
 
@@ -220,6 +246,12 @@ pub struct WorkerArgs {
     /// Video jobs at a time; 0 to leave them to other workers.
     #[arg(long, env = "VIGIE_VIDEO_JOBS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(..=64))]
     pub video_jobs: u16,
+    /// Seconds of CPU time that the trial of an uploaded model may take; ten times as many may pass.
+    #[arg(long, env = "VIGIE_TRIAL_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=120))]
+    pub trial_seconds: u64,
+    /// Megabytes that such a trial may take besides four times the file.
+    #[arg(long, env = "VIGIE_TRIAL_MEMORY", default_value_t = 2048, value_parser = clap::value_parser!(u64).range(256..=262_144))]
+    pub trial_memory: u64,
     /// What decides, below that number, whether a session is taken.
     #[arg(long, env = "VIGIE_ADMIT", value_enum, default_value_t)]
     pub admit: Admit,
@@ -289,6 +321,10 @@ pub struct InferenceArgs {
     /// Models to use in place of the default ones, as NAME or NAME@VERSION; one for each task at most.
     #[arg(long = "model", env = "VIGIE_MODEL", value_delimiter = ',')]
     pub chosen: Vec<String>,
+    /// What is done with things of a label, as LABEL=MODEL: a classifier that looks at them, or `text` to read what is
+    /// written on them; `*=text` reads the whole picture. For each label as often as needed, comma-separated.
+    #[arg(long = "cascade", env = "VIGIE_CASCADE", value_delimiter = ',')]
+    pub cascades: Vec<String>,
     /// The ONNX Runtime library; without it the first libonnxruntime.so* in .vigie/onnxruntime.
     #[arg(long, env = "VIGIE_ORT_LIBRARY")]
     pub ort_library: Option<PathBuf>,

@@ -220,15 +220,18 @@ impl BBox {
 pub enum Kind {
     Face,
     Object,
+    /// A line of text, found in the whole picture.
+    Text,
 }
 
 impl Kind {
-    pub const ALL: [Self; 2] = [Self::Face, Self::Object];
+    pub const ALL: [Self; 3] = [Self::Face, Self::Object, Self::Text];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Face => "face",
             Self::Object => "object",
+            Self::Text => "text",
         }
     }
 }

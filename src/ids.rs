@@ -7,6 +7,12 @@ use std::fmt;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
+/// Whether `text` is a word that needs no escaping anywhere: 1 to 64 of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
+pub fn is_word(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    (1..=64).contains(&text.len()) && text.bytes().all(fits)
+}
+
 /// Bytes of a signature: half of HMAC-SHA256's, which RFC 2104 §5 allows and nobody guesses.
 const SIGNATURE_BYTES: usize = 16;
 

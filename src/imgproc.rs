@@ -1,10 +1,13 @@
 //! Pixel work through OpenCV; the only file that names it.
 //!
-//! Turns pictures into the RGB bytes that models read ([`letterbox`], [`crop_square`]), and into smaller
-//! pictures ([`shrink`]). It knows neither models nor detections: callers say where.
+//! Turns pictures into the RGB bytes that models read ([`letterbox`], [`crop`]), and into smaller
+//! pictures ([`shrink`]), and finds what is bright in a map ([`bright_regions`]). It knows neither models nor
+//! detections: callers say where.
 //!
 //! Pictures are resized as planes and only the small result is converted to RGB, which costs a
 //! fraction of converting the whole picture first.
+
+mod regions;
 
 use std::marker::PhantomData;
 use std::sync::Once;
@@ -12,7 +15,9 @@ use std::sync::Once;
 use opencv::core::{self, BORDER_CONSTANT, CV_8UC1, Mat, MatTraitConst, MatTraitConstManual, Scalar, Size};
 use opencv::imgproc::{self, INTER_AREA, INTER_LINEAR, WARP_INVERSE_MAP};
 
-use crate::frame::{I420Buffer, Picture, Plane, Point};
+use crate::frame::{BBox, I420Buffer, Picture, Plane, Point};
+
+pub use regions::bright_regions;
 
 /// Pixels: OpenCV's warp counts source positions in 16 bits.
 const MAX_SIDE: usize = 32_000;
@@ -26,8 +31,8 @@ pub enum ImgError {
     Planes { width: usize, height: usize, index: usize },
     #[error("{what} of {width}x{height} pixels is empty, too large, or beside its buffer")]
     Size { what: &'static str, width: usize, height: usize },
-    #[error("square of side {side} at ({x}, {y}) is not a place in a picture")]
-    Square { x: f32, y: f32, side: f32 },
+    #[error("rectangle of {width}x{height} at ({x}, {y}) is not a place in a picture")]
+    Rectangle { x: f32, y: f32, width: f32, height: f32 },
     #[error("opencv failed to {operation}")]
     OpenCv {
         operation: &'static str,
@@ -64,11 +69,7 @@ pub fn letterbox(
     rgb: &mut [u8],
 ) -> Result<(), ImgError> {
     keep_to_one_thread();
-    let fits = content.x + content.width <= width && content.y + content.height <= height;
-    let is_usable = content.width > 0 && content.height > 0 && width <= MAX_SIDE && height <= MAX_SIDE;
-    if !fits || !is_usable || rgb.len() != width * height * 3 {
-        return Err(ImgError::Size { what: "canvas", width, height });
-    }
+    check_canvas((width, height), content, rgb)?;
     let planes = checked_planes(picture)?;
     let [y, u, v] = &planes;
     let y = resize(y, content.width, content.height)?;
@@ -103,41 +104,78 @@ pub fn shrink(picture: &Picture, divisor: usize, canvas: &mut I420Buffer) -> Res
     Ok(())
 }
 
-/// A square anywhere in a picture, turned about its centre.
+/// A rectangle anywhere in a picture, turned about its centre.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Square {
+pub struct Rectangle {
     /// Picture pixels.
     pub centre: Point,
-    /// Picture pixels, above 0.
-    pub side: f32,
-    /// Radians from the picture's x axis to the square's, clockwise on the screen.
+    /// Picture pixels, above 0, along the rectangle's own axes.
+    pub width: f32,
+    pub height: f32,
+    /// Radians from the picture's x axis to the rectangle's, clockwise on the screen.
     pub angle: f32,
 }
 
-/// Cuts `square` out of `picture` as `size` × `size` RGB (`[size, size, 3]`); black outside the picture.
+impl Rectangle {
+    /// The upright box around it.
+    pub fn bbox(&self) -> BBox {
+        let (sin, cos) = (self.angle.sin().abs(), self.angle.cos().abs());
+        let (w, h) = (self.width * cos + self.height * sin, self.width * sin + self.height * cos);
+        BBox { x: self.centre.x - w / 2.0, y: self.centre.y - h / 2.0, w, h }
+    }
+}
+
+impl From<BBox> for Rectangle {
+    fn from(bbox: BBox) -> Self {
+        let centre = Point { x: bbox.x + bbox.w / 2.0, y: bbox.y + bbox.h / 2.0 };
+        Self { centre, width: bbox.w, height: bbox.h, angle: 0.0 }
+    }
+}
+
+/// Cuts `place` out of `picture` into `content` of a `width` × `height` RGB canvas (`[height, width, 3]`), turned
+/// level and stretched, and fills the rest with `fill`; black outside the picture.
 ///
 /// # Errors
-/// [`ImgError::Square`] when the square is not finite or empty, [`ImgError::Size`] when `rgb` is not
-/// exactly `size` × `size` × 3.
-pub fn crop_square(picture: &Picture, square: &Square, size: usize, rgb: &mut [u8]) -> Result<(), ImgError> {
+/// [`ImgError::Rectangle`] when the place is not finite or empty, [`ImgError::Size`] when `rgb` is not exactly
+/// the canvas or `content` is empty or sticks out.
+pub fn crop(
+    picture: &Picture,
+    place: &Rectangle,
+    (width, height): (usize, usize),
+    content: Region,
+    fill: u8,
+    rgb: &mut [u8],
+) -> Result<(), ImgError> {
     keep_to_one_thread();
-    if size == 0 || size > MAX_SIDE || rgb.len() != size * size * 3 {
-        return Err(ImgError::Size { what: "crop", width: size, height: size });
-    }
-    let Square { centre: Point { x, y }, side, angle } = *square;
-    let is_place = [x, y, side, angle].iter().all(|value| value.abs() < 1e6) && side > 0.0;
-    if !is_place {
-        return Err(ImgError::Square { x, y, side });
+    check_canvas((width, height), content, rgb)?;
+    let Rectangle { centre: Point { x, y }, width: across, height: down, angle } = *place;
+    let is_place = [x, y, across, down, angle].iter().all(|value| value.abs() < 1e6);
+    if !is_place || across <= 0.0 || down <= 0.0 {
+        return Err(ImgError::Rectangle { x, y, width: across, height: down });
     }
     let planes = checked_planes(picture)?;
     let mut cut = Vec::with_capacity(3);
     for (index, plane) in planes.iter().enumerate() {
         let scale = if index == 0 { 1.0 } else { 0.5 };
-        let square = Square { centre: Point { x: x * scale, y: y * scale }, side: side * scale, angle };
-        cut.push(warp(plane, &square, size, BLACK[index])?);
+        let centre = Point { x: x * scale, y: y * scale };
+        let place = Rectangle { centre, width: across * scale, height: down * scale, angle };
+        cut.push(warp(plane, &place, (content.width, content.height), BLACK[index])?);
     }
     let [y, u, v] = cut.as_slice() else { unreachable!("three planes were cut") };
-    RgbTarget { rgb, stride: size * 3, left: 0, top: 0 }.convert(y, u, v)
+    if (content.width, content.height) != (width, height) {
+        rgb.fill(fill);
+    }
+    RgbTarget { rgb, stride: width * 3, left: content.x * 3, top: content.y }.convert(y, u, v)
+}
+
+/// Whether `content` lies in a canvas that `rgb` holds exactly.
+fn check_canvas((width, height): (usize, usize), content: Region, rgb: &[u8]) -> Result<(), ImgError> {
+    let fits = content.x + content.width <= width && content.y + content.height <= height;
+    let is_usable = content.width > 0 && content.height > 0 && width <= MAX_SIDE && height <= MAX_SIDE;
+    match fits && is_usable && rgb.len() == width * height * 3 {
+        true => Ok(()),
+        false => Err(ImgError::Size { what: "canvas", width, height }),
+    }
 }
 
 /// Every caller has a thread of its own; OpenCV's pool would fight with media and lanes for the cores.
@@ -212,16 +250,21 @@ fn resize_part(plane: &Plane<'_>, part: Region, width: usize, height: usize) -> 
     Ok(small)
 }
 
-/// Cuts `square`, given in the plane's own pixels, out of one plane.
-fn warp(plane: &Plane<'_>, square: &Square, size: usize, outside: u8) -> Result<Mat, ImgError> {
+/// Cuts `place`, given in the plane's own pixels, out of one plane.
+fn warp(
+    plane: &Plane<'_>,
+    place: &Rectangle,
+    (width, height): (usize, usize),
+    outside: u8,
+) -> Result<Mat, ImgError> {
     let plain = || {
         let value = Scalar::all(f64::from(outside));
-        Mat::new_rows_cols_with_default(size as i32, size as i32, CV_8UC1, value)
+        Mat::new_rows_cols_with_default(height as i32, width as i32, CV_8UC1, value)
             .map_err(failed("make a crop"))
     };
-    let Some(part) = bounds(plane, square) else { return plain() };
-    // As in resizing: average before interpolating when the square is much larger than the crop.
-    let shrink = ((square.side / size as f32) as usize).max(1);
+    let Some(part) = bounds(plane, place) else { return plain() };
+    // As in resizing: average before interpolating when the place is much larger than the crop.
+    let shrink = ((place.width / width as f32).min(place.height / height as f32) as usize).max(1);
     let small = (part.width.div_ceil(shrink), part.height.div_ceil(shrink));
     let resized;
     let view;
@@ -237,35 +280,36 @@ fn warp(plane: &Plane<'_>, square: &Square, size: usize, outside: u8) -> Result<
         1 => (1.0, 1.0),
         _ => (small.0 as f64 / part.width as f64, small.1 as f64 / part.height as f64),
     };
-    let (sin, cos) = f64::from(square.angle).sin_cos();
-    let step = f64::from(square.side) / size as f64;
-    let half = (size as f64 - 1.0) / 2.0;
+    let (sin, cos) = f64::from(place.angle).sin_cos();
+    let (step_x, step_y) = (f64::from(place.width) / width as f64, f64::from(place.height) / height as f64);
+    let (half_x, half_y) = ((width as f64 - 1.0) / 2.0, (height as f64 - 1.0) / 2.0);
     let row = |along: f64, across: f64, centre: f64, origin: f64, scale: f64| {
-        let start = centre - origin - half * (along + across);
+        let start = centre - origin - half_x * along - half_y * across;
         [along * scale, across * scale, start * scale - 0.5]
     };
     let matrix = [
-        row(step * cos, -step * sin, f64::from(square.centre.x), part.x as f64, scale_x),
-        row(step * sin, step * cos, f64::from(square.centre.y), part.y as f64, scale_y),
+        row(step_x * cos, -step_y * sin, f64::from(place.centre.x), part.x as f64, scale_x),
+        row(step_x * sin, step_y * cos, f64::from(place.centre.y), part.y as f64, scale_y),
     ];
     let matrix = Mat::from_slice_2d(&matrix).map_err(failed("make a transform"))?;
     let mut cut = Mat::default();
-    let (target, how) = (Size::new(size as i32, size as i32), INTER_LINEAR | WARP_INVERSE_MAP);
+    let (target, how) = (Size::new(width as i32, height as i32), INTER_LINEAR | WARP_INVERSE_MAP);
     let border = Scalar::all(f64::from(outside));
     imgproc::warp_affine(source, &mut cut, &matrix, target, how, BORDER_CONSTANT, border)
         .map_err(failed("warp a plane"))?;
     Ok(cut)
 }
 
-/// The part of the plane that a turned square touches, with a margin for interpolation.
-fn bounds(plane: &Plane<'_>, square: &Square) -> Option<Region> {
-    let reach = square.side / 2.0 * (square.angle.cos().abs() + square.angle.sin().abs()) + 2.0;
-    let span = |centre: f32, limit: usize| {
-        let start = ((centre - reach).floor().max(0.0) as usize).min(limit);
-        let end = ((centre + reach).ceil().max(0.0) as usize).min(limit);
-        (start, end - start)
+/// The part of the plane that a turned rectangle touches, with a margin for interpolation.
+fn bounds(plane: &Plane<'_>, place: &Rectangle) -> Option<Region> {
+    let around = place.bbox();
+    let span = |start: f32, length: f32, limit: usize| {
+        let from = ((start - 2.0).floor().max(0.0) as usize).min(limit);
+        let to = ((start + length + 2.0).ceil().max(0.0) as usize).min(limit);
+        (from, to - from)
     };
-    let ((x, width), (y, height)) = (span(square.centre.x, plane.width), span(square.centre.y, plane.height));
+    let (x, width) = span(around.x, around.w, plane.width);
+    let (y, height) = span(around.y, around.h, plane.height);
     (width > 0 && height > 0).then_some(Region { x, y, width, height })
 }
 

@@ -2,17 +2,21 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot reach its store has failed")]
 
+#[path = "common/s3.rs"]
+mod s3;
+
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use sha2::{Digest, Sha256};
 use vigie::blobs::{BlobError, Blobs, MAX_SMALL_BYTES, Version};
+
+use s3::{S3, settings};
 
 /// More than two of S3's parts, and no multiple of anything.
 const LARGE_BYTES: usize = 11_000_003;
@@ -363,64 +367,6 @@ fn places_that_are_none_are_refused_when_they_are_opened() {
     }
     let file = tempfile::NamedTempFile::new().unwrap();
     assert!(Blobs::open(file.path().to_str().unwrap()).is_err());
-}
-
-/// moto's S3 server.
-struct S3 {
-    child: Child,
-    endpoint: String,
-}
-
-impl S3 {
-    fn start() -> Self {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/s3/serve");
-        let mut command = Command::new(script);
-        command.arg(env!("CARGO_TARGET_TMPDIR")).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut said = Vec::new();
-        let endpoint = loop {
-            let line = lines.next().unwrap_or_else(|| panic!("no server: {said:?}")).unwrap();
-            match line.split_once("Running on ") {
-                Some((_, endpoint)) => break endpoint.trim().to_owned(),
-                None => said.push(line),
-            }
-        };
-        std::thread::spawn(move || lines.for_each(drop));
-        let server = Self { child, endpoint };
-        server.request("PUT", "/store");
-        server
-    }
-
-    fn bucket(&self, path: &str) -> Blobs {
-        Blobs::open_with(&format!("s3://{path}"), &settings(&self.endpoint)).unwrap()
-    }
-
-    fn request(&self, method: &str, path: &str) -> String {
-        let address = self.endpoint.strip_prefix("http://").unwrap();
-        let mut stream = TcpStream::connect(address).unwrap();
-        write!(stream, "{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: 0\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    }
-}
-
-impl Drop for S3 {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn settings(endpoint: &str) -> Vec<(String, String)> {
-    let settings = [
-        ("AWS_ENDPOINT", endpoint),
-        ("AWS_REGION", "eu-west-1"),
-        ("AWS_ACCESS_KEY_ID", "test"),
-        ("AWS_SECRET_ACCESS_KEY", "test"),
-    ];
-    settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
 }
 
 fn text(text: &str) -> Bytes {

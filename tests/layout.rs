@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// What each part of `src/` may use of the others. Never upward.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("signalling", &["blobs", "cluster", "container", "ids", "jobs", "shutdown", "telemetry"]),
+    ("signalling", &["blobs", "cluster", "container", "ids", "jobs", "models", "shutdown", "telemetry"]),
     (
         "live",
         &[
@@ -41,12 +41,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
+    ("oip", &["cluster", "inference", "models", "pipeline", "telemetry"]),
+    ("trials", &["blobs", "cluster", "inference", "models"]),
     ("jobs", &["blobs", "container", "telemetry"]),
     ("blobs", &[]),
-    ("cluster", &["ids"]),
-    ("pipeline", &["frame", "imgproc", "inference", "models"]),
-    ("models", &["frame", "inference"]),
+    ("cluster", &["ids", "measures"]),
+    ("serving", &["blobs", "inference", "measures", "models", "pipeline", "telemetry"]),
+    ("pipeline", &["frame", "imgproc", "inference", "measures", "models"]),
+    ("models", &["blobs", "frame", "ids", "inference"]),
     ("inference", &[]),
+    ("measures", &[]),
     ("imgproc", &["frame"]),
     ("codec", &["container", "frame"]),
     ("container", &[]),
@@ -60,7 +64,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 
 /// Each outside engine is named in one place.
 const NAMED_IN: &[(&str, &[&str])] = &[
-    ("opencv::", &["imgproc.rs"]),
+    ("opencv::", &["imgproc.rs", "imgproc/"]),
     ("ffmpeg_sys_next", &["codec/"]),
     ("ort::", &["inference/ort.rs"]),
     ("seccompiler::", &["models/trial/confine.rs"]),
@@ -72,7 +76,18 @@ const NAMED_IN: &[(&str, &[&str])] = &[
     ("object_store::", &["blobs/"]),
     ("jsonwebtoken::", &["signalling/auth.rs"]),
     ("tokio_rustls::", &["signalling/tls.rs", "signalling/server.rs", "load/"]),
-    ("axum", &["signalling/", "live/control.rs", "live/whip.rs", "files/control.rs", "commands/"]),
+    (
+        "axum",
+        &[
+            "signalling/",
+            "live/control.rs",
+            "live/whip.rs",
+            "files/control.rs",
+            "oip/control.rs",
+            "trials/control.rs",
+            "commands/",
+        ],
+    ),
 ];
 
 /// Modules that do no I/O, spawn nothing and are given the time.
@@ -86,10 +101,24 @@ const PURE: &[&str] = &[
     "live/headroom.rs",
     "live/sdp.rs",
     "live/settings.rs",
+    "measures.rs",
     "models/check/",
+    "models/eval/",
     "models/heads/",
+    "models/traffic",
+    "oip/answer.rs",
+    "oip/coding.rs",
+    "oip/metadata.rs",
+    "oip/numbers.rs",
+    "oip/request.rs",
+    "oip/shapes.rs",
+    "oip/tensors.rs",
+    "pipeline/agree.rs",
+    "pipeline/labels.rs",
     "pipeline/track/",
     "rtp/",
+    "serving/plan.rs",
+    "serving/watch.rs",
 ];
 
 fn sources() -> Vec<(String, String)> {

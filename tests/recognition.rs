@@ -13,7 +13,9 @@ use vigie::inference::engine::Engine;
 use vigie::inference::ort::{Device, OrtEngine};
 use vigie::inference::tensor::Tensor;
 use vigie::models::manifest::Task;
+use vigie::models::traffic::Slot;
 use vigie::pipeline::recognise::{MinScores, Tasks};
+use vigie::pipeline::track::Answer;
 
 /// One lab for all tests: the models are loaded once.
 fn lab() -> &'static Lab {
@@ -23,9 +25,14 @@ fn lab() -> &'static Lab {
 
 fn recognise(picture: &Picture) -> (Vec<Detection>, Vec<Option<f32>>) {
     let mut recogniser = lab().recogniser(1);
-    let found = recogniser.detect(picture, &Tasks::ALL, &MinScores::default()).unwrap();
+    let found = recogniser.detect(picture, &Tasks::USUAL, &MinScores::default()).unwrap();
     let faces = faces(&found.detections);
-    let genders = recogniser.genders(picture, &faces).unwrap();
+    let answers = recogniser.classify(&Slot::Gender, picture, &faces).unwrap();
+    let male = |answer| match answer {
+        Some(Answer::Male(p_male)) => Some(p_male),
+        _ => None,
+    };
+    let genders = answers.into_iter().map(male).collect();
     (found.detections, genders)
 }
 
@@ -180,6 +187,7 @@ fn golden_of(picture: &Picture) -> Vec<Golden> {
         let (label, male) = match detection.kind {
             Kind::Face => ("face".into(), genders.next().flatten()),
             Kind::Object => (lab().label(Task::Objects, detection.class), None),
+            Kind::Text => unreachable!("text was not asked for"),
         };
         Golden {
             kind: detection.kind,

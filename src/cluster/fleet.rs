@@ -312,6 +312,43 @@ impl Fleet {
         turns
     }
 
+    /// What every worker answers that does.
+    pub(super) async fn ask_all<T, F>(&self, question: impl Fn(Remote) -> F) -> Vec<T>
+    where
+        F: Future<Output = Result<T, RemoteError>>,
+    {
+        let answering =
+            |(address, member): (&SocketAddr, &Member)| member.status.is_some().then_some(*address);
+        let addresses: Vec<SocketAddr> = self.members().iter().filter_map(answering).collect();
+        let answers = stream::iter(addresses.into_iter().map(|address| question(self.remote(address))));
+        answers.buffer_unordered(POLLS_AT_ONCE).filter_map(async |answer| answer.ok()).collect().await
+    }
+
+    /// How many workers have each model loaded, by `name@version`, as they last said.
+    pub fn loaded(&self) -> BTreeMap<String, usize> {
+        let mut loaded = BTreeMap::new();
+        for status in self.members().values().filter_map(|member| member.status.as_ref()) {
+            // One model may be for several slots.
+            for title in status.models.values().chain(&status.loaded).collect::<HashSet<_>>() {
+                *loaded.entry(title.clone()).or_default() += 1;
+            }
+        }
+        loaded
+    }
+
+    /// `name@version` → why some worker could not load it, as they last said.
+    pub fn not_loaded(&self) -> BTreeMap<String, String> {
+        let members = self.members();
+        let statuses = members.values().filter_map(|member| member.status.as_ref());
+        statuses.flat_map(|status| status.not_loaded.clone()).collect()
+    }
+
+    /// The model that each slot uses for those in no share, `name@version`; where workers differ, any one's.
+    pub fn serving(&self) -> BTreeMap<String, String> {
+        let members = self.members();
+        members.values().filter_map(|member| member.status.as_ref()).flat_map(|s| s.models.clone()).collect()
+    }
+
     /// Attaches to a session on the worker that its id names.
     ///
     /// # Errors
@@ -364,6 +401,8 @@ mod tests {
             load_ratio: sessions as f64 / 4.0,
             draining,
             models: BTreeMap::new(),
+            loaded: Vec::new(),
+            not_loaded: BTreeMap::new(),
         }
     }
 

@@ -5,8 +5,11 @@
 //! query, and is refused with a [`PictureFault`].
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+use crate::ids::is_word;
 
 /// Bytes: no signalling message is longer. An offer with every codec of a browser is under 10 KB.
 pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
@@ -90,6 +93,158 @@ pub struct SessionTerms {
     /// From its opening to its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_seconds: Option<u32>,
+    /// By which the session's models are chosen.
+    #[serde(default, skip_serializing_if = "Attributes::is_empty")]
+    pub attributes: Attributes,
+    /// What the session's side of a canary hangs by, in place of its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<Sticky>,
+}
+
+/// Text that is no attribute of a session, or no word that one could be sticky by.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidWord {
+    #[error("{0:?} is not 1 to 64 of A-Z, a-z, 0-9, ., _ and -")]
+    Word(String),
+    #[error("{0:?} is not a name and a value with a colon between them")]
+    Pair(String),
+    #[error("there are {0} attributes, more than {MAX_ATTRIBUTES}")]
+    TooMany(usize),
+}
+
+/// Attributes that a session may have.
+const MAX_ATTRIBUTES: usize = 16;
+
+/// What is known of a session besides its terms: name → value, both words as [`is_word`] knows them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "BTreeMap<String, String>", into = "BTreeMap<String, String>")]
+pub struct Attributes(BTreeMap<String, String>);
+
+impl Attributes {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Reads what [`Attributes::to_text`] writes.
+    ///
+    /// # Errors
+    /// What is none.
+    pub fn from_text(text: &str) -> Result<Self, InvalidWord> {
+        let pair = |pair: &str| match pair.split_once(':') {
+            Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+            None => Err(InvalidWord::Pair(shortened(pair))),
+        };
+        let pairs = text.split(',').filter(|pair| !pair.is_empty()).take(MAX_ATTRIBUTES + 1);
+        pairs.map(pair).collect::<Result<BTreeMap<_, _>, _>>()?.try_into()
+    }
+
+    /// `cohort:b,plan:pro`, for a query.
+    pub fn to_text(&self) -> String {
+        self.0.iter().map(|(name, value)| format!("{name}:{value}")).collect::<Vec<_>>().join(",")
+    }
+
+    /// These and `others`, which stand back where both name one; no more than there can be.
+    pub fn or(mut self, others: Self) -> Self {
+        for (name, value) in others.0 {
+            if self.0.len() < MAX_ATTRIBUTES {
+                self.0.entry(name).or_insert(value);
+            }
+        }
+        self
+    }
+}
+
+impl TryFrom<BTreeMap<String, String>> for Attributes {
+    type Error = InvalidWord;
+
+    fn try_from(pairs: BTreeMap<String, String>) -> Result<Self, InvalidWord> {
+        if pairs.len() > MAX_ATTRIBUTES {
+            return Err(InvalidWord::TooMany(pairs.len()));
+        }
+        let wrong = pairs.iter().flat_map(|(name, value)| [name, value]).find(|word| !is_word(word));
+        let wrong = wrong.map(|word| InvalidWord::Word(shortened(word)));
+        wrong.map_or(Ok(Self(pairs)), Err)
+    }
+}
+
+impl From<Attributes> for BTreeMap<String, String> {
+    fn from(attributes: Attributes) -> Self {
+        attributes.0
+    }
+}
+
+/// A word that is the same through the sessions of a page, or of a user: so they keep their side of a canary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Sticky(String);
+
+impl Sticky {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Sticky {
+    type Error = InvalidWord;
+
+    fn try_from(text: String) -> Result<Self, InvalidWord> {
+        text.parse()
+    }
+}
+
+impl From<Sticky> for String {
+    fn from(sticky: Sticky) -> Self {
+        sticky.0
+    }
+}
+
+impl FromStr for Sticky {
+    type Err = InvalidWord;
+
+    fn from_str(text: &str) -> Result<Self, InvalidWord> {
+        if is_word(text) { Ok(Self(text.to_owned())) } else { Err(InvalidWord::Word(shortened(text))) }
+    }
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+impl SessionTerms {
+    /// The query by which a front asks a worker for a session within these terms, without its question mark.
+    pub fn to_query(&self) -> String {
+        let Self { tasks, max_seconds, attributes, sticky } = self;
+        let named = [
+            ("tasks", tasks.map(TaskList::to_text)),
+            ("max_seconds", max_seconds.map(|seconds| seconds.to_string())),
+            ("attributes", (!attributes.is_empty()).then(|| attributes.to_text())),
+            ("sticky", sticky.as_ref().map(|sticky| sticky.0.clone())),
+        ];
+        let pairs = named.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?)));
+        pairs.collect::<Vec<_>>().join("&")
+    }
+}
+
+/// [`SessionTerms`] as a worker reads them of a query.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct TermsQuery {
+    tasks: Option<String>,
+    max_seconds: Option<u32>,
+    attributes: Option<String>,
+    sticky: Option<String>,
+}
+
+impl TermsQuery {
+    /// # Errors
+    /// What is not as [`SessionTerms::to_query`] writes it.
+    pub fn terms(&self) -> Result<SessionTerms, InvalidWord> {
+        Ok(SessionTerms {
+            tasks: self.tasks.as_deref().map(TaskList::from_text),
+            max_seconds: self.max_seconds,
+            attributes: Attributes::from_text(self.attributes.as_deref().unwrap_or_default())?,
+            sticky: self.sticky.as_deref().map(str::parse).transpose()?,
+        })
+    }
 }
 
 /// Tasks by name. One that is not known here allows nothing here.
@@ -99,11 +254,22 @@ pub struct TaskList {
     pub faces: bool,
     pub gender: bool,
     pub objects: bool,
+    pub text: bool,
 }
 
 impl TaskList {
-    pub const NONE: Self = Self { faces: false, gender: false, objects: false };
-    pub const ALL: Self = Self { faces: true, gender: true, objects: true };
+    pub const NONE: Self = Self { faces: false, gender: false, objects: false, text: false };
+    pub const ALL: Self = Self { faces: true, gender: true, objects: true, text: true };
+    /// What is done unless somebody says otherwise: all but reading text, which takes long.
+    pub const USUAL: Self = Self { text: false, ..Self::ALL };
+    /// Their names.
+    pub const NAMES: [&str; 4] = ["faces", "gender", "objects", "text"];
+
+    /// Each by its name.
+    pub fn named(self) -> [(&'static str, bool); 4] {
+        let [faces, gender, objects, text] = Self::NAMES;
+        [(faces, self.faces), (gender, self.gender), (objects, self.objects), (text, self.text)]
+    }
 
     /// Reads what [`TaskList::to_text`] writes.
     pub fn from_text(text: &str) -> Self {
@@ -119,15 +285,13 @@ impl TaskList {
 impl From<Vec<String>> for TaskList {
     fn from(names: Vec<String>) -> Self {
         let has = |name| names.iter().any(|given| given == name);
-        Self { faces: has("faces"), gender: has("gender"), objects: has("objects") }
+        Self { faces: has("faces"), gender: has("gender"), objects: has("objects"), text: has("text") }
     }
 }
 
 impl From<TaskList> for Vec<String> {
     fn from(list: TaskList) -> Self {
-        let TaskList { faces, gender, objects } = list;
-        let named = [("faces", faces), ("gender", gender), ("objects", objects)];
-        named.into_iter().filter(|(_, is_in)| *is_in).map(|(name, _)| name.to_owned()).collect()
+        list.named().into_iter().filter(|(_, is_in)| *is_in).map(|(name, _)| name.to_owned()).collect()
     }
 }
 
@@ -142,8 +306,14 @@ pub struct WorkerStatus {
     pub load_ratio: f64,
     /// It takes no more sessions and is about to end.
     pub draining: bool,
-    /// Task → `name@version`.
+    /// Slot → `name@version` of the stable models.
     pub models: BTreeMap<String, String>,
+    /// `name@version` of every model that it has loaded.
+    #[serde(default)]
+    pub loaded: Vec<String>,
+    /// `name@version` → why it could not be loaded.
+    #[serde(default)]
+    pub not_loaded: BTreeMap<String, String>,
 }
 
 /// What a worker is to do with a picture, as a query.
@@ -153,6 +323,9 @@ pub struct PredictOptions {
     /// Needs `faces`.
     pub gender: bool,
     pub objects: bool,
+    /// One from before there was text does not ask for it.
+    #[serde(default)]
+    pub text: bool,
     /// 0 to 1; without one, each model's own.
     #[serde(default)]
     pub threshold: Option<f32>,
@@ -177,7 +350,7 @@ impl PredictOptions {
     /// The query of a request to the worker, without its question mark. The models' names must be such as
     /// need no escaping there.
     pub fn to_query(&self) -> String {
-        let Self { faces, gender, objects, threshold, model, answer } = self;
+        let Self { faces, gender, objects, text, threshold, model, answer } = self;
         let answer = match answer {
             PredictAnswer::Json => "json",
             PredictAnswer::Jpeg => "jpeg",
@@ -185,7 +358,9 @@ impl PredictOptions {
         };
         let threshold = threshold.map(|score| format!("&threshold={score}")).unwrap_or_default();
         let model = model.as_ref().map(|model| format!("&model={model}")).unwrap_or_default();
-        format!("faces={faces}&gender={gender}&objects={objects}&answer={answer}{threshold}{model}")
+        // A worker from before there was text is not told of it in vain.
+        let text = if *text { "&text=true" } else { "" };
+        format!("faces={faces}&gender={gender}&objects={objects}{text}&answer={answer}{threshold}{model}")
     }
 }
 
@@ -259,6 +434,47 @@ mod tests {
         ];
         for (json, expected) in table {
             assert_eq!(&serde_json::from_str::<ClientMessage>(json).expect(json), expected);
+        }
+    }
+
+    #[test]
+    fn terms_reach_the_worker_as_they_are() {
+        let attributes = Attributes::from_text("plan:pro,cohort:b").unwrap();
+        let terms = SessionTerms {
+            tasks: Some(TaskList::ALL),
+            max_seconds: Some(60),
+            attributes: attributes.clone(),
+            sticky: Some("tab-1.2_3".parse().unwrap()),
+        };
+        let query =
+            "tasks=faces,gender,objects,text&max_seconds=60&attributes=cohort:b,plan:pro&sticky=tab-1.2_3";
+        assert_eq!(terms.to_query(), query);
+        let read = TermsQuery {
+            tasks: Some("faces,gender,objects,text".into()),
+            max_seconds: Some(60),
+            attributes: Some("cohort:b,plan:pro".into()),
+            sticky: Some("tab-1.2_3".into()),
+        };
+        assert_eq!(read.terms(), Ok(terms));
+        assert_eq!(SessionTerms::default().to_query(), "");
+        let token: SessionTerms =
+            serde_json::from_str(r#"{"attributes":{"cohort":"b","plan":"pro"}}"#).unwrap();
+        assert_eq!(token.attributes, attributes);
+        // The token's word counts.
+        let page = Attributes::from_text("cohort:a,lang:fr").unwrap();
+        assert_eq!(attributes.or(page).to_text(), "cohort:b,lang:fr,plan:pro");
+    }
+
+    #[test]
+    fn attributes_are_words_and_few() {
+        let many = (0..17).map(|at| format!("a{at}:b")).collect::<Vec<_>>().join(",");
+        for text in ["a", "a:", ":b", "a:b c", "a:b&tasks=faces", "ä:b", "a:b:c", &many, &"a".repeat(65)] {
+            assert!(Attributes::from_text(text).is_err(), "{text}");
+        }
+        assert!(Attributes::from_text("").unwrap().is_empty());
+        assert!(serde_json::from_str::<SessionTerms>(r#"{"attributes":{"a":"b c"}}"#).is_err());
+        for text in ["", "a b", "ä", &"a".repeat(65)] {
+            assert!(text.parse::<Sticky>().is_err(), "{text}");
         }
     }
 

@@ -10,6 +10,7 @@ use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -32,6 +33,8 @@ pub const PREDICT_PATH: &str = "/control/v1/predict";
 /// How long a worker may take to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
+/// Bytes: what a worker says of itself is no longer.
+const MAX_ANSWER_BYTES: usize = 1 << 20;
 /// Bytes: no refusal of a worker is longer.
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 
@@ -99,9 +102,7 @@ pub fn peer_address(socket: &SessionSocket) -> Option<SocketAddr> {
 impl Remote {
     /// Opens a session within these terms.
     pub async fn open_session(&self, terms: &SessionTerms) -> Result<SessionSocket, RemoteError> {
-        let tasks = terms.tasks.map(|tasks| format!("&tasks={}", tasks.to_text())).unwrap_or_default();
-        let limit = terms.max_seconds.map(|seconds| format!("&max_seconds={seconds}")).unwrap_or_default();
-        self.open_socket(&format!("?{tasks}{limit}")).await
+        self.open_socket(&format!("?{}", terms.to_query())).await
     }
 
     /// Attaches to a session that lives there.
@@ -137,7 +138,12 @@ impl Remote {
 
     /// Asks how loaded the worker is.
     pub async fn status(&self) -> Result<WorkerStatus, RemoteError> {
-        let answer = timeout(STATUS_LIMIT, self.get(STATUS_PATH)).await;
+        self.look_up(STATUS_PATH).await
+    }
+
+    /// Asks for what lies at `path`, a short answer in JSON.
+    pub(super) async fn look_up<T: DeserializeOwned>(&self, path: &str) -> Result<T, RemoteError> {
+        let answer = timeout(STATUS_LIMIT, self.get(path)).await;
         let body = answer.unwrap_or(Err(RemoteError::Silent { address: self.address }))?;
         serde_json::from_slice(&body).map_err(|source| self.unreachable(source))
     }
@@ -157,7 +163,7 @@ impl Remote {
         if response.status() != StatusCode::OK {
             return Err(self.refused(response.status()));
         }
-        let body = Limited::new(response.into_body(), MAX_MESSAGE_BYTES).collect().await;
+        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
         Ok(body.map_err(|source| self.unreachable(source))?.to_bytes())
     }
 
@@ -220,7 +226,7 @@ pub fn is_authorised(headers: &http::HeaderMap, token: &ClusterToken) -> bool {
     given.is_some_and(|given| token.is_shown_by(given))
 }
 
-fn retry_after(headers: &http::HeaderMap) -> u32 {
+pub(super) fn retry_after(headers: &http::HeaderMap) -> u32 {
     const DEFAULT_S: u32 = 3;
     let value = headers.get(http::header::RETRY_AFTER).and_then(|value| value.to_str().ok());
     value.and_then(|value| value.parse().ok()).unwrap_or(DEFAULT_S)

@@ -46,7 +46,8 @@ pub struct AnnotateArgs {
     /// In videos, recognise every so many pictures; boxes are carried over those between.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub every: u64,
-    /// What to look for, comma-separated; gender takes faces with it.
+    /// What to look for, comma-separated; gender takes faces with it. Text is read where it is asked for, here or with
+    /// --cascade.
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["faces", "gender", "objects"])]
     pub tasks: Vec<TaskName>,
     /// Least score of what is reported, 0 to 1; without it, each model's own.
@@ -61,12 +62,19 @@ pub enum TaskName {
     Faces,
     Gender,
     Objects,
+    Text,
 }
 
-fn tasks_of(names: &[TaskName]) -> Tasks {
+/// Naming what text is to be read on asks for it, too.
+fn tasks_of(names: &[TaskName], reads_text: bool) -> Tasks {
     let wanted = |name| names.contains(&name);
     let gender = wanted(TaskName::Gender);
-    Tasks { faces: gender || wanted(TaskName::Faces), gender, objects: wanted(TaskName::Objects) }
+    Tasks {
+        faces: gender || wanted(TaskName::Faces),
+        gender,
+        objects: wanted(TaskName::Objects),
+        text: reads_text || wanted(TaskName::Text),
+    }
 }
 
 /// The user has asked to stop.
@@ -87,6 +95,13 @@ pub fn run(args: &AnnotateArgs) -> anyhow::Result<()> {
     }
     let metrics = Arc::new(Metrics::new());
     let recognition = Recognition::load(&args.inference, &metrics)?;
+    let tasks = tasks_of(&args.tasks, recognition.models().is_told_of_text());
+    if tasks.text && !recognition.models().can_read() {
+        bail!(
+            "no models that read text are in {}: `vigie models pull ocr` fetches them",
+            args.inference.models.display()
+        );
+    }
     let annotator = Annotator {
         engines: Engines {
             handle: recognition.handle(),
@@ -94,7 +109,7 @@ pub fn run(args: &AnnotateArgs) -> anyhow::Result<()> {
             lanes: recognition.lanes(),
         },
         options: VideoOptions {
-            tasks: tasks_of(&args.tasks),
+            tasks,
             every: args.every,
             threshold: args.threshold,
             ..VideoOptions::default()

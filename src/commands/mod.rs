@@ -5,6 +5,8 @@ pub mod annotate;
 #[cfg(feature = "media")]
 pub mod bench;
 #[cfg(feature = "media")]
+mod cascades;
+#[cfg(feature = "media")]
 pub mod doctor;
 pub mod guard;
 pub mod health;
@@ -16,6 +18,7 @@ mod media;
 pub mod models;
 #[cfg(feature = "media")]
 pub mod recognition;
+pub mod registry;
 #[cfg(feature = "media")]
 pub mod serve;
 pub mod service;

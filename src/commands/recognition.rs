@@ -1,32 +1,35 @@
-//! Loads the models and starts the lanes: the part that `serve` and `bench` have in common.
+//! Loads the models and starts the lanes, and has the models follow the registry: what the commands that recognise have
+//! in common.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, bail};
 
 use crate::cli::InferenceArgs;
+use crate::commands::cascades::{self, Cascades};
 use crate::files::desk::Desk;
-use crate::inference::batcher::{Limits, ModelId};
-use crate::inference::engine::Engine;
-use crate::inference::ort::{Device, OrtEngine, Runtime};
-use crate::inference::service::{BatchRun, Handle, Observer, Options, Service};
+use crate::inference::batcher::Limits;
+use crate::inference::ort::{Device, Runtime};
+use crate::inference::service::{Handle, Observer, Options, Service};
+use crate::live::readers::Readers;
 use crate::models::catalogue::MODELS;
 use crate::models::manifest::{Head, Manifest, Task};
+use crate::models::registry::Registry;
 use crate::models::store::{Store, StoreError, Stored};
-use crate::pipeline::recognise::{Model, ModelSet};
+use crate::models::traffic::{Slot, Split};
+use crate::pipeline::recognise::ModelSet;
+use crate::serving::{Loaded, Loader, Names, Setup, Workshop};
 use crate::telemetry::metrics::Metrics;
 
-/// Face crops that run together; detectors gain nothing from batches on a CPU.
-const GENDER_BATCH: usize = 8;
-/// Pictures that run together on a GPU.
-const GPU_BATCH: usize = 16;
-
-/// Running lanes with a model for each task. Dropping it stops the lanes.
+/// Running lanes with a model for each slot. Dropping it stops the lanes.
 pub struct Recognition {
-    service: Service,
+    service: Arc<Service>,
     models: ModelSet,
+    /// What goes on to load models, once somebody has it do so.
+    serving: Mutex<Option<(Workshop, BTreeMap<Slot, Loaded>)>>,
+    folder: PathBuf,
 }
 
 impl Recognition {
@@ -35,47 +38,65 @@ impl Recognition {
     /// # Errors
     /// With what is missing or broken, and what to do about it.
     pub fn load(args: &InferenceArgs, metrics: &Arc<Metrics>) -> anyhow::Result<Self> {
-        let mut device: Device = args.device.parse()?;
+        let device: Device = args.device.parse()?;
         let runtime = load_runtime(args)?;
-        let manifests = find_models(args)?;
-        let ids = (0..).map(ModelId);
-        let models: Vec<(ModelId, Manifest, PathBuf)> =
-            ids.zip(manifests).map(|(id, (manifest, path))| (id, manifest, path)).collect();
-
-        let names = models.iter().map(|(id, m, _)| (*id, (m.name.clone(), m.version.to_string()))).collect();
+        let cascades = Cascades::read(&args.cascades)?;
+        let (mut chosen, second) = choose_models(args, &cascades)?;
+        chosen.extend(second);
         let options = Options {
             lanes: args.lanes.unwrap_or_else(cores),
             limits: Limits::default(),
             slowdown: args.slowdown,
             ..Options::default()
         };
-        let observer = Arc::new(Meter { metrics: Arc::clone(metrics), names });
+        let names = Names::new(metrics);
+        let observer = Arc::clone(&names) as Arc<dyn Observer>;
         let service = Service::start(options, observer).context("starting the inference threads")?;
-        let in_use = ModelSet::default();
-        for (id, manifest, path) in models {
-            let engines = load_engines(&runtime, &path, device, args.lane_threads, service.lanes());
-            let outcome = if engines.is_ok() { "loaded" } else { "failed" };
-            metrics.model_loads_total.with_label_values(&[outcome]).inc();
-            let (engines, used) = engines?;
-            // What the first model could not have is not tried, and not complained about, again.
-            device = used;
-            metrics.inference_device.reset();
-            metrics.inference_device.with_label_values(&[&used.to_string()]).set(1);
-            let on_gpu = used != Device::Cpu;
-            let max_batch = match manifest.task {
-                _ if manifest.input.batch.is_some() => 1,
-                Task::Gender => GENDER_BATCH,
-                _ if on_gpu => GPU_BATCH,
-                _ => 1,
+        let service = Arc::new(service);
+        let mut workshop = Workshop {
+            runtime,
+            device,
+            threads: args.lane_threads,
+            object_size: args.object_size,
+            service: Arc::clone(&service),
+            metrics: Arc::clone(metrics),
+            names,
+            next: 0,
+        };
+        let models = ModelSet::default().reading_text_on(cascades.text_on.clone());
+        let mut defaults: BTreeMap<Slot, Loaded> = BTreeMap::new();
+        for (slot, stored) in chosen {
+            // One that fills several slots is loaded once.
+            let known = defaults.values().find(|loaded| loaded.stored.model == stored.model);
+            let model = match known {
+                Some(loaded) => loaded.model.clone(),
+                None => workshop.load(stored.manifest.clone(), &stored.model)?,
             };
-            service.install(id, engines, max_batch)?;
-            if on_gpu {
-                service.set_pictures_under_way(service.lanes() * GPU_BATCH + 1);
-            }
-            in_use.replace(Model { id, manifest: Arc::new(manifest) });
+            models.serve(slot.clone(), Split::all(model.clone()));
+            defaults.insert(slot, Loaded { stored, model });
         }
+        cascades::warn_of_unknown_labels(&cascades, &models);
         tracing::info!(lanes = service.lanes(), threads = args.lane_threads, "models loaded");
-        Ok(Self { service, models: in_use })
+        let serving = Mutex::new(Some((workshop, defaults)));
+        Ok(Self { service, models, serving, folder: args.models.clone() })
+    }
+
+    /// Has the models follow the traffics of `registry` from now on; `worker` is who says so in their history.
+    ///
+    /// # Errors
+    /// When it has been done already, or there is no thread for it.
+    pub fn follow(&self, registry: Option<&Registry>, worker: &str) -> anyhow::Result<Loader> {
+        let taken = self.serving.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (workshop, defaults) = taken.context("the models follow the traffics already")?;
+        let setup = Setup {
+            worker: worker.to_owned(),
+            workshop,
+            registry: registry.cloned(),
+            store: Store::open(&self.folder),
+            models: self.models.clone(),
+            defaults,
+        };
+        Loader::start(setup, tokio::runtime::Handle::current()).context("starting the loader")
     }
 
     pub fn handle(&self) -> Handle {
@@ -88,6 +109,11 @@ impl Recognition {
 
     pub fn lanes(&self) -> usize {
         self.service.lanes()
+    }
+
+    /// Starts the threads that read text for live sessions.
+    pub fn start_readers(&self, metrics: &Arc<Metrics>) -> anyhow::Result<Readers> {
+        Readers::start(self.service.lanes(), metrics).context("starting the threads that read text")
     }
 
     /// Starts the threads that recognise posted pictures: one decodes while every lane is at work.
@@ -137,6 +163,23 @@ fn newest_library(folder: &Path) -> Option<PathBuf> {
 /// The model of every task: the one that `--model` names, else the newest of those that vigie brings, else
 /// the newest there is; with the sizes that the command line asks for.
 pub fn find_models(args: &InferenceArgs) -> anyhow::Result<Vec<(Manifest, PathBuf)>> {
+    let sized = |(_, stored): (Slot, Stored)| {
+        let mut manifest = stored.manifest;
+        // Others were added at the size that they are to run at.
+        if manifest.head == Head::Centernet {
+            manifest.input.size = args.object_size;
+        }
+        (manifest, stored.model)
+    };
+    let (first, _) = choose_models(args, &Cascades::default())?;
+    Ok(first.into_iter().map(sized).collect())
+}
+
+/// Models by the slots that they fill.
+type BySlot = Vec<(Slot, Stored)>;
+
+/// The same by slot, as the store has them, and those of the second stage.
+fn choose_models(args: &InferenceArgs, cascades: &Cascades) -> anyhow::Result<(BySlot, BySlot)> {
     if args.object_size == 0 || !args.object_size.is_multiple_of(32) || args.object_size > 2048 {
         bail!("--object-size {} is not a multiple of 32 between 32 and 2048", args.object_size);
     }
@@ -153,30 +196,32 @@ pub fn find_models(args: &InferenceArgs) -> anyhow::Result<Vec<(Manifest, PathBu
                 )
             })?,
         };
-        let mut manifest = stored.manifest;
-        // Others were added at the size that they are to run at.
-        if manifest.head == Head::Centernet {
-            manifest.input.size = args.object_size;
-        }
-        found.push((manifest, stored.model));
+        let slot = Slot::of(task).context("a task that no slot is for")?;
+        found.push((slot, stored));
     }
-    Ok(found)
+    let second = cascades::find(&store, cascades, |task| chosen.remove(&task))?;
+    Ok((found, second))
+}
+
+/// The model `NAME` or `NAME@VERSION`.
+pub fn named(store: &Store, name: &str) -> anyhow::Result<Stored> {
+    match name.split_once('@') {
+        Some((name, version)) => {
+            let version = version.parse().ok().with_context(|| format!("{version:?} is no version"))?;
+            Ok(store.find(name, version)?)
+        }
+        None => Ok(store.newest_of(name)?),
+    }
 }
 
 /// The models that are named, `NAME` or `NAME@VERSION`, by task.
 fn choose(store: &Store, names: &[String]) -> anyhow::Result<HashMap<Task, Stored>> {
     let mut chosen = HashMap::new();
     for name in names {
-        let stored = match name.split_once('@') {
-            Some((name, version)) => {
-                let version = version.parse().ok().with_context(|| format!("{version:?} is no version"))?;
-                store.find(name, version)?
-            }
-            None => store.newest_of(name)?,
-        };
+        let stored = named(store, name)?;
         let task = stored.manifest.task;
-        if !Task::ALL.contains(&task) {
-            bail!("{name} is for {}, which nothing asks for yet", task.name());
+        if task == Task::Classes {
+            bail!("{name} is a classifier: --cascade LABEL={name} says what it looks at");
         }
         if let Some(other) = chosen.insert(task, stored) {
             bail!("{name} and {} are both for {}", other.manifest.name, task.name());
@@ -191,49 +236,5 @@ fn usual(store: &Store, task: Task) -> Result<Stored, StoreError> {
     match brought.map(|entry| store.newest_of(entry.name)) {
         Some(Err(StoreError::NoSuchModel { .. })) | None => store.newest(task),
         Some(found) => found,
-    }
-}
-
-/// One engine a lane, all on the device that the first one could get.
-fn load_engines(
-    runtime: &Runtime,
-    path: &Path,
-    device: Device,
-    threads: usize,
-    lanes: usize,
-) -> anyhow::Result<(Vec<Box<dyn Engine>>, Device)> {
-    let first = OrtEngine::load(runtime, path, device, threads)?;
-    let used = first.device_used().clone();
-    if let Some(reason) = &used.fallback {
-        tracing::warn!(wanted = %device, used = %used.device, reason, "the device cannot be used");
-    }
-    let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(first)];
-    for _ in 1..lanes {
-        engines.push(Box::new(OrtEngine::load(runtime, path, used.device, threads)?));
-    }
-    Ok((engines, used.device))
-}
-
-/// Carries what the lanes do into the metrics.
-struct Meter {
-    metrics: Arc<Metrics>,
-    /// Name and version by id.
-    names: HashMap<ModelId, (String, String)>,
-}
-
-impl Observer for Meter {
-    fn ran(&self, run: &BatchRun<'_>) {
-        self.metrics.inference_batch_size.observe(run.batch_size as f64);
-        for queued in run.queued {
-            self.metrics.inference_queue_seconds.observe(queued.as_secs_f64());
-        }
-        if let Some((name, version)) = self.names.get(&run.model) {
-            let seconds = self.metrics.inference_seconds.with_label_values(&[name, version]);
-            seconds.observe(run.ran.as_secs_f64());
-        }
-    }
-
-    fn skipped(&self, count: u64) {
-        self.metrics.inference_skipped_total.inc_by(count);
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::guard;
 use super::media;
 use super::recognition::Recognition;
+use super::registry;
 use super::service::{self, FrontDoor, Stop};
 use super::videos::{self, VideoJobs};
 use crate::cli::ServeArgs;
@@ -16,9 +17,11 @@ use crate::files;
 use crate::live::session::Resources;
 use crate::live::worker::Worker;
 use crate::live::{control, whip};
+use crate::oip;
 use crate::shutdown::Inside;
 use crate::signalling::router::Front;
 use crate::telemetry::metrics::Metrics;
+use crate::trials;
 
 /// Serves until it is told to stop (SIGINT or SIGTERM), then sends the sessions home.
 pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
@@ -32,11 +35,13 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
     let public = FrontDoor::bind(&args.front).await?;
     let internal = service::bind(SocketAddr::from(([127, 0, 0, 1], 0)), "--listen").await?;
     let token = ClusterToken::random();
+    let readers = recognition.start_readers(&metrics)?;
     let resources = Resources {
         peers: media::peer_config(&args.worker),
         inference: recognition.handle(),
         models: recognition.models(),
         metrics: Arc::clone(&metrics),
+        readers,
         max_viewers: args.worker.max_viewers,
     };
     let admission = media::admission(&args.worker, recognition);
@@ -52,14 +57,19 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         jobs.start(&args.worker, recognition, &metrics);
         jobs.front(&args.front)
     });
+    let registry = registry::open(&args.store);
+    let mut loader = recognition.follow(registry.as_ref(), "w1")?;
+    let trial_desk = registry::desk(registry.as_ref(), &args.worker, &args.inference)?;
     let sockets = Inside::default();
     let front = Front {
         sockets: sockets.clone(),
         workers: Arc::clone(&fleet),
+        relay: Arc::default(),
         session_key: token.session_key(),
         uploads: Arc::default(),
         videos,
-        metrics,
+        models: registry::front(registry.as_ref()),
+        metrics: Arc::clone(&metrics),
         readiness: Arc::new(readiness),
         ice: service::ice_config(&args.front),
         door: guard::door(&args.front)?,
@@ -74,10 +84,13 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
     let url = public.url()?;
     let control = control::router(Arc::clone(&worker), token.clone())
         .merge(whip::router(Arc::clone(&worker), token.clone()))
-        .merge(files::control::router(Arc::new(desk), token));
+        .merge(files::control::router(Arc::new(desk), token.clone()))
+        .merge(trials::control::router(trial_desk, token.clone()))
+        .merge(oip::control::router(media::oip(recognition, &worker, &metrics), token));
     let serving =
         async { tokio::try_join!(public.serve(&args.front, front, &stop), stop.serve(internal, control),) };
     let stopping = async {
+        loader.settled(media::LOADING_LIMIT).await;
         fleet.refresh().await;
         // The one line on standard output, for people and for scripts.
         println!("vigie is ready: {url}");
@@ -96,6 +109,7 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         };
         let (closed, ()) = tokio::join!(closing, videos::leave(video_jobs, service::FAREWELL_LIMIT));
         closed?;
+        loader.leave(service::FAREWELL_LIMIT).await;
         sockets.emptied(Duration::from_secs(1)).await;
         stop.tell();
         anyhow::Ok(())

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::guard;
 use super::service::{self, FrontDoor, Stop};
 use super::videos::{self, VideoJobs};
+use super::{guard, registry};
 use crate::cli::SignalArgs;
 use crate::cluster::fleet::Fleet;
 use crate::shutdown::Inside;
@@ -38,9 +38,11 @@ async fn serve(args: &SignalArgs) -> anyhow::Result<()> {
     let front = Front {
         sockets: Inside::default(),
         workers: Arc::clone(&fleet),
+        relay: Arc::default(),
         session_key: token.session_key(),
         uploads: Arc::default(),
         videos: video_jobs.as_ref().map(|jobs| jobs.front(&args.front)),
+        models: registry::front(registry::open(&args.store).as_ref()),
         metrics,
         readiness: Arc::new(readiness),
         ice: service::ice_config(&args.front),

@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use crate::cli::Secret;
-use crate::cluster::protocol::{SessionTerms, TaskList};
+use crate::cluster::protocol::{Attributes, SessionTerms, TaskList};
 use crate::signalling::auth::{self, Claims, TokenKey};
 
 #[derive(Debug, Args)]
@@ -18,12 +18,15 @@ pub struct TokenArgs {
     /// An admin's token, signed with the admin's secret.
     #[arg(long, conflicts_with_all = ["tasks", "max_seconds"])]
     pub admin: bool,
-    /// What its sessions may recognise, of faces, gender and objects; without it, all.
+    /// What its sessions may recognise, of faces, gender, objects and text; without it, all.
     #[arg(long, value_delimiter = ',')]
     pub tasks: Option<Vec<String>>,
     /// Seconds after which each of its sessions ends.
     #[arg(long)]
     pub max_seconds: Option<u32>,
+    /// By which its sessions' models are chosen where traffic has variants, as cohort:b,plan:pro.
+    #[arg(long, conflicts_with = "admin", value_parser = Attributes::from_text, default_value = "", hide_default_value = true)]
+    pub attributes: Attributes,
     /// What the front signs session tokens with; better given as VIGIE_SESSION_SECRET.
     #[arg(long, env = "VIGIE_SESSION_SECRET", hide_env_values = true)]
     pub session_secret: Option<Secret>,
@@ -53,11 +56,11 @@ fn mint(args: &TokenArgs) -> anyhow::Result<String> {
         return Ok(key.mint(&Claims::admin(&args.subject, now, lifetime)));
     }
     let names = args.tasks.as_deref().unwrap_or_default();
-    if let Some(unknown) = names.iter().find(|name| !["faces", "gender", "objects"].contains(&name.as_str()))
-    {
-        bail!("{unknown:?} is no task: there are faces, gender and objects");
+    if let Some(unknown) = names.iter().find(|name| !TaskList::NAMES.contains(&name.as_str())) {
+        bail!("{unknown:?} is no task: there are {}", TaskList::NAMES.join(", "));
     }
     let tasks = args.tasks.clone().map(TaskList::from);
-    let terms = SessionTerms { tasks, max_seconds: args.max_seconds };
+    let attributes = args.attributes.clone();
+    let terms = SessionTerms { tasks, max_seconds: args.max_seconds, attributes, ..SessionTerms::default() };
     Ok(key.mint(&Claims::session(&args.subject, now, lifetime, terms)))
 }

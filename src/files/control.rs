@@ -18,7 +18,7 @@ use super::still::Wanted;
 use crate::cluster::protocol::{PictureFault, PictureRefusal, PredictAnswer, PredictOptions};
 use crate::cluster::remote::{PREDICT_PATH, is_authorised};
 use crate::cluster::token::ClusterToken;
-use crate::pipeline::recognise::Tasks;
+use crate::pipeline::recognise::{RecogniseError, Tasks};
 
 /// Seconds after which a refused front may try again.
 const RETRY_AFTER_S: u32 = 1;
@@ -61,8 +61,8 @@ async fn predict(
 }
 
 fn wanted(options: &PredictOptions) -> Wanted {
-    let &PredictOptions { faces, gender, objects, threshold, .. } = options;
-    Wanted { tasks: Tasks { faces, gender: faces && gender, objects }, threshold }
+    let &PredictOptions { faces, gender, objects, text, threshold, .. } = options;
+    Wanted { tasks: Tasks { faces, gender: faces && gender, objects, text }, threshold }
 }
 
 /// The models of a comma-separated list.
@@ -82,7 +82,9 @@ fn refuse(error: &DeskError) -> Response {
             ImageError::Truncated => PictureRefusal::Truncated,
             ImageError::Corrupt(_) => PictureRefusal::Corrupt,
         },
-        DeskError::UnknownModel { .. } => PictureRefusal::InvalidOption,
+        DeskError::UnknownModel { .. } | DeskError::Recognise(RecogniseError::NoModel(_)) => {
+            PictureRefusal::InvalidOption
+        }
         _ if error.is_busy() => PictureRefusal::Busy,
         _ => {
             tracing::error!(error = error as &dyn Error, "a picture was not recognised");
@@ -92,6 +94,7 @@ fn refuse(error: &DeskError) -> Response {
     let message = match error {
         DeskError::Image(image) => format!("the picture is not readable: {image}"),
         DeskError::UnknownModel { .. } => error.to_string(),
+        DeskError::Recognise(error @ RecogniseError::NoModel(_)) => error.to_string(),
         error if refusal == PictureRefusal::Busy => error.to_string(),
         _ => "the picture could not be recognised; see the server's log".into(),
     };

@@ -138,8 +138,8 @@ impl Desk {
 
 impl Desk {
     fn check_models(&self, asked: &[String]) -> Result<(), DeskError> {
-        let loaded = self.models.list();
-        let full = |model: &Model| format!("{}@{}", model.manifest.name, model.manifest.version);
+        let loaded: Vec<Model> = self.models.list().into_iter().map(|(_, model)| model).collect();
+        let full = |model: &Model| model.version().to_string();
         let is_used =
             |asked: &str| loaded.iter().any(|model| asked == model.manifest.name || asked == full(model));
         match asked.iter().find(|asked| !is_used(asked)) {

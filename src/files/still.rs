@@ -8,14 +8,20 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::frame::{Detection, Gender, I420Buffer, Kind, Picture};
-use crate::models::manifest::Task;
+use crate::models::heads::ctc::LineText;
+use crate::models::traffic::Slot;
 use crate::pipeline::draw::{DrawnTrack, caption_of, colour_of, draw};
-use crate::pipeline::recognise::{MinScores, RecogniseError, Recogniser, Tasks};
-use crate::pipeline::report::{Attributes, GenderReport};
-use crate::pipeline::track::GenderConfig;
+use crate::pipeline::follow::{questions, reading_models, slot_of};
+use crate::pipeline::labels::Labels;
+use crate::pipeline::recognise::{Found, MinScores, RecogniseError, Recogniser, Tasks};
+use crate::pipeline::report::{Attributes, GenderReport, LabelReport};
+use crate::pipeline::text::{Effort, Place};
+use crate::pipeline::track::{Answer, Attribute, GenderConfig, Question};
 
-/// Faces classified before the next are asked for, so that a crowd does not fill the queue.
-const FACES_AT_A_TIME: usize = 32;
+/// Crops classified before the next are asked for, so that a crowd does not fill the queue.
+const CROPS_AT_A_TIME: usize = 32;
+/// Things of one label that are read in one picture, the surest.
+const MAX_THINGS_READ: usize = 16;
 
 /// What is wanted of a picture.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +37,7 @@ pub struct StillReport {
     /// Pixels, upright.
     pub width: u32,
     pub height: u32,
-    /// Faces first, then objects, each best first.
+    /// Faces first, then objects, each best first; then lines of text, in reading order.
     pub detections: Vec<DetectionReport>,
     /// Model name → version that produced this report.
     pub models: BTreeMap<String, String>,
@@ -79,35 +85,47 @@ pub fn recognise(
     picture: &Picture,
     wanted: &Wanted,
 ) -> Result<Recognised, RecogniseError> {
+    if wanted.tasks.text && !recogniser.models().can_read() {
+        return Err(RecogniseError::NoModel(Slot::TextRead));
+    }
     let scores = MinScores { faces: wanted.threshold, objects: wanted.threshold };
-    let mut found = recogniser.detect(picture, &wanted.tasks, &scores)?;
-    let mut infer = found.infer;
-    let faces: Vec<Detection> =
-        found.detections.iter().filter(|detection| detection.kind == Kind::Face).cloned().collect();
-    let mut genders = Vec::with_capacity(faces.len());
-    if wanted.tasks.gender && !faces.is_empty() {
-        let classifying = Instant::now();
-        for some in faces.chunks(FACES_AT_A_TIME) {
-            genders.extend(recogniser.genders(picture, some)?);
-        }
-        infer += classifying.elapsed();
-        if let Some(model) = recogniser.models().find(Task::Gender) {
-            found.models.insert(model.manifest.name.clone(), model.manifest.version.to_string());
+    let Found { mut detections, prepare, mut infer, mut models, found_by } =
+        recogniser.detect(picture, &wanted.tasks, &scores)?;
+    let mut labels = Labels::default();
+    for (kind, finder) in &found_by {
+        labels.adopt(*kind, finder);
+    }
+    let asking = Instant::now();
+    let mut said = vec![Attributes::default(); detections.len()];
+    for question in questions(recogniser.models(), &wanted.tasks) {
+        let slot = slot_of(recogniser.models(), &question);
+        match (slot, question.kind) {
+            (Some(slot), _) => {
+                let used = classify(recogniser, picture, &question, &slot, &detections, &mut said)?;
+                models.extend(used);
+            }
+            (None, Kind::Text) => {
+                for (line, text) in read_lines(recogniser, picture)? {
+                    detections.push(line);
+                    said.push(Attributes { text: Some(text), ..Attributes::default() });
+                }
+                models.extend(reading_models(recogniser.models()));
+            }
+            (None, _) => {
+                read_things(recogniser, picture, &question, &detections, &mut said)?;
+                models.extend(reading_models(recogniser.models()));
+            }
         }
     }
-    let models = recogniser.models();
-    let thresholds = models.find(Task::Gender).map(|model| model.manifest.thresholds.clone());
-    let config = GenderConfig::of_model(&thresholds.unwrap_or_default());
-    let mut genders = genders.into_iter();
-    let reports = found.detections.iter().map(|detection| {
-        let p_male = if detection.kind == Kind::Face { genders.next().flatten() } else { None };
-        let bbox = detection.bbox;
+    infer += asking.elapsed();
+    let reports = detections.iter().zip(said).map(|(detection, attributes)| {
+        let bbox = detection.bbox.clipped(picture.width as f32, picture.height as f32);
         DetectionReport {
             kind: detection.kind,
-            label: models.label(detection.kind, detection.class),
+            label: labels.of(detection.kind, detection.class).to_owned(),
             score: detection.score,
             bbox: [bbox.x, bbox.y, bbox.w, bbox.h],
-            attributes: Attributes { apparent_gender: p_male.map(|p_male| judged(p_male, &config)) },
+            attributes,
         }
     });
     let ms = |duration: Duration| duration.as_secs_f32() * 1000.0;
@@ -115,15 +133,84 @@ pub fn recognise(
         width: picture.width as u32,
         height: picture.height as u32,
         detections: reports.collect(),
-        models: found.models,
+        models,
         timings_ms: StillTimings {
             decode: ms(picture.decoded.saturating_duration_since(picture.decode_started)),
-            prepare: ms(found.prepare),
+            prepare: ms(prepare),
             infer: ms(infer),
             total: ms(picture.decode_started.elapsed()),
         },
     };
-    Ok(Recognised { report, detections: found.detections })
+    Ok(Recognised { report, detections })
+}
+
+/// The indices of what a question is about.
+fn asked_about(question: &Question, detections: &[Detection]) -> Vec<usize> {
+    let is_asked = |index: &usize| question.is_about(detections[*index].kind, detections[*index].class);
+    (0..detections.len()).filter(is_asked).collect()
+}
+
+/// Asks one classifier, and says which, if there was anything to ask about.
+fn classify(
+    recogniser: &Recogniser,
+    picture: &Picture,
+    question: &Question,
+    slot: &Slot,
+    detections: &[Detection],
+    said: &mut [Attributes],
+) -> Result<Option<(String, String)>, RecogniseError> {
+    let asked = asked_about(question, detections);
+    for some in asked.chunks(CROPS_AT_A_TIME) {
+        let crops: Vec<Detection> = some.iter().map(|&index| detections[index].clone()).collect();
+        for (&index, answer) in some.iter().zip(recogniser.classify(slot, picture, &crops)?) {
+            match (&question.attribute, answer) {
+                (Attribute::ApparentGender(config), Some(Answer::Male(p_male))) => {
+                    said[index].apparent_gender = Some(judged(p_male, config));
+                }
+                (Attribute::Class(name), Some(Answer::Label(label, score))) => {
+                    let report = LabelReport { label: label.to_string(), score };
+                    said[index].classes.insert(name.to_string(), report);
+                }
+                _ => {}
+            }
+        }
+    }
+    let model = recogniser.models().find(slot).filter(|_| !asked.is_empty());
+    Ok(model.map(|model| (model.manifest.name.clone(), model.manifest.version.to_string())))
+}
+
+/// The lines of the whole picture that could be read, in reading order.
+fn read_lines(
+    recogniser: &Recogniser,
+    picture: &Picture,
+) -> Result<Vec<(Detection, LabelReport)>, RecogniseError> {
+    let lines = recogniser.find_lines(picture, Effort::FILE)?;
+    let places: Vec<Place> = lines.iter().map(|line| Place::Line(line.place)).collect();
+    let texts = recogniser.read_places(picture, &places, Effort::FILE)?;
+    let read = lines.iter().zip(texts).filter_map(|(line, text)| Some((line.detection(), report_of(text)?)));
+    Ok(read.collect())
+}
+
+/// Reads what is written on the surest of the things that a question is about.
+fn read_things(
+    recogniser: &Recogniser,
+    picture: &Picture,
+    question: &Question,
+    detections: &[Detection],
+    said: &mut [Attributes],
+) -> Result<(), RecogniseError> {
+    let mut asked = asked_about(question, detections);
+    asked.truncate(MAX_THINGS_READ);
+    let places: Vec<Place> = asked.iter().map(|&index| Place::Box(detections[index].bbox)).collect();
+    for (index, text) in asked.into_iter().zip(recogniser.read_places(picture, &places, Effort::FILE)?) {
+        said[index].text = report_of(text);
+    }
+    Ok(())
+}
+
+fn report_of(line: LineText) -> Option<LabelReport> {
+    let LineText { text, score } = line;
+    (!text.is_empty()).then_some(LabelReport { label: text, score })
 }
 
 /// Apparent gender by a single look, p(male) from 0 to 1.

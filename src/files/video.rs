@@ -32,6 +32,7 @@ use crate::frame::{I420Buffer, Picture};
 use crate::inference::batcher::BACKGROUND;
 use crate::inference::engine::EngineError;
 use crate::inference::service::{Handle, lowest_priority};
+use crate::models::traffic::Slot;
 use crate::pipeline::follow::track_config;
 use crate::pipeline::recognise::{Found, MinScores, ModelSet, RecogniseError, Recogniser, Tasks};
 use crate::pipeline::report::FrameReport;
@@ -79,6 +80,7 @@ impl VideoError {
             Self::TooLarge { .. } => "too_large",
             Self::TooLong { .. } => "too_long",
             Self::Cancelled => "cancelled",
+            Self::Recognise(RecogniseError::NoModel(_)) => "no_model",
             Self::Recognise(_) => "internal",
         }
     }
@@ -101,10 +103,10 @@ pub struct VideoOptions {
 }
 
 impl Default for VideoOptions {
-    /// Everything in every picture, of any length.
+    /// The usual in every picture, of any length.
     fn default() -> Self {
         Self {
-            tasks: Tasks::ALL,
+            tasks: Tasks::USUAL,
             every: 1,
             threshold: None,
             max_pixels: MAX_PIXELS,
@@ -195,6 +197,9 @@ fn annotate_here(
     let mut file = VideoFile::open(source, decoder_threads(cores))?;
     let info = *file.info();
     check(&info, options)?;
+    if options.tasks.text && !engines.models.can_read() {
+        return Err(RecogniseError::NoModel(Slot::TextRead).into());
+    }
     let audio = file.audio().map_err(FileError::from)?;
     let config = VideoConfig {
         width: info.width,
@@ -211,8 +216,10 @@ fn annotate_here(
     };
     let lanes = engines.lanes.max(1);
     let askers = Askers::for_video(lanes);
-    let recogniser = |asker: u64| Recogniser::new(engines.handle.clone(), engines.models.clone(), asker);
-    let config = track_config(&engines.models, options.threshold);
+    // One file is recognised by the same models from its beginning to its end.
+    let models = engines.models.pinned();
+    let recogniser = |asker: u64| Recogniser::new(engines.handle.clone(), models.clone(), asker);
+    let config = track_config(&models, &options.tasks, options.threshold);
     let scores = MinScores { faces: Some(config.faces.low_score), objects: Some(config.objects.low_score) };
     let ahead = (lanes - 1) * options.every.clamp(1, MAX_GROUP) as usize + AHEAD;
 
@@ -231,8 +238,7 @@ fn annotate_here(
         drop(asked);
         let to_encode = output.clone();
         let decoding = scope.spawn(move || read_all(&mut file, &to_detect, &to_follow, &to_encode, options));
-        let mut follower =
-            Follower::new(recogniser(askers.of_follower()), &engines.models, config, options.tasks, &info);
+        let mut follower = Follower::new(recogniser(askers.of_follower()), config, &info);
         // The queues end with this call, whatever its outcome, and so do the other threads.
         let followed = follower.run(decoded, output, spare, each);
         let ending = joined(decoding);

@@ -36,6 +36,15 @@ fn paint(canvas: &mut I420Buffer, colour: [u8; 3]) {
     }
 }
 
+fn square(centre: Point, side: f32, angle: f32) -> Rectangle {
+    Rectangle { centre, width: side, height: side, angle }
+}
+
+fn crop_square(picture: &Picture, square: &Rectangle, size: usize, rgb: &mut [u8]) -> Result<(), ImgError> {
+    let whole = Region { x: 0, y: 0, width: size, height: size };
+    crop(picture, square, (size, size), whole, 0, rgb)
+}
+
 fn picture(buffer: I420Buffer) -> Picture {
     buffer.into_picture(0, Instant::now())
 }
@@ -138,7 +147,7 @@ fn every_size_works() {
         for side in [0.5, 3.0, 300.0, 20_000.0] {
             let centre = Point { x: width as f32 / 2.0, y: height as f32 / 2.0 };
             let mut rgb = vec![0; 32 * 32 * 3];
-            crop_square(&picture, &Square { centre, side, angle: 0.7 }, 32, &mut rgb).unwrap();
+            crop_square(&picture, &square(centre, side, 0.7), 32, &mut rgb).unwrap();
         }
     }
 }
@@ -151,7 +160,7 @@ fn what_does_not_fit_is_an_error() {
     assert!(letterbox(&source, (3, 4), at, 0, &mut [0; 36]).is_err(), "content sticks out");
     assert!(letterbox(&source, (4, 4), Region { width: 0, ..at }, 0, &mut [0; 48]).is_err(), "no content");
     for (x, side) in [(f32::NAN, 1.0), (0.0, f32::INFINITY), (0.0, 0.0), (0.0, -4.0), (1e30, 1.0)] {
-        let square = Square { centre: Point { x, y: 0.0 }, side, angle: 0.0 };
+        let square = square(Point { x, y: 0.0 }, side, 0.0);
         assert!(crop_square(&source, &square, 4, &mut [0; 48]).is_err(), "{square:?}");
     }
     let lying = Picture { width: 9, ..source };
@@ -165,7 +174,7 @@ fn crops_are_black_outside_the_picture() {
     let white = picture(white);
     let crop = |x: f32, y: f32, side: f32| {
         let mut rgb = vec![7; 16 * 16 * 3];
-        crop_square(&white, &Square { centre: Point { x, y }, side, angle: 0.0 }, 16, &mut rgb).unwrap();
+        crop_square(&white, &square(Point { x, y }, side, 0.0), 16, &mut rgb).unwrap();
         rgb
     };
     assert!(crop(20.0, 20.0, 16.0).iter().all(|&v| v == 255), "inside");
@@ -191,7 +200,7 @@ fn a_turned_crop_levels_what_was_turned() {
                 *value = 235;
             }
         }
-        let square = Square { centre: Point { x: centre, y: centre }, side: 128.0 * scale, angle };
+        let square = square(Point { x: centre, y: centre }, 128.0 * scale, angle);
         let mut rgb = vec![0; size * size * 3];
         crop_square(&picture(buffer), &square, size, &mut rgb).unwrap();
         for (row, expected) in [(8, 0), (20, 0), (29, 255), (34, 255), (44, 0), (56, 0)] {
@@ -206,7 +215,7 @@ fn a_turned_crop_levels_what_was_turned() {
 #[test]
 fn the_crop_is_where_the_square_is() {
     let buffer = gradient(200, 200);
-    let square = Square { centre: Point { x: 100.0, y: 80.0 }, side: 64.0, angle: 0.0 };
+    let square = square(Point { x: 100.0, y: 80.0 }, 64.0, 0.0);
     let expected: Vec<f32> = (0..64 * 64)
         .flat_map(|at| reference_pixel(&buffer, 68 + at % 64, 48 + at / 64))
         .map(|value| value.clamp(0.0, 255.0))
@@ -215,6 +224,51 @@ fn the_crop_is_where_the_square_is() {
     crop_square(&picture(buffer), &square, 64, &mut rgb).unwrap();
     let (worst, mean) = worst_and_mean(&rgb, &expected);
     assert!(worst < 4.0 && mean < 1.0, "worst {worst}, mean {mean}");
+}
+
+#[test]
+fn a_crop_is_stretched_into_its_place_and_filled_around() {
+    let mut white = I420Buffer::black(40, 40);
+    paint(&mut white, WHITE);
+    let place = Rectangle { centre: Point { x: 20.0, y: 20.0 }, width: 30.0, height: 5.0, angle: 0.4 };
+    let mut rgb = vec![9; 10 * 6 * 3];
+    let content = Region { x: 2, y: 1, width: 7, height: 4 };
+    crop(&picture(white), &place, (10, 6), content, 114, &mut rgb).unwrap();
+    for (at, pixel) in rgb.chunks(3).enumerate() {
+        let (x, y) = (at % 10, at / 10);
+        let expected = if (2..9).contains(&x) && (1..5).contains(&y) { 255 } else { 114 };
+        assert_eq!(pixel, [expected; 3], "({x}, {y})");
+    }
+}
+
+#[test]
+fn bright_regions_are_bounded_by_their_tightest_rectangles() {
+    // Two bars of 20 by 4, one of them turned by 30 degrees.
+    let angle = 30f32.to_radians();
+    let (width, height) = (120, 60);
+    let value = |at: usize| {
+        let (x, y) = ((at % width) as f32, (at / width) as f32);
+        let level = (10.0..=29.0).contains(&x) && (10.0..=13.0).contains(&y);
+        let (x, y) = (x - 80.0, y - 30.0);
+        let (along, across) = (x * angle.cos() + y * angle.sin(), -x * angle.sin() + y * angle.cos());
+        let turned = along.abs() <= 10.0 && across.abs() <= 2.0;
+        if level || turned { 0.9 } else { 0.1 }
+    };
+    let map: Vec<f32> = (0..width * height).map(value).collect();
+    let mut found = bright_regions(&map, (width, height), 0.3, 10).unwrap();
+    found.sort_by(|a, b| a.centre.x.total_cmp(&b.centre.x));
+    let [level, turned] = found.as_slice() else { panic!("{found:?}") };
+    for (region, x, y) in [(level, 20.0, 12.0), (turned, 80.0, 30.0)] {
+        assert!((region.centre.x - x).abs() < 1.2 && (region.centre.y - y).abs() < 1.2, "{region:?}");
+        let (long, short) = (region.width.max(region.height), region.width.min(region.height));
+        assert!((long - 20.0).abs() < 2.0 && (short - 4.0).abs() < 2.0, "{region:?}");
+    }
+    let degrees = turned.angle.to_degrees().rem_euclid(90.0);
+    assert!((degrees - 30.0).abs() < 5.0, "{turned:?}");
+    assert_eq!(bright_regions(&map, (width, height), 0.3, 1).unwrap().len(), 1);
+    assert_eq!(bright_regions(&map, (width, height), 0.95, 9).unwrap(), []);
+    assert!(bright_regions(&map, (width, height + 1), 0.3, 1).is_err());
+    assert!(bright_regions(&[f32::NAN; 4], (2, 2), 0.3, 1).unwrap().is_empty());
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //!
 //! The rules, in order:
 //! 1. A request whose asker has gone is never run; it is removed and counted.
-//! 2. A batch holds requests of one model whose inputs differ in axis 0 only.
+//! 2. A batch holds requests of one model whose inputs differ in axis 0 only; one with several inputs runs alone.
 //! 3. Askers take turns, so one that floods waits behind its own requests and not others behind it;
 //!    an asker's own requests run in order, save those that it puts ahead.
 //! 4. Askers in the background go when nobody else waits, and take turns like others once they have waited long.
@@ -60,6 +60,11 @@ pub struct Policy {
 pub trait Payload {
     /// The input's shape, the batch on axis 0.
     fn shape(&self) -> &[usize];
+
+    /// Whether it shares no batch: it has more inputs than the one.
+    fn is_alone(&self) -> bool {
+        false
+    }
 
     /// Whether the asker no longer wants the answer.
     fn is_withdrawn(&self) -> bool;
@@ -282,12 +287,13 @@ impl<T: Payload> Batcher<T> {
         let mut rows = first.request.rows();
         let mut requests = vec![first];
         // One request an asker a round, so that a batch is shared like everything else.
-        while rows < max_batch {
+        while rows < max_batch && !requests[0].request.payload.is_alone() {
             let round: Vec<u64> = self.turns.iter().copied().collect();
             let before = requests.len();
             for asker in round {
                 let fits = |queued: &Queued<T>| {
                     requests[0].request.group() == queued.request.group()
+                        && !queued.request.payload.is_alone()
                         && queued.request.rows() <= max_batch.saturating_sub(rows)
                 };
                 let Some(position) = self.queues.get(&asker).and_then(|queue| queue.iter().position(fits))

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::tensor::{Outputs, Tensor};
+use super::tensor::{Element, Outputs, Tensor};
 
 /// Why a model could not be loaded or run.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -21,6 +21,23 @@ pub enum EngineError {
     Stopped,
 }
 
+/// An input or output of a graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    pub name: String,
+    /// `None` for elements that are not taken or given here.
+    pub element: Option<Element>,
+    /// -1 where the size is free; empty for what is not a tensor.
+    pub shape: Vec<i64>,
+}
+
+/// What a graph takes and gives, in its order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Description {
+    pub inputs: Vec<Port>,
+    pub outputs: Vec<Port>,
+}
+
 /// One loaded model on one device, owned by one thread.
 pub trait Engine: Send {
     /// Runs one batch. `input` has the batch on axis 0, and so has every output.
@@ -30,5 +47,27 @@ pub trait Engine: Send {
     fn run_into(&mut self, input: &Tensor, outputs: &mut Outputs) -> Result<(), EngineError> {
         *outputs = self.run(input)?;
         Ok(())
+    }
+
+    /// As [`Engine::run_into`], with a tensor for every input of the graph, in its order.
+    ///
+    /// # Errors
+    /// As [`Engine::run`]; an engine may take no more than one.
+    fn run_all(
+        &mut self,
+        first: &Tensor,
+        others: &[Tensor],
+        outputs: &mut Outputs,
+    ) -> Result<(), EngineError> {
+        if !others.is_empty() {
+            let reason = format!("it takes one input, not {}", 1 + others.len());
+            return Err(EngineError::Run { model: "engine".into(), reason });
+        }
+        self.run_into(first, outputs)
+    }
+
+    /// What the model takes and gives; empty where nobody needs to know.
+    fn describe(&self) -> Description {
+        Description::default()
     }
 }

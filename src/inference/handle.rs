@@ -6,7 +6,7 @@ use std::thread::Thread;
 use std::time::Instant;
 
 use super::batcher::{ModelId, Refusal, Request};
-use super::engine::EngineError;
+use super::engine::{Description, EngineError};
 use super::service::Shared;
 use super::tensor::{Outputs, Tensor};
 use super::ticket::{Ticket, ticket};
@@ -29,7 +29,7 @@ impl Handle {
     /// [`EngineError::Overloaded`] when the queue is full, [`EngineError::NotInstalled`] when the model
     /// is not there (any more), [`EngineError::Stopped`] when the service has ended.
     pub fn submit(&self, model: ModelId, asker: u64, input: Tensor) -> Result<Ticket, EngineError> {
-        self.queue(Ask { model, asker, is_ahead: false, input, outputs: Outputs::default() })
+        self.queue(Ask::of(model, asker, input))
     }
 
     /// As [`Handle::submit`], with all that can be said of a request.
@@ -37,8 +37,8 @@ impl Handle {
     /// # Errors
     /// As [`Handle::submit`].
     pub fn queue(&self, ask: Ask) -> Result<Ticket, EngineError> {
-        let Ask { model, asker, is_ahead, input, outputs } = ask;
-        let (work, ticket) = ticket(input, outputs);
+        let Ask { model, asker, is_ahead, input, others, outputs } = ask;
+        let (work, ticket) = ticket(input, others, outputs);
         let request = Request { model, asker, is_ahead, payload: work };
         let mut state = self.shared.lock();
         if state.is_stopping {
@@ -51,6 +51,17 @@ impl Handle {
         drop(state);
         self.shared.wake.notify_one();
         Ok(ticket)
+    }
+
+    /// What an installed model takes and gives.
+    pub fn describe(&self, model: ModelId) -> Option<Arc<Description>> {
+        self.shared.lock().descriptions.get(&model).cloned()
+    }
+
+    /// Whether a lane is idle that nobody waits for.
+    pub fn has_room(&self) -> bool {
+        let state = self.shared.lock();
+        !state.is_stopping && state.has_idle_lane() && state.turns.is_empty()
     }
 
     /// Requests that wait for a lane.
@@ -94,8 +105,17 @@ pub struct Ask {
     pub is_ahead: bool,
     /// The batch on axis 0.
     pub input: Tensor,
+    /// The graph's other inputs in its order, after `input`, or none of them. With any, the request runs alone.
+    pub others: Vec<Tensor>,
     /// Filled with the outputs, in place of new ones where it has their size: those of an earlier answer.
     pub outputs: Outputs,
+}
+
+impl Ask {
+    /// An asker's next request, with nothing special about it.
+    pub fn of(model: ModelId, asker: u64, input: Tensor) -> Self {
+        Self { model, asker, is_ahead: false, input, others: Vec::new(), outputs: Outputs::default() }
+    }
 }
 
 /// A place among the pictures under way, or in the queue for one.

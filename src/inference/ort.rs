@@ -10,11 +10,11 @@ use std::sync::{Mutex, PoisonError};
 use ort::ep::cuda::ConvAlgorithmSearch;
 use ort::ep::{CUDA, ExecutionProvider, ExecutionProviderDispatch, TensorRT};
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
-use ort::session::{Session, SessionInputValue};
+use ort::session::{Session, SessionInputValue, SessionOutputs};
 use ort::value::{DynValue, Outlet, TensorElementType, TensorRef};
 
-use super::engine::{Engine, EngineError};
-use super::tensor::{Outputs, Tensor, TensorData};
+use super::engine::{Description, Engine, EngineError, Port};
+use super::tensor::{Element, Outputs, Tensor, TensorData};
 
 /// Where a model is to run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -147,23 +147,6 @@ impl Runtime {
     }
 }
 
-/// An input or output of a graph.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Port {
-    pub name: String,
-    /// Such as `f32`, `u8`.
-    pub element: String,
-    /// -1 where the size is free; empty for what is not a tensor.
-    pub shape: Vec<i64>,
-}
-
-/// What a graph takes and gives.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Description {
-    pub inputs: Vec<Port>,
-    pub outputs: Vec<Port>,
-}
-
 /// One ONNX Runtime session.
 pub struct OrtEngine {
     session: Session,
@@ -232,14 +215,6 @@ impl OrtEngine {
     pub fn device_used(&self) -> &DeviceUsed {
         &self.device_used
     }
-
-    /// The graph's inputs and outputs, in its order.
-    pub fn describe(&self) -> Description {
-        Description {
-            inputs: self.session.inputs().iter().map(port).collect(),
-            outputs: self.session.outputs().iter().map(port).collect(),
-        }
-    }
 }
 
 impl Engine for OrtEngine {
@@ -251,38 +226,65 @@ impl Engine for OrtEngine {
 
     fn run_into(&mut self, input: &Tensor, outputs: &mut Outputs) -> Result<(), EngineError> {
         let model = &self.model;
-        let refuse = |reason: String| EngineError::Run { model: model.clone(), reason };
-        let failed = |error: ort::Error| refuse(error.to_string());
-        let shape = input.shape.as_slice();
-        let value: SessionInputValue<'_> = match &input.data {
-            TensorData::U8(data) => {
-                TensorRef::from_array_view((shape, data.as_slice())).map_err(failed)?.into()
-            }
-            TensorData::F32(data) => {
-                TensorRef::from_array_view((shape, data.as_slice())).map_err(failed)?.into()
-            }
-            TensorData::I64(data) => {
-                TensorRef::from_array_view((shape, data.as_slice())).map_err(failed)?.into()
-            }
-        };
+        let failed = |error: ort::Error| failure(model, error.to_string());
+        let value = view(input).map_err(failed)?;
         let values = match &self.named {
             None => self.session.run([value]),
             Some((picture, size)) => {
+                let shape = input.shape.as_slice();
                 let sizes = ort::value::Tensor::from_array(([rows_of(shape), 2], sizes_of(shape)));
                 let sizes = sizes.map_err(failed)?.into();
                 self.session.run(vec![(picture.as_str(), value), (size.as_str(), sizes)])
             }
         };
-        let values = values.map_err(failed)?;
-        outputs.0.resize_with(values.len(), Default::default);
-        for ((name, value), (known, tensor)) in values.iter().zip(&mut outputs.0) {
-            read_tensor(&value, tensor).map_err(|reason| refuse(format!("output {name}: {reason}")))?;
-            if known != name {
-                *known = name.to_owned();
-            }
-        }
-        Ok(())
+        read_outputs(model, &values.map_err(failed)?, outputs)
     }
+
+    fn run_all(
+        &mut self,
+        first: &Tensor,
+        others: &[Tensor],
+        outputs: &mut Outputs,
+    ) -> Result<(), EngineError> {
+        let model = &self.model;
+        let failed = |error: ort::Error| failure(model, error.to_string());
+        let views: ort::Result<Vec<_>> = std::iter::once(first).chain(others).map(view).collect();
+        let values = self.session.run(views.map_err(failed)?.as_slice()).map_err(failed)?;
+        read_outputs(model, &values, outputs)
+    }
+
+    fn describe(&self) -> Description {
+        Description {
+            inputs: self.session.inputs().iter().map(port).collect(),
+            outputs: self.session.outputs().iter().map(port).collect(),
+        }
+    }
+}
+
+fn failure(model: &str, reason: String) -> EngineError {
+    EngineError::Run { model: model.to_owned(), reason }
+}
+
+/// A tensor as the runtime sees it, where it lies.
+fn view(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {
+    let shape = tensor.shape.as_slice();
+    Ok(match &tensor.data {
+        TensorData::U8(data) => TensorRef::from_array_view((shape, data.as_slice()))?.into(),
+        TensorData::I32(data) => TensorRef::from_array_view((shape, data.as_slice()))?.into(),
+        TensorData::I64(data) => TensorRef::from_array_view((shape, data.as_slice()))?.into(),
+        TensorData::F32(data) => TensorRef::from_array_view((shape, data.as_slice()))?.into(),
+    })
+}
+
+fn read_outputs(model: &str, values: &SessionOutputs<'_>, outputs: &mut Outputs) -> Result<(), EngineError> {
+    outputs.0.resize_with(values.len(), Default::default);
+    for ((name, value), (known, tensor)) in values.iter().zip(&mut outputs.0) {
+        read_tensor(&value, tensor).map_err(|reason| failure(model, format!("output {name}: {reason}")))?;
+        if known != name {
+            *known = name.to_owned();
+        }
+    }
+    Ok(())
 }
 
 /// Width and height of the pictures in an input of `shape`, once for each.
@@ -324,34 +326,44 @@ fn port(outlet: &Outlet) -> Port {
     let kind = outlet.dtype();
     Port {
         name: outlet.name().to_owned(),
-        element: kind.tensor_type().map_or_else(|| kind.to_string(), |element| element.to_string()),
+        element: kind.tensor_type().and_then(element),
         shape: kind.tensor_shape().map(|shape| shape.iter().copied().collect()).unwrap_or_default(),
+    }
+}
+
+fn element(of: TensorElementType) -> Option<Element> {
+    match of {
+        TensorElementType::Uint8 => Some(Element::U8),
+        TensorElementType::Int32 => Some(Element::I32),
+        TensorElementType::Int64 => Some(Element::I64),
+        TensorElementType::Float32 => Some(Element::F32),
+        _ => None,
     }
 }
 
 /// Copies `value` into `tensor`, whose buffers are used again where they are of its type.
 fn read_tensor(value: &DynValue, tensor: &mut Tensor) -> Result<(), String> {
-    let element = value.dtype().tensor_type().ok_or("is not a tensor")?;
+    let of = value.dtype().tensor_type().ok_or("is not a tensor")?;
     macro_rules! read {
-        ($type:ty, $variant:ident, $convert:expr) => {{
+        ($type:ty, $variant:ident) => {{
             let (shape, data) = value.try_extract_tensor::<$type>().map_err(|error| error.to_string())?;
             let mut buffer = match std::mem::take(&mut tensor.data) {
                 TensorData::$variant(buffer) => buffer,
                 _ => Vec::new(),
             };
             buffer.clear();
-            buffer.extend(data.iter().map($convert));
+            buffer.extend_from_slice(data);
             tensor.data = TensorData::$variant(buffer);
             tensor.shape.clear();
             tensor.shape.extend(shape.iter().map(|&side| side as usize));
         }};
     }
-    match element {
-        TensorElementType::Float32 => read!(f32, F32, |&value| value),
-        TensorElementType::Uint8 => read!(u8, U8, |&value| value),
-        TensorElementType::Int64 => read!(i64, I64, |&value| value),
-        TensorElementType::Int32 => read!(i32, I64, |&value| i64::from(value)),
-        other => return Err(format!("has elements of type {other}, which no head reads")),
+    match element(of) {
+        Some(Element::F32) => read!(f32, F32),
+        Some(Element::U8) => read!(u8, U8),
+        Some(Element::I64) => read!(i64, I64),
+        Some(Element::I32) => read!(i32, I32),
+        None => return Err(format!("has elements of type {of}, which no head reads")),
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ pub fn join(inputs: &[&Tensor]) -> Result<Tensor, EngineError> {
         match (&mut joined.data, &input.data) {
             (TensorData::U8(to), TensorData::U8(from)) => to.extend(from),
             (TensorData::F32(to), TensorData::F32(from)) => to.extend(from),
+            (TensorData::I32(to), TensorData::I32(from)) => to.extend(from),
             (TensorData::I64(to), TensorData::I64(from)) => to.extend(from),
             _ => {
                 let reason = "inputs of different element types met in one batch".into();
@@ -48,6 +49,7 @@ pub fn split(model: ModelId, outputs: Outputs, rows: &[usize]) -> Result<Vec<Out
             let data = match &tensor.data {
                 TensorData::U8(v) => TensorData::U8(v[range].to_vec()),
                 TensorData::F32(v) => TensorData::F32(v[range].to_vec()),
+                TensorData::I32(v) => TensorData::I32(v[range].to_vec()),
                 TensorData::I64(v) => TensorData::I64(v[range].to_vec()),
             };
             let mut shape = tensor.shape.clone();

@@ -7,7 +7,8 @@
 //! 1. [`Service::install`] hands every lane its own engine of a model.
 //! 2. [`Handle::ask_turn`] says when the asker's next picture may be begun.
 //! 3. [`Handle::submit`] queues a tensor or refuses at once.
-//! 4. [`Ticket::wait`] blocks until the outputs are there; dropping the ticket withdraws the request.
+//! 4. [`Ticket::wait`] blocks until the outputs are there, and a task awaits them; dropping the ticket withdraws the
+//!    request.
 //! 5. Dropping the [`Service`] ends the running batches, joins the lanes and fails what still waits.
 
 use std::any::Any;
@@ -18,7 +19,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::batcher::{Batch, Batcher, Limits, ModelId, Policy, Poll, Queued};
-use super::engine::{Engine, EngineError};
+use super::engine::{Description, Engine, EngineError};
 use super::handle::Place;
 pub use super::handle::{Ask, Handle, Turn};
 use super::rows::{join, rows_of, split};
@@ -35,6 +36,9 @@ const LANE_NICENESS: i32 = 10;
 
 /// How far below them those who decode and encode files for a server are: nobody waits for a single picture there.
 const FILE_NICENESS: i32 = 15;
+
+/// How far below them whoever loads models beside them is: sessions wait for lanes, nobody waits for a load as long.
+const LOADER_NICENESS: i32 = 19;
 
 /// How the service is to run.
 #[derive(Clone, Debug)]
@@ -95,6 +99,8 @@ pub(super) struct State {
     busy: usize,
     /// Per lane, in order: what it applies between two batches.
     changes: Vec<Vec<Change>>,
+    /// What every model takes and gives that takes requests.
+    pub(super) descriptions: HashMap<ModelId, Arc<Description>>,
     /// Of the batcher's count, how many the observer knows of.
     skipped_told: u64,
     pub(super) is_stopping: bool,
@@ -147,6 +153,7 @@ impl Service {
             turns: Turns::new(count + 1),
             busy: 0,
             changes: (0..count).map(|_| Vec::new()).collect(),
+            descriptions: HashMap::new(),
             skipped_told: 0,
             is_stopping: false,
         };
@@ -189,8 +196,10 @@ impl Service {
             return Err(EngineError::NotInstalled { model });
         }
         let policy = Policy { max_batch: max_batch.max(1), max_wait: self.shared.options.max_wait };
+        let description = engines.first().map(|engine| engine.describe()).unwrap_or_default();
         let mut state = self.shared.lock();
         state.batcher.admit(model, policy);
+        state.descriptions.insert(model, Arc::new(description));
         for (changes, engine) in state.changes.iter_mut().zip(engines) {
             // A removal still held back by waiting requests is overtaken.
             changes.retain(|change| !matches!(change, Change::Remove(removed) if *removed == model));
@@ -205,6 +214,7 @@ impl Service {
     pub fn remove(&self, model: ModelId) {
         let mut state = self.shared.lock();
         state.batcher.retire(model);
+        state.descriptions.remove(&model);
         for changes in &mut state.changes {
             changes.push(Change::Remove(model));
         }
@@ -350,13 +360,13 @@ impl Lane {
     fn run_requests(&mut self, model: ModelId, requests: &mut [Queued<Work>]) -> Result<(), EngineError> {
         if let [only] = requests {
             let work = &mut only.request.payload;
-            return self.run_engine(model, &work.input, &mut work.outputs);
+            return self.run_engine(model, &work.input, &work.others, &mut work.outputs);
         }
         let rows: Vec<usize> = requests.iter().map(|queued| rows_of(&queued.request.payload.input)).collect();
         let inputs = requests.iter().map(|queued| &queued.request.payload.input);
         let input = join(&inputs.collect::<Vec<_>>())?;
         let mut outputs = Outputs::default();
-        self.run_engine(model, &input, &mut outputs)?;
+        self.run_engine(model, &input, &[], &mut outputs)?;
         for (queued, outputs) in requests.iter_mut().zip(split(model, outputs, &rows)?) {
             queued.request.payload.outputs = outputs;
         }
@@ -367,13 +377,18 @@ impl Lane {
         &mut self,
         model: ModelId,
         input: &Tensor,
+        others: &[Tensor],
         outputs: &mut Outputs,
     ) -> Result<(), EngineError> {
         let name = || model.0.to_string();
         let engine =
             self.engines.get_mut(&model).ok_or_else(|| EngineError::NotInstalled { model: name() })?;
         // A panic must cost one batch and not the lane: every session of the worker runs on it.
-        catch_unwind(AssertUnwindSafe(|| engine.run_into(input, outputs))).unwrap_or_else(|panic| {
+        let run = || match others {
+            [] => engine.run_into(input, outputs),
+            others => engine.run_all(input, others, outputs),
+        };
+        catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
             let reason = format!("the engine panicked: {}", panic_text(&*panic));
             tracing::error!(model = model.0, "{reason}");
             Err(EngineError::Run { model: name(), reason })
@@ -394,6 +409,11 @@ pub fn lower_priority() {
 /// Lowers the calling thread's priority, and that of the threads it starts from then on, below the lanes'.
 pub fn lowest_priority() {
     set_niceness(FILE_NICENESS);
+}
+
+/// Lowers them as far as they can be.
+pub fn least_priority() {
+    set_niceness(LOADER_NICENESS);
 }
 
 fn set_niceness(niceness: libc::c_int) {

@@ -1,19 +1,71 @@
 //! Tensors as they cross the engine's boundary: a shape and one flat, row-major buffer.
 
+/// The type of a tensor's elements, of those that engines take and give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Element {
+    U8,
+    I32,
+    I64,
+    F32,
+}
+
+impl Element {
+    /// Bytes of one.
+    pub fn size(self) -> usize {
+        match self {
+            Self::U8 => 1,
+            Self::I32 | Self::F32 => 4,
+            Self::I64 => 8,
+        }
+    }
+}
+
 /// Element storage of a [`Tensor`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum TensorData {
     U8(Vec<u8>),
-    F32(Vec<f32>),
+    I32(Vec<i32>),
     I64(Vec<i64>),
+    F32(Vec<f32>),
 }
 
 impl TensorData {
     pub fn len(&self) -> usize {
         match self {
             Self::U8(v) => v.len(),
-            Self::F32(v) => v.len(),
+            Self::I32(v) => v.len(),
             Self::I64(v) => v.len(),
+            Self::F32(v) => v.len(),
+        }
+    }
+
+    pub fn element(&self) -> Element {
+        match self {
+            Self::U8(_) => Element::U8,
+            Self::I32(_) => Element::I32,
+            Self::I64(_) => Element::I64,
+            Self::F32(_) => Element::F32,
+        }
+    }
+
+    /// The elements as they lie in memory.
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::U8(v) => v,
+            Self::I32(v) => bytemuck::cast_slice(v),
+            Self::I64(v) => bytemuck::cast_slice(v),
+            Self::F32(v) => bytemuck::cast_slice(v),
+        }
+    }
+
+    /// Copies elements that lie in `bytes` as they would in memory; bytes beyond the last whole one are left out.
+    pub fn from_bytes(element: Element, bytes: &[u8]) -> Self {
+        let bytes = &bytes[..bytes.len() - bytes.len() % element.size()];
+        match element {
+            Element::U8 => Self::U8(bytes.to_vec()),
+            Element::I32 => Self::I32(bytemuck::pod_collect_to_vec(bytes)),
+            Element::I64 => Self::I64(bytemuck::pod_collect_to_vec(bytes)),
+            Element::F32 => Self::F32(bytemuck::pod_collect_to_vec(bytes)),
         }
     }
 
@@ -71,7 +123,8 @@ impl Tensor {
         values
     }
 
-    fn new(shape: &[usize], data: TensorData) -> Self {
+    /// See [`Tensor::u8`].
+    pub fn new(shape: &[usize], data: TensorData) -> Self {
         assert_eq!(shape.iter().product::<usize>(), data.len(), "a tensor's shape holds its data");
         Self { shape: shape.to_vec(), data }
     }

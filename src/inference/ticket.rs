@@ -1,7 +1,9 @@
 //! The way of one request to a lane and of its answer back, with the buffers that travel along.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::thread::Thread;
 use std::time::Duration;
 
@@ -40,8 +42,24 @@ struct Slot {
 #[derive(Debug)]
 struct State {
     answer: Option<Result<Completed, EngineError>>,
-    /// Unparked when the answer has come.
-    waiter: Thread,
+    /// Told when the answer has come.
+    waiter: Waiter,
+}
+
+/// Who waits for an answer.
+#[derive(Clone, Debug)]
+enum Waiter {
+    Thread(Thread),
+    Task(Waker),
+}
+
+impl Waiter {
+    fn tell(self) {
+        match self {
+            Self::Thread(thread) => thread.unpark(),
+            Self::Task(waker) => waker.wake(),
+        }
+    }
 }
 
 impl Slot {
@@ -55,6 +73,8 @@ impl Slot {
 #[derive(Debug)]
 pub struct Work {
     pub input: Tensor,
+    /// The graph's other inputs, where each is given; none where it has one, or makes them itself.
+    pub others: Vec<Tensor>,
     /// To be filled.
     pub outputs: Outputs,
     slot: Arc<Slot>,
@@ -68,15 +88,19 @@ pub struct Ticket {
 }
 
 /// Both ends of a request; the calling thread is unparked when the answer has come.
-pub fn ticket(input: Tensor, outputs: Outputs) -> (Work, Ticket) {
-    let state = Mutex::new(State { answer: None, waiter: std::thread::current() });
+pub fn ticket(input: Tensor, others: Vec<Tensor>, outputs: Outputs) -> (Work, Ticket) {
+    let state = Mutex::new(State { answer: None, waiter: Waiter::Thread(std::thread::current()) });
     let slot = Arc::new(Slot { state, is_withdrawn: AtomicBool::new(false) });
-    (Work { input, outputs, slot: Arc::clone(&slot), is_answered: false }, Ticket { slot })
+    (Work { input, others, outputs, slot: Arc::clone(&slot), is_answered: false }, Ticket { slot })
 }
 
 impl Payload for Work {
     fn shape(&self) -> &[usize] {
         &self.input.shape
+    }
+
+    fn is_alone(&self) -> bool {
+        !self.others.is_empty()
     }
 
     fn is_withdrawn(&self) -> bool {
@@ -105,7 +129,7 @@ impl Work {
             state.answer = Some(answer);
             state.waiter.clone()
         };
-        waiter.unpark();
+        waiter.tell();
     }
 }
 
@@ -134,10 +158,24 @@ impl Ticket {
                 if let Some(answer) = state.answer.take() {
                     return answer;
                 }
-                state.waiter = std::thread::current();
+                state.waiter = Waiter::Thread(std::thread::current());
             }
             std::thread::park();
         }
+    }
+}
+
+/// As [`Ticket::wait`], for a task.
+impl Future for Ticket {
+    type Output = Result<Completed, EngineError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.slot.lock();
+        if let Some(answer) = state.answer.take() {
+            return Poll::Ready(answer);
+        }
+        state.waiter = Waiter::Task(context.waker().clone());
+        Poll::Pending
     }
 }
 

@@ -46,6 +46,11 @@ impl<T> Turns<T> {
         Self { places: places.max(1), under_way: 0, waiting: VecDeque::new(), round: 0 }
     }
 
+    /// Whether nobody waits for a turn.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     pub fn set_places(&mut self, places: usize) {
         self.places = places.max(1);
     }

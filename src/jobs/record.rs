@@ -47,6 +47,7 @@ pub enum Task {
     Faces,
     Gender,
     Objects,
+    Text,
 }
 
 /// How a video is to be annotated.
@@ -64,7 +65,7 @@ pub struct Options {
 /// An option that cannot be meant.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum InvalidOptions {
-    #[error("{name:?} is no task: there are faces, gender and objects")]
+    #[error("{name:?} is no task: there are faces, gender, objects and text")]
     UnknownTask { name: String },
     #[error("threshold is not between 0 and 1")]
     Threshold,
@@ -73,7 +74,7 @@ pub enum InvalidOptions {
 }
 
 impl Options {
-    /// Checks what a client asks for; `tasks` is comma-separated, and nothing means all of them.
+    /// Checks what a client asks for; `tasks` is comma-separated, and nothing means all of them but text.
     ///
     /// # Errors
     /// [`InvalidOptions`], in words for the client.
@@ -96,12 +97,13 @@ impl Options {
                 // A gender is a face's.
                 "gender" => &[Task::Faces, Task::Gender],
                 "objects" => &[Task::Objects],
+                "text" => &[Task::Text],
                 other => {
                     return Err(InvalidOptions::UnknownTask { name: other.chars().take(40).collect() });
                 }
             });
         }
-        let tasks = [Task::Faces, Task::Gender, Task::Objects];
+        let tasks = [Task::Faces, Task::Gender, Task::Objects, Task::Text];
         let tasks = tasks.into_iter().filter(|task| wanted.contains(task)).collect();
         Ok(Self { tasks, threshold, every })
     }
@@ -236,6 +238,7 @@ mod tests {
         );
         assert_eq!(tasks("gender"), Ok(vec![Faces, Gender]));
         assert_eq!(tasks("objects, faces,faces"), Ok(vec![Faces, Objects]));
+        assert_eq!(tasks("text,objects"), Ok(vec![Objects, Text]));
         for wrong in ["", "ears", "faces,,objects"] {
             assert!(matches!(tasks(wrong), Err(InvalidOptions::UnknownTask { .. })), "{wrong}");
         }

@@ -14,7 +14,8 @@ use serde::Deserialize;
 
 use super::session::{self, Signalling};
 use super::worker::{Place, Worker};
-use crate::cluster::protocol::{ClientMessage, MAX_MESSAGE_BYTES, ServerMessage, SessionTerms, TaskList};
+use crate::cluster::figures::FIGURES_PATH;
+use crate::cluster::protocol::{ClientMessage, MAX_MESSAGE_BYTES, ServerMessage, TermsQuery};
 use crate::cluster::remote::{SESSION_PATH, STATUS_PATH, is_authorised};
 use crate::cluster::token::ClusterToken;
 use crate::ids::ResumeToken;
@@ -33,6 +34,7 @@ pub fn router(worker: Arc<Worker>, token: ClusterToken) -> Router {
     Router::new()
         .route(SESSION_PATH, get(open_session))
         .route(STATUS_PATH, get(status))
+        .route(FIGURES_PATH, get(figures))
         .route("/health", get(live))
         .route("/livez", get(live))
         .route("/readyz", get(ready))
@@ -64,24 +66,22 @@ async fn status(State(control): State<Control>, headers: HeaderMap) -> Response 
     Json(control.worker.status()).into_response()
 }
 
+async fn figures(State(control): State<Control>, headers: HeaderMap) -> Response {
+    if !is_authorised(&headers, &control.token) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    Json(control.worker.figures()).into_response()
+}
+
 #[derive(Deserialize)]
 struct SessionQuery {
     resume: Option<String>,
-    /// Comma-separated; without it, all.
-    tasks: Option<String>,
-    max_seconds: Option<u32>,
-}
-
-impl SessionQuery {
-    fn terms(&self) -> SessionTerms {
-        let tasks = self.tasks.as_deref().map(TaskList::from_text);
-        SessionTerms { tasks, max_seconds: self.max_seconds }
-    }
 }
 
 async fn open_session(
     State(control): State<Control>,
     Query(query): Query<SessionQuery>,
+    Query(terms): Query<TermsQuery>,
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Response {
@@ -93,10 +93,14 @@ async fn open_session(
         Ok(resume) => resume,
         Err(_) => return StatusCode::NOT_FOUND.into_response(),
     };
+    let terms = match terms.terms() {
+        Ok(terms) => terms,
+        Err(error) => return (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
+    };
     let visitor = match resume {
         Some(token) => Visitor::Returning(token),
         // The place is kept from here on: a front that has been let in need not look for another worker.
-        None => match control.worker.admit(query.terms()) {
+        None => match control.worker.admit(terms) {
             Ok(place) => Visitor::New(place),
             Err(refusal) => {
                 let retry = [(header::RETRY_AFTER, RETRY_AFTER_S)];

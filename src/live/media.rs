@@ -15,7 +15,6 @@ use crate::frame::{BBox, Codec, EncodedFrame, I420Buffer, Picture};
 use crate::imgproc;
 use crate::mailbox::Latest;
 use crate::pipeline::draw::{DrawnTrack, Plates, colour_of, draw_with, write_label};
-use crate::pipeline::recognise::ModelSet;
 use crate::pipeline::report::Attributes;
 use crate::pipeline::track::Tracks;
 use crate::rtp::Unwrapper;
@@ -27,7 +26,6 @@ pub struct Media {
     pub pictures: Latest<Picture>,
     pub key_wanted: Arc<Notify>,
     pub tracks: watch::Receiver<Tracks>,
-    pub models: ModelSet,
     pub audience: Arc<Audience>,
     pub notices: mpsc::Sender<ControlReply>,
     pub metrics: Arc<Metrics>,
@@ -96,7 +94,6 @@ impl Media {
 struct Annotator {
     audience: Arc<Audience>,
     tracks: watch::Receiver<Tracks>,
-    models: ModelSet,
     notices: mpsc::Sender<ControlReply>,
     metrics: Arc<Metrics>,
     encoder: Option<(usize, usize, Encoder)>,
@@ -115,7 +112,6 @@ impl Annotator {
         Self {
             audience: Arc::clone(&media.audience),
             tracks: media.tracks.clone(),
-            models: media.models.clone(),
             notices: media.notices.clone(),
             metrics: Arc::clone(&media.metrics),
             encoder: None,
@@ -159,6 +155,7 @@ impl Annotator {
         }
         let tracks = self.tracks.borrow().clone();
         let factor = 1.0 / scale as f32;
+        let nothing = Attributes::default();
         let mut count = 0;
         for (track, bbox) in tracks.at(at) {
             if count == self.drawn.len() {
@@ -169,10 +166,8 @@ impl Annotator {
                 BBox { x: bbox.x * factor, y: bbox.y * factor, w: bbox.w * factor, h: bbox.h * factor };
             drawn.colour = colour_of(track.kind, track.class);
             drawn.label.clear();
-            let attributes = Attributes { apparent_gender: track.gender };
-            self.models.read_label(track.kind, track.class, |label| {
-                write_label(&mut drawn.label, track.id, label, track.score, &attributes);
-            });
+            let said = track.attributes.as_deref().unwrap_or(&nothing);
+            write_label(&mut drawn.label, track.id, tracks.label(track), track.score, said);
             count += 1;
         }
         draw_with(&mut self.plates, &mut self.canvas, &self.drawn[..count]);

@@ -15,6 +15,7 @@ mod ice;
 mod ingest;
 mod media;
 pub mod peer;
+pub mod readers;
 mod recognition;
 mod sdp;
 pub mod session;

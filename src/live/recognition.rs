@@ -3,6 +3,8 @@
 //! It has one picture under way, and begins a second one only where that keeps nobody waiting: while a lane
 //! is idle. What was begun first is finished first, whatever the lanes are done with first.
 
+mod shadow;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,17 +13,23 @@ use tokio::sync::{mpsc, watch};
 
 use super::audience::Audience;
 use super::peer::Feedback;
+use super::readers::{Readers, SessionReader};
 use super::settings::{ControlReply, Settings};
-use crate::frame::{Detection, Kind, Picture};
+use crate::frame::{Kind, Picture};
 use crate::inference::engine::EngineError;
 use crate::inference::service::Turn;
 use crate::mailbox::Latest;
-use crate::pipeline::follow::{Unsure, begin_classifying, track_config, vote};
-use crate::pipeline::recognise::{Begun, Found, MinScores, RecogniseError, Recogniser, Tasks};
+use crate::models::manifest::Manifest;
+use crate::models::traffic::Slot;
+use crate::pipeline::follow::{Unsure, begin_classifying, follow, reading_models, track_config, vote};
+use crate::pipeline::labels::Labels;
+use crate::pipeline::recognise::figures::Seat;
+use crate::pipeline::recognise::{Begun, Found, MinScores, Model, RecogniseError, Recogniser, Tasks};
 use crate::pipeline::report::{FrameReport, Timings};
 use crate::pipeline::track::{TrackConfig, Tracker, Tracks};
 use crate::rtp::Unwrapper;
 use crate::telemetry::metrics::{Metrics, Stage};
+use shadow::{Seen, Shadows};
 
 /// Pictures of one session that the lanes may have at the same time.
 const MAX_UNDER_WAY: usize = 2;
@@ -31,6 +39,8 @@ pub struct Recognition {
     pub pictures: Latest<Picture>,
     pub recogniser: Recogniser,
     pub settings: watch::Receiver<Settings>,
+    /// What text is read by, where it can be.
+    pub readers: Option<(Readers, Recogniser)>,
     pub tracks: watch::Sender<Tracks>,
     pub audience: Arc<Audience>,
     pub notices: mpsc::Sender<ControlReply>,
@@ -42,9 +52,16 @@ impl Recognition {
     /// Runs until the mailbox is closed.
     pub fn run(self) {
         self.pictures.listen();
+        let metrics = Arc::clone(&self.metrics);
+        let reader = (self.readers.clone())
+            .map(|(readers, recogniser)| SessionReader::new(readers, recogniser, metrics));
         let mut run = Run {
             connections: self,
+            reader,
             tracker: Tracker::new(TrackConfig::default()),
+            labels: Labels::default(),
+            shadows: Shadows::default(),
+            seats: BTreeMap::new(),
             clock: Unwrapper::default(),
             under_way: VecDeque::with_capacity(MAX_UNDER_WAY),
             asked: None,
@@ -89,6 +106,8 @@ struct Spent {
     infer: Duration,
     track: Duration,
     models: BTreeMap<String, String>,
+    /// For the shadows, if there are any.
+    seen: Seen,
 }
 
 impl UnderWay {
@@ -108,7 +127,13 @@ enum Step {
 
 struct Run {
     connections: Recognition,
+    reader: Option<SessionReader>,
     tracker: Tracker,
+    /// Of what the tracker follows.
+    labels: Labels,
+    shadows: Shadows,
+    /// The models that the session counts as a user of.
+    seats: BTreeMap<Slot, (Arc<Manifest>, Seat)>,
     clock: Unwrapper,
     /// Oldest first.
     under_way: VecDeque<UnderWay>,
@@ -124,6 +149,10 @@ struct Run {
 impl Run {
     /// Does the next thing that can be done, the oldest picture first.
     fn step(&mut self) -> Result<Step, RecogniseError> {
+        self.shadows.collect(&self.connections.recogniser);
+        if self.reader.as_mut().is_some_and(|reader| reader.collect(&mut self.tracker)) {
+            self.connections.tracks.send_replace(self.tracker.snapshot(&self.labels));
+        }
         if self.under_way.front().is_some_and(UnderWay::is_answered)
             && let Some(oldest) = self.under_way.pop_front()
         {
@@ -167,19 +196,24 @@ impl Run {
             faces: settings.tasks.faces,
             gender: settings.tasks.faces && settings.tasks.gender,
             objects: settings.tasks.objects,
+            text: settings.tasks.text,
         };
-        let config = track_config(recogniser.models(), settings.threshold);
+        let config = track_config(recogniser.models(), &tasks, settings.threshold);
         // The tracker also wants what scores too low to be reported: often it is a known thing, half hidden.
         let scores =
             MinScores { faces: Some(config.faces.low_score), objects: Some(config.objects.low_score) };
         let at = self.clock.unwrap(picture.rtp_timestamp);
         let begun = recogniser.begin(&picture, &tasks, &scores)?;
+        for model in begun.models() {
+            take_seat(&mut self.seats, model);
+        }
         let spent = Spent {
             taken,
             prepare: Duration::ZERO,
             infer: Duration::ZERO,
             track: Duration::ZERO,
             models: BTreeMap::new(),
+            seen: Seen::default(),
         };
         Ok(UnderWay { picture, at, tasks, config, state: State::Detecting(begun), spent, _turn: turn })
     }
@@ -190,15 +224,24 @@ impl Run {
         let recogniser = &self.connections.recogniser;
         match state {
             State::Detecting(begun) => {
-                let Found { detections, prepare, infer, models } = recogniser.finish(begun)?;
-                (spent.prepare, spent.infer, spent.models) = (prepare, infer, models);
+                let found = recogniser.finish(begun)?;
+                let is_shadowed = Shadows::are_wanted(recogniser);
                 let tracking = Instant::now();
-                self.follow(&detections, &tasks, config, at);
+                self.follow(&found, &tasks, &config, at);
                 spent.track = tracking.elapsed();
+                let Found { detections, prepare, infer, models, found_by } = found;
+                (spent.prepare, spent.infer, spent.models) = (prepare, infer, models);
+                if is_shadowed {
+                    spent.seen = Seen { detections, found_by };
+                }
                 let recogniser = &self.connections.recogniser;
-                if tasks.gender
-                    && let Some(unsure) = begin_classifying(recogniser, &mut self.tracker, &picture, at)?
-                {
+                if tasks.text {
+                    spent.models.extend(reading_models(recogniser.models()));
+                }
+                if let Some(unsure) = begin_classifying(recogniser, &mut self.tracker, &picture, at)? {
+                    for model in unsure.models() {
+                        take_seat(&mut self.seats, model);
+                    }
                     let state = State::Classifying(unsure, tracking + spent.track);
                     return Ok(Some(UnderWay { picture, at, tasks, config, state, spent, _turn }));
                 }
@@ -212,23 +255,27 @@ impl Run {
         Ok(None)
     }
 
-    fn follow(&mut self, detections: &[Detection], tasks: &Tasks, config: TrackConfig, at: Duration) {
+    fn follow(&mut self, found: &Found, tasks: &Tasks, config: &TrackConfig, at: Duration) {
         let tracker = &mut self.tracker;
-        tracker.reconfigure(config);
-        for (kind, is_wanted) in [(Kind::Face, tasks.faces), (Kind::Object, tasks.objects)] {
+        tracker.reconfigure(config.clone());
+        self.seats.retain(|slot, _| match slot {
+            Slot::Faces => tasks.faces,
+            Slot::Objects => tasks.objects,
+            Slot::Gender => tasks.gender,
+            _ => true,
+        });
+        let wanted = [(Kind::Face, tasks.faces), (Kind::Object, tasks.objects), (Kind::Text, tasks.text)];
+        for (kind, is_wanted) in wanted {
             if !is_wanted {
                 tracker.forget(kind);
             }
         }
-        if !tasks.gender {
-            tracker.forget_gender();
-        }
-        tracker.update(detections, at);
+        follow(tracker, &mut self.labels, found, at);
     }
 
     fn finish(&mut self, picture: &Picture, at: Duration, mut spent: Spent) {
         let publishing = Instant::now();
-        self.connections.tracks.send_replace(self.tracker.snapshot());
+        self.connections.tracks.send_replace(self.tracker.snapshot(&self.labels));
         spent.track += publishing.elapsed();
 
         let metrics = &self.connections.metrics;
@@ -260,6 +307,13 @@ impl Run {
             total: ms(total),
         };
         self.report(picture, at, timings, spent.models);
+        if !spent.seen.found_by.is_empty() {
+            let threshold = self.connections.settings.borrow().threshold;
+            self.shadows.begin(&self.connections.recogniser, picture, &spent.seen, threshold);
+        }
+        if let Some(reader) = &mut self.reader {
+            reader.begin(&mut self.tracker, picture, at);
+        }
         self.seq += 1;
         self.is_failing = false;
     }
@@ -271,14 +325,16 @@ impl Run {
         timings: Timings,
         models: BTreeMap<String, String>,
     ) {
-        let Recognition { recogniser, feedback, pictures, audience, .. } = &self.connections;
+        let Recognition { feedback, pictures, audience, .. } = &self.connections;
         if !audience.has_readers() {
             return;
         }
         let (width, height) = (picture.width, picture.height);
-        let tracks = self.tracker.tracks().iter().map(|track| {
-            track.report(&recogniser.models().label(track.kind, track.class), at, width, height)
-        });
+        let tracks = self
+            .tracker
+            .tracks()
+            .iter()
+            .map(|track| track.report(self.labels.of(track.kind, track.class), at, width, height));
         let report = FrameReport {
             seq: self.seq,
             rtp_timestamp: picture.rtp_timestamp,
@@ -304,6 +360,14 @@ impl Run {
             let text = "recognition fails on the server; see its log";
             let _ = self.connections.notices.try_send(ControlReply::error("recognition_failed", text));
         }
+    }
+}
+
+/// Counts the session as a user of `model`, in place of what it used in that slot before.
+fn take_seat(seats: &mut BTreeMap<Slot, (Arc<Manifest>, Seat)>, model: &Model) {
+    let Some(slot) = Slot::of(model.manifest.task) else { return };
+    if seats.get(&slot).is_none_or(|(manifest, _)| !Arc::ptr_eq(manifest, &model.manifest)) {
+        seats.insert(slot, (Arc::clone(&model.manifest), Seat::at(&model.figures)));
     }
 }
 

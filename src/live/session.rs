@@ -20,11 +20,13 @@ use super::ice::{IceSession, refuse_peer};
 use super::ingest;
 use super::media::Media;
 use super::peer::{Channel, ChannelEvent, Peer, PeerConfig, PeerError, PeerEvent, RemoteTrack};
+use super::readers::Readers;
 use super::recognition::Recognition;
 use super::settings::{self, ControlReply, Settings};
 use crate::cluster::protocol::{ClientMessage, ServerMessage, TaskList};
 use crate::cluster::whip::{Answer, IceChange, IceRestarted, WhipFault, WhipRefusal};
 use crate::ids::SessionId;
+use crate::inference::batcher::BACKGROUND;
 use crate::inference::service::Handle as InferenceHandle;
 use crate::mailbox::Latest;
 use crate::pipeline::recognise::{ModelSet, Recogniser};
@@ -104,6 +106,8 @@ pub struct Resources {
     pub peers: PeerConfig,
     pub inference: InferenceHandle,
     pub models: ModelSet,
+    /// What text is read by.
+    pub readers: Readers,
     pub metrics: Arc<Metrics>,
     /// Viewers of one session at a time.
     pub max_viewers: usize,
@@ -424,14 +428,17 @@ impl Session {
             pictures: self.pictures.clone(),
             key_wanted: Arc::clone(&key_wanted),
             tracks,
-            models: models.clone(),
             audience: Arc::clone(&self.audience),
             notices: self.notices.0.clone(),
             metrics: Arc::clone(metrics),
         };
+        let asker = next_asker();
+        let inference = &self.resources.inference;
+        let recogniser = |asker: u64| Recogniser::new(inference.clone(), models.clone(), asker);
         let recognition = Recognition {
             pictures: self.pictures.clone(),
-            recogniser: Recogniser::new(self.resources.inference.clone(), models.clone(), next_asker()),
+            recogniser: recogniser(asker),
+            readers: Some((self.resources.readers.clone(), recogniser(asker | BACKGROUND))),
             settings: self.settings.subscribe(),
             tracks: tracks_sender,
             audience: Arc::clone(&self.audience),

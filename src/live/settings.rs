@@ -29,6 +29,8 @@ pub struct TaskSwitches {
     pub faces: bool,
     pub gender: bool,
     pub objects: bool,
+    /// What is written on the things that the server was told of, or anywhere.
+    pub text: bool,
 }
 
 /// The effective settings of a session.
@@ -44,7 +46,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        let tasks = TaskSwitches { faces: true, gender: true, objects: true };
+        let tasks = TaskSwitches { faces: true, gender: true, objects: true, text: false };
         Self { tasks, threshold: None, output: Output::default(), max_rate: 60.0 }
     }
 }
@@ -65,6 +67,7 @@ struct TaskPatch {
     faces: Option<bool>,
     gender: Option<bool>,
     objects: Option<bool>,
+    text: Option<bool>,
 }
 
 impl From<&Wishes> for SettingsPatch {
@@ -73,6 +76,7 @@ impl From<&Wishes> for SettingsPatch {
             faces: Some(tasks.faces),
             gender: Some(tasks.gender),
             objects: Some(tasks.objects),
+            text: Some(tasks.text),
         });
         Self { tasks, threshold: wishes.threshold, output: None, max_rate: wishes.max_rate }
     }
@@ -88,11 +92,19 @@ pub enum SettingsError {
 }
 
 impl Settings {
+    /// What a session begins with; text is read where the server was told on what.
+    pub fn of(reads_text: bool) -> Self {
+        let mut settings = Self::default();
+        settings.tasks.text = reads_text;
+        settings
+    }
+
     /// These settings without the tasks that the session's token does not allow.
     pub fn within(mut self, allowed: TaskList) -> Self {
         self.tasks.faces &= allowed.faces;
         self.tasks.gender &= allowed.gender;
         self.tasks.objects &= allowed.objects;
+        self.tasks.text &= allowed.text;
         self
     }
 
@@ -116,6 +128,7 @@ impl Settings {
         tasks.faces = wanted.faces.unwrap_or(tasks.faces);
         tasks.gender = wanted.gender.unwrap_or(tasks.gender);
         tasks.objects = wanted.objects.unwrap_or(tasks.objects);
+        tasks.text = wanted.text.unwrap_or(tasks.text);
         Ok(next)
     }
 }
@@ -185,7 +198,7 @@ mod tests {
             r#"{"type":"settings","tasks":{"gender":false},"output":"both","threshold":0.4}"#,
         );
         assert_eq!(reply, ControlReply::Settings(settings.clone()));
-        assert_eq!(settings.tasks, TaskSwitches { faces: true, gender: false, objects: true });
+        assert_eq!(settings.tasks, TaskSwitches { faces: true, gender: false, objects: true, text: false });
         assert_eq!((settings.output, settings.threshold, settings.max_rate), (Output::Both, Some(0.4), 60.0));
     }
 
@@ -193,9 +206,9 @@ mod tests {
     fn a_task_that_is_not_allowed_stays_off() {
         let allowed = TaskList { faces: true, ..TaskList::NONE };
         let mut settings = Settings::default().within(allowed);
-        let off = TaskSwitches { faces: true, gender: false, objects: false };
+        let off = TaskSwitches { faces: true, gender: false, objects: false, text: false };
         assert_eq!(settings.tasks, off);
-        let wanted = r#"{"type":"settings","tasks":{"gender":true,"objects":true},"max_rate":5}"#;
+        let wanted = r#"{"type":"settings","tasks":{"gender":true,"objects":true,"text":true},"max_rate":5}"#;
         assert_eq!(apply(&mut settings, allowed, wanted), ControlReply::Settings(settings.clone()));
         assert_eq!((settings.tasks, settings.max_rate), (off, 5.0));
     }

@@ -86,7 +86,8 @@ async fn publish(
     Json(publish): Json<Publish>,
 ) -> Result<Json<Published>, WhipFault> {
     sdp::check_offer(&publish.sdp, Flow::Send).map_err(|error| refuse_offer(&error))?;
-    let settings = Settings::default().patched(&SettingsPatch::from(&publish.wishes));
+    let usual = Settings::of(worker.resources().models.is_told_of_text());
+    let settings = usual.patched(&SettingsPatch::from(&publish.wishes));
     let settings = settings.map_err(|error| WhipFault::new(WhipRefusal::InvalidOption, error))?;
     let (id, commands) = worker.admit(publish.terms)?.publish(settings);
     let answer = ask(&commands, |reply| Command::Publish(publish.sdp, reply)).await?;

@@ -12,9 +12,12 @@ use super::session::{self, Attachment, Command, Demand, Opening, Resources};
 use super::settings::Settings;
 use super::usage::Usage;
 use super::viewer::Viewers;
-use crate::cluster::protocol::{ServerMessage, SessionTerms, TaskList, WorkerStatus};
+use crate::cluster::figures::{ModelFigures, Role};
+use crate::cluster::protocol::{ServerMessage, SessionTerms, Sticky, TaskList, WorkerStatus};
 use crate::ids::{ResumeToken, SessionId, SessionKey};
-use crate::models::manifest::Task;
+use crate::models::traffic::Visitor;
+use crate::pipeline::recognise::figures::Tally;
+use crate::pipeline::recognise::{Model, ModelSet};
 use crate::shutdown::{Inside, Presence};
 use crate::telemetry::metrics::Metrics;
 
@@ -54,8 +57,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The tasks, as pages call them.
-const TASKS: [(&str, Task); 3] =
-    [("faces", Task::Faces), ("gender", Task::Gender), ("objects", Task::Objects)];
+const TASKS: [&str; 4] = TaskList::NAMES;
 
 /// One media worker.
 pub struct Worker {
@@ -84,6 +86,8 @@ pub(super) struct Entry {
     pub audience: Arc<Audience>,
     /// The tasks that its token allows.
     allowed: TaskList,
+    /// As the session sees them.
+    models: ModelSet,
     admitted: Instant,
     demand: Demand,
 }
@@ -154,7 +158,10 @@ impl Worker {
         self.check(&table)?;
         let allowed = terms.tasks.unwrap_or(TaskList::ALL);
         let (admitted, demand) = (Instant::now(), Demand::default());
-        let entry = Entry { commands, audience, allowed, admitted, demand };
+        let sticky = terms.sticky.as_ref().map_or(id.as_str(), Sticky::as_str);
+        let visitor = Visitor::named(sticky, terms.attributes.clone().into());
+        let models = self.resources.models.seen_by(visitor);
+        let entry = Entry { commands, audience, allowed, models, admitted, demand };
         table.sessions.insert(id.clone(), entry.clone());
         self.note_load(&table);
         let running = self.sessions.enter();
@@ -181,8 +188,8 @@ impl Worker {
 
     /// Gives a live session a new signalling socket; that the token is genuine was found when it was read.
     pub async fn resume(&self, token: &ResumeToken, attachment: Attachment) -> Result<(), AdmissionError> {
-        let Entry { commands, allowed, .. } = self.find(&token.session)?;
-        self.welcome(&attachment, token, allowed);
+        let Entry { commands, allowed, models, .. } = self.find(&token.session)?;
+        self.welcome(&attachment, token, allowed, &models);
         let sent = commands.send(Command::Attach(attachment)).await;
         sent.map_err(|_| AdmissionError::UnknownSession)
     }
@@ -230,8 +237,30 @@ impl Worker {
             max_sessions: self.admission.max_sessions,
             load_ratio,
             draining,
-            models: self.models(),
+            models: titles(&self.resources.models),
+            loaded: self.resources.models.loaded().iter().map(|model| model.version().to_string()).collect(),
+            not_loaded: self.resources.models.not_loaded(),
         }
+    }
+
+    /// What was measured of the models of every slot.
+    pub fn figures(&self) -> Vec<ModelFigures> {
+        let models = &self.resources.models;
+        let mut all = Vec::new();
+        for slot in models.slots() {
+            let Some(split) = models.split(&slot) else { continue };
+            let figures = |model: &Model, role: Role| {
+                let Tally { runs, errors, agreement, times, .. } = model.figures.tally();
+                let sessions = model.figures.sessions();
+                let (slot, model) = (slot.to_string(), model.version().to_string());
+                ModelFigures { slot, model, role, runs, errors, sessions, times, agreement }
+            };
+            all.push(figures(&split.stable, Role::Stable));
+            all.extend(split.canary.iter().map(|canary| figures(&canary.model, Role::Canary)));
+            all.extend(split.variants.iter().map(|variant| figures(&variant.model, Role::Variant)));
+            all.extend(split.shadow.iter().map(|shadow| figures(&shadow.model, Role::Shadow)));
+        }
+        all
     }
 
     pub fn session_key(&self) -> &SessionKey {
@@ -240,16 +269,6 @@ impl Worker {
 
     pub fn metrics(&self) -> &Metrics {
         &self.resources.metrics
-    }
-
-    /// Task → `name@version` of the tasks that have a model.
-    fn models(&self) -> BTreeMap<String, String> {
-        let models = self.resources.models.list();
-        let titled = TASKS.iter().filter_map(|(name, task)| {
-            let manifest = &models.iter().find(|model| model.manifest.task == *task)?.manifest;
-            Some((name.to_string(), format!("{}@{}", manifest.name, manifest.version)))
-        });
-        titled.collect()
     }
 
     /// The larger of what is counted and what is measured, to three places.
@@ -261,15 +280,19 @@ impl Worker {
         (counted.max(measured) * 1000.0).round() / 1000.0
     }
 
-    fn welcome(&self, attachment: &Attachment, token: &ResumeToken, allowed: TaskList) {
-        let models = self.models();
+    fn welcome(&self, attachment: &Attachment, token: &ResumeToken, allowed: TaskList, models: &ModelSet) {
+        let models = titles(models);
         let may = Vec::from(allowed);
-        let can = |name: &str| models.contains_key(name) && may.iter().any(|allowed| allowed == name);
+        let has = |name: &str| match name {
+            "text" => self.resources.models.can_read(),
+            slot => models.contains_key(slot),
+        };
+        let can = |name: &str| has(name) && may.iter().any(|allowed| allowed == name);
         let welcome = ServerMessage::Welcome {
             session: token.session.to_string(),
             resume: token.to_string(),
             watch: self.key.watch_token(token.session.clone()).to_string(),
-            tasks: TASKS.iter().map(|(name, _)| (name.to_string(), can(name))).collect(),
+            tasks: TASKS.iter().map(|name| (name.to_string(), can(name))).collect(),
             models,
         };
         let _ = attachment.outgoing.try_send(welcome);
@@ -279,6 +302,12 @@ impl Worker {
         self.resources.metrics.sessions_active.set(table.sessions.len() as i64);
         self.resources.metrics.worker_load_ratio.set(self.load_ratio(table));
     }
+}
+
+/// Slot → `name@version` of the slots that have a model.
+fn titles(models: &ModelSet) -> BTreeMap<String, String> {
+    let models = models.list().into_iter();
+    models.map(|(slot, model)| (slot.to_string(), model.version().to_string())).collect()
 }
 
 /// A session's place in the table, which becomes free when this is dropped.
@@ -296,8 +325,9 @@ impl Place {
     /// Starts the session whose page is at the other end of `attachment`.
     pub fn open(self, attachment: Attachment) -> SessionId {
         let token = self.worker.key.resume_token(self.id.clone());
-        self.worker.welcome(&attachment, &token, self.entry.allowed);
-        self.start(Some(attachment), Settings::default()).0
+        self.worker.welcome(&attachment, &token, self.entry.allowed, &self.entry.models);
+        let settings = Settings::of(self.worker.resources.models.is_told_of_text());
+        self.start(Some(attachment), settings).0
     }
 
     /// Starts the session of a publisher, which is told what to do by commands.
@@ -314,7 +344,7 @@ impl Place {
         let Some(mut commands) = self.commands.take() else { return (id, sender) };
         self.worker.resources.metrics.sessions_total.inc();
         tracing::info!(session = %id, "session opened");
-        let Entry { audience, allowed, demand, .. } = self.entry.clone();
+        let Entry { audience, allowed, demand, models, .. } = self.entry.clone();
         let settings = settings.within(allowed);
         let opening = Opening {
             id: id.clone(),
@@ -328,7 +358,8 @@ impl Place {
         tokio::spawn(async move {
             // However the session ends, a fault of ours included, its place becomes free.
             let place = self;
-            session::run(place.worker.resources.clone(), opening, &mut commands).await;
+            let resources = Resources { models, ..place.worker.resources.clone() };
+            session::run(resources, opening, &mut commands).await;
             // By the closing of its commands others know that the place is free.
             drop(place);
         });

@@ -1,6 +1,6 @@
 //! One synthetic browser: joins a session, publishes a clip in real time, and notes what comes back.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -114,7 +114,7 @@ pub struct Joining {
 }
 
 /// One report as it came.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ReportSample {
     /// Since the publisher's start.
     pub at: Duration,
@@ -122,6 +122,8 @@ pub struct ReportSample {
     pub latency: Duration,
     pub timings: Timings,
     pub tracks: usize,
+    /// What was read, each track's.
+    pub texts: Vec<String>,
     /// Pixels of the frame, as the service saw it.
     pub size: (u32, u32),
 }
@@ -159,6 +161,10 @@ pub struct Outcome {
     pub network: Network,
     /// Codes of the notices and errors on the `control` channel, at most [`MAX_NOTICES`].
     pub notices: Vec<String>,
+    /// When a report first named each model, `name@version`, since the publisher's start; at most [`MAX_NOTICES`].
+    pub models: BTreeMap<String, Duration>,
+    /// Under which models' reports each label was seen; at most [`MAX_NOTICES`].
+    pub labels: BTreeSet<(String, String)>,
 }
 
 /// Runs one synthetic browser to its end, whatever the service asks of it meanwhile.
@@ -416,14 +422,33 @@ impl Publisher {
             joining.first_report_timings = report.timings_ms;
         }
         self.outcome.dropped = report.dropped;
+        self.note_names(report);
         if let Some(sent) = self.sent_at(report.rtp_timestamp) {
+            let texts = report.tracks.iter().filter_map(|track| track.attributes.text.as_ref());
+            let texts = texts.map(|text| text.label.clone()).collect();
             self.outcome.reports.push(ReportSample {
                 at: self.began.elapsed(),
                 latency: sent.elapsed(),
                 timings: report.timings_ms,
                 tracks: report.tracks.len(),
+                texts,
                 size: (report.width, report.height),
             });
+        }
+    }
+
+    fn note_names(&mut self, report: &FrameReport) {
+        let (at, Outcome { models, labels, .. }) = (self.began.elapsed(), &mut self.outcome);
+        for (name, version) in &report.models {
+            let model = format!("{name}@{version}");
+            for track in &report.tracks {
+                if labels.len() < MAX_NOTICES {
+                    labels.insert((model.clone(), track.label.clone()));
+                }
+            }
+            if models.len() < MAX_NOTICES {
+                models.entry(model).or_insert(at);
+            }
         }
     }
 

@@ -7,7 +7,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Body, Frame};
 use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
 use hyper::{Method, Request, Response, Uri};
@@ -150,6 +151,35 @@ impl Target {
         headers: &[(&'static str, &str)],
         body: Bytes,
     ) -> Result<Response<Bytes>, TargetError> {
+        self.exchange(method, path, headers, Full::new(body)).await
+    }
+
+    /// The same with a body of several pieces, which need not lie together in memory.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, &str)],
+        pieces: Vec<Bytes>,
+    ) -> Result<Response<Bytes>, TargetError> {
+        let length = pieces.iter().map(Bytes::len).sum::<usize>().to_string();
+        let headers = [headers, &[("content-length", length.as_str())]].concat();
+        let frames = pieces.into_iter().map(|piece| Ok::<_, std::convert::Infallible>(Frame::data(piece)));
+        let body = StreamBody::new(futures_util::stream::iter(frames));
+        self.exchange(method, path, &headers, body).await
+    }
+
+    async fn exchange<B>(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, &str)],
+        body: B,
+    ) -> Result<Response<Bytes>, TargetError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: std::error::Error + Send + Sync + 'static,
+    {
         let (mut sender, connection) = http1::handshake(TokioIo::new(self.connect().await?)).await?;
         // Ends by itself with the exchange.
         tokio::spawn(connection);
@@ -160,7 +190,7 @@ impl Target {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Full::new(body)).map_err(|error| TargetError::Answer(Box::new(error)))?;
+        let request = request.body(body).map_err(|error| TargetError::Answer(Box::new(error)))?;
         let (head, body) = sender.send_request(request).await?.into_parts();
         let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(TargetError::Answer)?;
         Ok(Response::from_parts(head, body.to_bytes()))

@@ -1,7 +1,7 @@
-//! Takes a model in: checks the file, tries it, makes its manifest, stores it.
+//! Takes a model in: checks the file, tries it, makes its manifest, and, for the command line, stores it.
 //!
-//! The command line uses it, and so can an upload: bytes and wishes in, a version or a [`Refusal`] with a
-//! stable code out. It blocks its caller for as long as the trial takes.
+//! Bytes and wishes in, a manifest or a [`Refusal`] with a stable code out. An upload goes the same way and ends in the
+//! registry. It blocks its caller for as long as the trial takes.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -12,6 +12,7 @@ use base64::prelude::BASE64_STANDARD;
 use super::check::{self, CheckError, Summary};
 use super::heads::recognise::{self, Recognised, Signature, Unclear, Wishes};
 use super::manifest::{Manifest, ManifestError, Provenance, TrialRecord};
+use super::receipt::Receipt;
 use super::store::{Addition, Store, StoreError, Stored, sha256};
 use super::trial::{self, Limits, Report, Request, Trial, TrialError};
 
@@ -47,10 +48,9 @@ impl Refusal {
     }
 }
 
-/// Where models are taken in, and with what.
+/// What models are taken in with.
 #[derive(Clone, Debug)]
 pub struct Intake {
-    pub store: Store,
     /// The vigie that runs trials.
     pub program: PathBuf,
     /// The ONNX Runtime library.
@@ -69,26 +69,33 @@ pub struct Candidate<'a> {
     pub picture: &'a [u8],
 }
 
-/// A model that was taken in.
+/// A model that passed: what is to be kept, and what was found out.
 #[derive(Clone, Debug)]
-pub struct Admitted {
-    pub stored: Stored,
-    /// Whether this very version was there already.
-    pub was_known: bool,
+pub struct Examined {
+    /// Its version is that of whoever keeps it.
+    pub manifest: Manifest,
+    /// The trial's picture with what was found drawn on it, a JPEG.
+    pub drawn: Vec<u8>,
     pub summary: Summary,
     pub report: Report,
     pub notes: Vec<String>,
     pub check: Duration,
     pub trial: Duration,
-    pub store: Duration,
+}
+
+/// A model that was taken into a folder.
+#[derive(Clone, Debug)]
+pub struct Admitted {
+    pub stored: Stored,
+    pub receipt: Receipt,
 }
 
 impl Intake {
-    /// Takes `candidate` in as the next version of its name.
+    /// Checks and tries `candidate`; nothing is stored.
     ///
     /// # Errors
-    /// [`Refusal`]; nothing is stored then.
-    pub fn admit(&self, candidate: &Candidate) -> Result<Admitted, Refusal> {
+    /// [`Refusal`].
+    pub fn examine(&self, candidate: &Candidate) -> Result<Examined, Refusal> {
         let started = Instant::now();
         let summary = check::check(candidate.onnx)?;
         let signature = Signature::of(&summary);
@@ -112,40 +119,52 @@ impl Intake {
             limits: self.limits,
         })?;
         let recognised = recognise::head(&request.signature, &feed, &report.outputs, &candidate.wishes)?;
-        let tried = Instant::now();
-
-        let (manifest, notes) = self.manifest(candidate, recognised, &report);
         let drawn = BASE64_STANDARD.decode(&report.picture).map_err(|_| TrialError::NoAnswer)?;
-        let Addition { stored, was_known } = self.store.add(&manifest, candidate.onnx, &drawn)?;
-        let (check, trial, store) = (checked - started, tried - checked, tried.elapsed());
-        Ok(Admitted { stored, was_known, summary, report, notes, check, trial, store })
+        let (manifest, notes) = manifest(candidate, recognised, &report);
+        manifest.validate()?;
+        let (check, trial) = (checked - started, checked.elapsed());
+        Ok(Examined { manifest, drawn, summary, report, notes, check, trial })
     }
 
-    fn manifest(&self, candidate: &Candidate, found: Recognised, report: &Report) -> (Manifest, Vec<String>) {
-        let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let record = TrialRecord {
-            at,
-            load_ms: report.load_ms,
-            p50_ms: report.p50_ms,
-            runs: report.runs,
-            detections: report.findings.len() as u32,
-        };
-        let Recognised { head, task, labels, input, thresholds, notes } = found;
-        let manifest = Manifest {
-            name: candidate.name.to_owned(),
-            // The store says which.
-            version: 1,
-            task,
-            labels,
-            input,
-            head,
-            thresholds,
-            provenance: candidate.provenance.clone(),
-            sha256: sha256(candidate.onnx),
-            trial: Some(record),
-        };
-        (manifest, notes)
+    /// Takes `candidate` into a folder as the next version of its name.
+    ///
+    /// # Errors
+    /// [`Refusal`]; nothing is stored then.
+    pub fn admit(&self, candidate: &Candidate, store: &Store) -> Result<Admitted, Refusal> {
+        let examined = self.examine(candidate)?;
+        let examined_at = Instant::now();
+        let Addition { stored, was_known } =
+            store.add(&examined.manifest, candidate.onnx, &examined.drawn)?;
+        let took = examined_at.elapsed();
+        let receipt = Receipt::new(&examined, stored.manifest.clone(), was_known, took);
+        Ok(Admitted { stored, receipt })
     }
+}
+
+fn manifest(candidate: &Candidate, found: Recognised, report: &Report) -> (Manifest, Vec<String>) {
+    let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let record = TrialRecord {
+        at,
+        load_ms: report.load_ms,
+        p50_ms: report.p50_ms,
+        runs: report.runs,
+        detections: report.findings.len() as u32,
+    };
+    let Recognised { head, task, labels, input, thresholds, notes } = found;
+    let manifest = Manifest {
+        name: candidate.name.to_owned(),
+        // The store says which.
+        version: 1,
+        task,
+        labels,
+        input,
+        head,
+        thresholds,
+        provenance: candidate.provenance.clone(),
+        sha256: sha256(candidate.onnx),
+        trial: Some(record),
+    };
+    (manifest, notes)
 }
 
 /// A name for a model from its file's.

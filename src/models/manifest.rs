@@ -36,7 +36,7 @@ pub enum ManifestError {
 
 /// What a model is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Task {
     Faces,
     /// Apparent gender of a face: how it looks to the model, never a statement about the person.
@@ -44,10 +44,14 @@ pub enum Task {
     Objects,
     /// What a whole crop or picture shows, of a list of labels.
     Classes,
+    /// Where lines of text stand.
+    TextDetect,
+    /// What one line of text says; the labels are its characters.
+    TextRead,
 }
 
 impl Task {
-    /// Those that vigie brings a model for.
+    /// Those that are asked of every picture, and that vigie cannot do without a model for.
     pub const ALL: [Self; 3] = [Self::Faces, Self::Gender, Self::Objects];
 
     /// The name in manifests and tables.
@@ -57,6 +61,8 @@ impl Task {
             Self::Gender => "gender",
             Self::Objects => "objects",
             Self::Classes => "classes",
+            Self::TextDetect => "text-detect",
+            Self::TextRead => "text-read",
         }
     }
 }
@@ -65,7 +71,7 @@ impl FromStr for Task {
     type Err = UnknownName;
 
     fn from_str(text: &str) -> Result<Self, UnknownName> {
-        let all = [Self::Faces, Self::Gender, Self::Objects, Self::Classes];
+        let all = [Self::Faces, Self::Gender, Self::Objects, Self::Classes, Self::TextDetect, Self::TextRead];
         let found = all.into_iter().find(|task| task.name() == text);
         found.ok_or_else(|| UnknownName::new("task", text, all.map(Self::name)))
     }
@@ -105,6 +111,9 @@ pub enum Head {
     YoloxDecoded,
     /// RT-DETR as Ultralytics exports it: `[N, queries, 4 + classes]`, boxes as parts of the input.
     DetrRows,
+    /// RT-DETR as Ultralytics exports it since 8.4: `[N, queries, 6]`, boxes by centre and size as parts of the
+    /// input, score, class.
+    DetrEnd2end,
     /// `logits [N, queries, classes]` and boxes `[N, queries, 4]` by centre and size, as parts of the input.
     Detr,
     /// Boxes by corners in pixels of the input, scores and classes, each an output.
@@ -117,10 +126,14 @@ pub enum Head {
     Retinaface,
     /// `[N, classes]`: probabilities, or logits that become such.
     Classifier,
+    /// Differentiable binarisation (Liao et al., 2020): `[N, 1, H, W]`, how surely each pixel is of a text line.
+    Db,
+    /// `[N, steps, 1 + labels]`: a character or a blank (class 0) at each step along a line.
+    Ctc,
 }
 
 impl Head {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 20] = [
         Self::Blazeface,
         Self::Faceres,
         Self::Centernet,
@@ -130,6 +143,7 @@ impl Head {
         Self::Yolox,
         Self::YoloxDecoded,
         Self::DetrRows,
+        Self::DetrEnd2end,
         Self::Detr,
         Self::Boxes,
         Self::Ssd,
@@ -138,6 +152,8 @@ impl Head {
         Self::Scrfd,
         Self::Retinaface,
         Self::Classifier,
+        Self::Db,
+        Self::Ctc,
     ];
 
     /// What models with such outputs are for, unless their manifest says otherwise.
@@ -146,6 +162,8 @@ impl Head {
             Self::Blazeface | Self::Yunet | Self::Scrfd | Self::Retinaface => Task::Faces,
             Self::Faceres => Task::Gender,
             Self::Classifier => Task::Classes,
+            Self::Db => Task::TextDetect,
+            Self::Ctc => Task::TextRead,
             _ => Task::Objects,
         }
     }
@@ -169,6 +187,7 @@ impl Head {
             Self::Yolox => "yolox",
             Self::YoloxDecoded => "yolox-decoded",
             Self::DetrRows => "detr-rows",
+            Self::DetrEnd2end => "detr-end2end",
             Self::Detr => "detr",
             Self::Boxes => "boxes",
             Self::Ssd => "ssd",
@@ -177,6 +196,8 @@ impl Head {
             Self::Scrfd => "scrfd",
             Self::Retinaface => "retinaface",
             Self::Classifier => "classifier",
+            Self::Db => "db",
+            Self::Ctc => "ctc",
         }
     }
 }
@@ -239,6 +260,9 @@ pub enum Fit {
     Stretch,
     /// A square crop around a face, its side `scale_percent` of the face box's longer side.
     FaceCrop { scale_percent: u32 },
+    /// One line of text, scaled to the input's height; what it leaves of the input's width is filled with
+    /// `fill`, and a longer line makes the input wider.
+    Line { fill: u8 },
 }
 
 /// The input tensor of a model.
@@ -287,6 +311,18 @@ pub struct Provenance {
     /// What is not known or not verified about the licence, in one sentence.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub licence_note: String,
+}
+
+impl Provenance {
+    /// What whoever adds a model says of it.
+    pub fn stated(source: &str, licence: Option<&str>) -> Self {
+        Self {
+            source: source.to_owned(),
+            upstream: String::new(),
+            licence: licence.unwrap_or("not stated").to_owned(),
+            licence_note: String::new(),
+        }
+    }
 }
 
 /// What a model did when it was added, on that machine's CPU, with one thread.
@@ -371,6 +407,8 @@ impl Manifest {
             // Detections hold a class in 16 bits.
             Task::Objects => ((1..=0xffff).contains(&labels), "an object detector has 1 to 65535"),
             Task::Classes => ((2..=0xffff).contains(&labels), "a classifier has 2 to 65535"),
+            Task::TextDetect => (labels == 1, "a text detector has one"),
+            Task::TextRead => ((1..0xffff).contains(&labels), "a text reader has 1 to 65534 characters"),
         };
         if !fits {
             return Err(ManifestError::Labels { labels, expected });
@@ -387,6 +425,7 @@ impl Manifest {
         let fits_multiple = match self.input.fit {
             Fit::TopLeft { multiple, .. } => multiple > 0 && size.is_multiple_of(multiple),
             Fit::Centre { .. } | Fit::Stretch => true,
+            Fit::Line { .. } => height.is_some(),
             Fit::FaceCrop { scale_percent } => height.is_none() && (50..=400).contains(&scale_percent),
         };
         if !(32..=4096).contains(&size) || !fits_multiple {

@@ -4,7 +4,7 @@
 //! or none. Reading never repairs: what is wrong with a version is said, once, as a [`Fault`].
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -18,9 +18,14 @@ const MANIFEST_FILE: &str = "manifest.json";
 const PICTURE_FILE: &str = "trial.jpg";
 /// The highest number that a version ever had, so that none is given twice.
 const HIGHEST_FILE: &str = ".highest";
+/// Hidden, so that what is in it is not listed with the rest.
+const FETCHED_FOLDER: &str = ".registry";
+const TEMPORARY_FOLDER: &str = "vigie-models";
 /// No model is larger; beyond that a file is not even read.
 const MAX_MODEL_BYTES: u64 = 2 << 30;
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
+/// Read at a time when a file is copied.
+const COPY_BYTES: usize = 256 << 10;
 
 /// What is wrong with one version of a model.
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +122,15 @@ impl Store {
 
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// The part of the folder for copies of the registry's versions: a name there and one here are not the same model.
+    /// Where the folder cannot be written to, as in an image, it is in the machine's folder for temporary files.
+    pub fn fetched(&self) -> Self {
+        let beside = self.folder.join(FETCHED_FOLDER);
+        let is_writable = fs::create_dir_all(&beside).and_then(|()| tempfile::tempfile_in(&beside)).is_ok();
+        let folder = if is_writable { beside } else { std::env::temp_dir().join(TEMPORARY_FOLDER) };
+        Self { folder }
     }
 
     /// Every version there is, by name and then version; manifests are read, weights are not.
@@ -229,7 +243,7 @@ impl Store {
         write_to_disk(&parent.join(HIGHEST_FILE), manifest.version.to_string().as_bytes())
             .map_err(not_written)?;
         let place = self.version_folder(&manifest.name, manifest.version);
-        self.place(&place, &manifest, onnx, Some(drawn)).map_err(not_written)?;
+        self.place(&place, &manifest, |path| write_to_disk(path, onnx), Some(drawn)).map_err(not_written)?;
         Ok(Addition { stored: Stored { model: place.join(MODEL_FILE), manifest }, was_known: false })
     }
 
@@ -300,12 +314,50 @@ impl Store {
         let place = self.version_folder(&manifest.name, manifest.version);
         let not_written = |source| StoreError::NotWritten { path: place.clone(), source };
         let _lock = self.lock(&manifest.name).map_err(not_written)?;
-        self.place(&place, &manifest, onnx, None).map_err(not_written)?;
+        self.place(&place, &manifest, |path| write_to_disk(path, onnx), None).map_err(not_written)?;
         Ok(Stored { model: place.join(MODEL_FILE), manifest })
     }
 
+    /// Writes a version as its manifest says, its file copied from `onnx`, in the stead of one that is there.
+    ///
+    /// # Errors
+    /// [`StoreError::Faulty`] when the file is another than the manifest says; nothing is changed then.
+    pub fn copy(&self, manifest: &Manifest, onnx: &Path) -> Result<Stored, StoreError> {
+        let place = self.version_folder(&manifest.name, manifest.version);
+        let not_written = |source| StoreError::NotWritten { path: place.clone(), source };
+        let _lock = self.lock(&manifest.name).map_err(not_written)?;
+        let mut actual = String::new();
+        let copied = self.place(
+            &place,
+            manifest,
+            |path| {
+                actual = copy_to_disk(onnx, path)?;
+                // Told from other errors by `actual`.
+                if actual == manifest.sha256 { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+            },
+            None,
+        );
+        match copied {
+            Err(_) if !actual.is_empty() && actual != manifest.sha256 => Err(StoreError::Faulty {
+                name: manifest.name.clone(),
+                version: manifest.version,
+                fault: Fault::Corrupt { path: onnx.to_owned(), actual, expected: manifest.sha256.clone() },
+            }),
+            copied => {
+                copied.map_err(not_written)?;
+                Ok(Stored { manifest: manifest.clone(), model: place.join(MODEL_FILE) })
+            }
+        }
+    }
+
     /// Writes a version's files and moves them to their place; its name must be locked.
-    fn place(&self, place: &Path, manifest: &Manifest, onnx: &[u8], drawn: Option<&[u8]>) -> io::Result<()> {
+    fn place(
+        &self,
+        place: &Path,
+        manifest: &Manifest,
+        write_model: impl FnOnce(&Path) -> io::Result<()>,
+        drawn: Option<&[u8]>,
+    ) -> io::Result<()> {
         let parent = self.folder.join(&manifest.name);
         let partial = parent.join(format!(".{}.partial", manifest.version));
         let replaced = parent.join(format!(".{}.replaced", manifest.version));
@@ -313,7 +365,7 @@ impl Store {
         remove_if_there(&partial)?;
         remove_if_there(&replaced)?;
         fs::create_dir(&partial)?;
-        write_to_disk(&partial.join(MODEL_FILE), onnx)?;
+        write_model(&partial.join(MODEL_FILE))?;
         write_to_disk(&partial.join(MANIFEST_FILE), manifest.to_json().as_bytes())?;
         if let Some(drawn) = drawn {
             write_to_disk(&partial.join(PICTURE_FILE), drawn)?;
@@ -410,6 +462,24 @@ fn write_to_disk(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+/// Copies a file in pieces, and returns its SHA-256 in hexadecimal.
+fn copy_to_disk(from: &Path, to: &Path) -> io::Result<String> {
+    let (mut from, mut to) = (File::open(from)?, File::create(to)?);
+    let mut hash = Sha256::new();
+    let mut piece = vec![0; COPY_BYTES];
+    loop {
+        match from.read(&mut piece)? {
+            0 => break,
+            read => {
+                hash.update(&piece[..read]);
+                to.write_all(&piece[..read])?;
+            }
+        }
+    }
+    to.sync_all()?;
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ pub fn detect(
         Head::YoloV5 => yolo::decode_v5(&reading),
         Head::YoloEnd2end => yolo::decode_end2end(&reading),
         Head::DetrRows => yolo::decode_detr_rows(&reading),
+        Head::DetrEnd2end => yolo::decode_detr_end2end(&reading),
         Head::Yolox => yolox::decode(&reading, false),
         Head::YoloxDecoded => yolox::decode(&reading, true),
         Head::Detr => detr::decode(&reading),
@@ -41,6 +42,8 @@ pub fn detect(
         Head::Yunet => anchors::decode_yunet(&reading),
         Head::Scrfd => anchors::decode_scrfd(&reading),
         Head::Retinaface => anchors::decode_retinaface(&reading),
-        Head::Faceres | Head::Classifier => Err(HeadError::NotADetector { head: manifest.head.name() }),
+        Head::Faceres | Head::Classifier | Head::Db | Head::Ctc => {
+            Err(HeadError::NotADetector { head: manifest.head.name() })
+        }
     }
 }

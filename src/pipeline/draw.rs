@@ -15,7 +15,8 @@ use embedded_graphics::pixelcolor::BinaryColor;
 use embedded_graphics::prelude::OriginDimensions;
 
 use crate::frame::{BBox, Gender, I420Buffer, Kind};
-use crate::pipeline::report::{Attributes, TrackReport};
+use crate::pipeline::labels;
+use crate::pipeline::report::{Attributes, LabelReport, TrackReport};
 
 /// One box to draw.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -33,6 +34,7 @@ pub fn colour_of(kind: Kind, class: u16) -> usize {
     match kind {
         Kind::Face => 0,
         Kind::Object => 1 + usize::from(class) % (PALETTE.len() - 1),
+        Kind::Text => TEXT_COLOUR,
     }
 }
 
@@ -59,7 +61,51 @@ pub fn caption_of(label: &str, score: f32, attributes: &Attributes) -> String {
 }
 
 fn write_caption(text: &mut String, label: &str, score: f32, attributes: &Attributes) {
-    let percent = |score: f32| (score.clamp(0.0, 1.0) * 100.0).round();
+    // What a line of text is called says less than the text.
+    if let (Some(read), labels::TEXT) = (&attributes.text, label) {
+        write_text(text, read);
+        return;
+    }
+    write_appearance(text, label, score, attributes);
+    for class in attributes.classes.values() {
+        write!(text, " {} {}%", class.label, percent(class.score)).expect("a string takes any text");
+    }
+    if let Some(read) = &attributes.text {
+        text.push(' ');
+        write_text(text, read);
+    }
+}
+
+/// Characters of a text that are drawn.
+const DRAWN_CHARACTERS: usize = 40;
+
+/// What stands for characters that the fonts do not have, however many.
+const UNDRAWABLE: &str = "[?]";
+
+fn write_text(to: &mut String, read: &LabelReport) {
+    to.push('"');
+    let mut was_undrawable = false;
+    for character in read.label.chars().take(DRAWN_CHARACTERS) {
+        // What the fonts have of Latin-1: neither control characters nor the soft hyphen.
+        let is_drawable = matches!(character, ' '..='~' | '\u{a0}'..='\u{ac}' | '\u{ae}'..='\u{ff}');
+        match is_drawable {
+            true => to.push(character),
+            false if was_undrawable => {}
+            false => to.push_str(UNDRAWABLE),
+        }
+        was_undrawable = !is_drawable;
+    }
+    if read.label.chars().nth(DRAWN_CHARACTERS).is_some() {
+        to.push_str("...");
+    }
+    write!(to, "\" {}%", percent(read.score)).expect("a string takes any text");
+}
+
+fn percent(score: f32) -> f32 {
+    (score.clamp(0.0, 1.0) * 100.0).round()
+}
+
+fn write_appearance(text: &mut String, label: &str, score: f32, attributes: &Attributes) {
     let written = match attributes.apparent_gender {
         None => write!(text, "{label} {}%", percent(score)),
         Some(gender) => {
@@ -145,6 +191,9 @@ const PALETTE: [Colour; 7] = [
     Colour::rgb(0xd55e00),
     Colour::rgb(0x0072b2),
 ];
+
+/// Yellow, as a marker pen's.
+const TEXT_COLOUR: usize = 3;
 
 fn colour(index: usize) -> Colour {
     PALETTE[index % PALETTE.len()]
@@ -543,6 +592,7 @@ mod tests {
             bbox: [0.0; 4],
             attributes: Attributes {
                 apparent_gender: gender.map(|(label, score)| GenderReport { label, score }),
+                ..Attributes::default()
             },
         };
         let cases = [
@@ -555,5 +605,21 @@ mod tests {
         for (label, gender, text) in cases {
             assert_eq!(label_of(&report(label, gender)), text);
         }
+    }
+
+    #[test]
+    fn text_is_drawn_as_far_as_the_fonts_go() {
+        let caption = |label: &str, text: &str| {
+            let text = Some(LabelReport { label: text.to_owned(), score: 0.98 });
+            caption_of(label, 0.71, &Attributes { text, ..Attributes::default() })
+        };
+        assert_eq!(caption("stop sign", "STOP"), "stop sign 71% \"STOP\" 98%");
+        assert_eq!(caption("text", "École 3"), "\"École 3\" 98%");
+        assert_eq!(caption("text", "北京 Road 路"), "\"[?] Road [?]\" 98%");
+        assert_eq!(caption("text", &"x".repeat(41)), format!("\"{}...\" 98%", "x".repeat(40)));
+        let class = LabelReport { label: "helmet".to_owned(), score: 0.5 };
+        let classes = [("safety".to_owned(), class)].into();
+        let attributes = Attributes { classes, ..Attributes::default() };
+        assert_eq!(caption_of("person", 0.9, &attributes), "person 90% helmet 50%");
     }
 }

@@ -2,10 +2,14 @@
 //!
 //! Live sessions, video files and images all go through these stages.
 
+pub mod agree;
 pub mod detect;
 pub mod draw;
 pub mod follow;
+pub mod labels;
 pub mod prepare;
+pub mod read;
 pub mod recognise;
 pub mod report;
+pub mod text;
 pub mod track;

@@ -1,17 +1,24 @@
 //! Brings pictures to the form that models read: a tensor, and where the picture lies in it.
 //!
-//! Stands between the mailbox and the engines. It decides the geometry ([`plan`], [`face_square`]) from
-//! the manifest and leaves the pixels to [`crate::imgproc`]. Graphs that normalise inside are given bytes;
+//! Stands between the mailbox and the engines. It decides the geometry ([`plan`], [`face_square`], [`line_width`])
+//! from the manifest and leaves the pixels to [`crate::imgproc`]. Graphs that normalise inside are given bytes;
 //! others get floats, made from the bytes in one pass.
 
 use crate::frame::{BBox, Detection, FaceLandmarks, Picture, Point};
-use crate::imgproc::{self, ImgError, Region, Square};
+use crate::imgproc::{self, ImgError, Rectangle, Region};
 use crate::inference::tensor::Tensor;
 use crate::models::heads::Placement;
 use crate::models::manifest::{Channels, Fit, FloatFormat, Input, InputFormat, Layout};
 
 /// Pixels: the longest side that a manifest may ask for.
 const MAX_INPUT_SIDE: u32 = 2048;
+
+/// Pixels: no part of a picture is brought to a smaller input, which detectors see nothing in.
+const MIN_PART_SIDE: f32 = 64.0;
+/// Pixels: of what a reader is given, at most; some 80 characters.
+const MAX_LINE_WIDTH: usize = 1280;
+/// Pixels.
+const LINE_WIDTH_STEP: usize = 32;
 
 /// Why a picture could not be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +75,9 @@ pub fn plan(input: &Input, width: usize, height: usize) -> Result<Plan, PrepareE
         }
         Fit::FaceCrop { .. } => {
             return Err(PrepareError::Fit { reads: "face crops", given: "a whole picture" });
+        }
+        Fit::Line { .. } => {
+            return Err(PrepareError::Fit { reads: "lines of text", given: "a whole picture" });
         }
     };
     let placement = Placement {
@@ -156,44 +166,109 @@ fn write_floats(rgb: &[u8], plane: usize, format: &FloatFormat, floats: &mut [f3
     }
 }
 
-/// Cuts faces out of a picture for a model that reads face crops: `[faces, size, size, 3]`, RGB bytes, or
-/// floats as the manifest says.
+/// Cuts what was found out of a picture for a classifier, in the buffers of a tensor that is no longer needed:
+/// `[found, height, width, 3]`, RGB bytes, or floats as the manifest says.
 ///
 /// # Errors
-/// As [`prepare`]; also [`PrepareError::Fit`] when the model reads whole pictures.
-pub fn prepare_faces(picture: &Picture, input: &Input, faces: &[&Detection]) -> Result<Tensor, PrepareError> {
-    prepare_faces_in(Tensor::default(), picture, input, faces)
-}
-
-/// As [`prepare_faces`], in the buffers of a tensor that is no longer needed.
-///
-/// # Errors
-/// As [`prepare_faces`].
-pub fn prepare_faces_in(
+/// As [`prepare`]; also [`PrepareError::Fit`] when the model reads lines of text.
+pub fn prepare_crops_in(
     used: Tensor,
     picture: &Picture,
     input: &Input,
-    faces: &[&Detection],
+    found: &[&Detection],
 ) -> Result<Tensor, PrepareError> {
-    let (size, _) = checked_sides(input)?;
-    let Fit::FaceCrop { scale_percent } = input.fit else {
-        return Err(PrepareError::Fit { reads: "whole pictures", given: "face crops" });
-    };
-    tensor_in(used, [faces.len(), size, size], input.format, |rgb| {
-        for (face, crop) in faces.iter().zip(rgb.chunks_exact_mut(size * size * 3)) {
-            imgproc::crop_square(picture, &face_square(face, scale_percent), size, crop)?;
+    let (width, height) = checked_sides(input)?;
+    tensor_in(used, [found.len(), height, width], input.format, |rgb| {
+        for (found, rgb) in found.iter().zip(rgb.chunks_exact_mut(width * height * 3)) {
+            let (place, content, fill) = crop_plan(input.fit, (width, height), found);
+            imgproc::crop(picture, &place, (width, height), content, fill, rgb)?;
         }
         Ok(())
     })
 }
 
+/// What a classifier is shown of something that was found, where in its input, and what is around it there.
+fn crop_plan(fit: Fit, (width, height): (usize, usize), found: &Detection) -> (Rectangle, Region, u8) {
+    let whole = Region { x: 0, y: 0, width, height };
+    let BBox { w, h, .. } = found.bbox;
+    let scale = (width as f32 / w.max(1.0)).min(height as f32 / h.max(1.0));
+    let scaled = |side: f32, most: usize| ((side * scale).round() as usize).clamp(1, most);
+    let fitted = Region { width: scaled(w, width), height: scaled(h, height), ..whole };
+    let (content, fill) = match fit {
+        Fit::FaceCrop { scale_percent } => return (face_square(found, scale_percent), whole, 0),
+        Fit::Stretch => (whole, 0),
+        Fit::TopLeft { fill, .. } | Fit::Line { fill } => (fitted, fill),
+        Fit::Centre { fill } => {
+            let (x, y) = ((width - fitted.width) / 2, (height - fitted.height) / 2);
+            (Region { x, y, ..fitted }, fill)
+        }
+    };
+    (Rectangle::from(found.bbox), content, fill)
+}
+
+/// Brings a part of a picture to a model's input, enlarged by no more than `most`; the placement is relative to
+/// the part.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_part_in(
+    used: Tensor,
+    picture: &Picture,
+    input: &Input,
+    part: &BBox,
+    most: f32,
+) -> Result<Prepared, PrepareError> {
+    let sides = (part.w.round().max(1.0) as usize, part.h.round().max(1.0) as usize);
+    let size = (sides.0.max(sides.1) as f32 * most).ceil().max(MIN_PART_SIDE);
+    // Saturates far above any input.
+    let input = Input { size: input.size.min(size as u32), ..input.clone() };
+    let plan = plan(&input, sides.0, sides.1)?;
+    let (width, height) = plan.canvas;
+    let tensor = tensor_in(used, [1, height, width], input.format, |rgb| {
+        imgproc::crop(picture, &Rectangle::from(*part), plan.canvas, plan.content, plan.fill, rgb)
+    })?;
+    Ok(Prepared { tensor, placement: plan.placement })
+}
+
+/// Brings a line of text to a reader's input: `[1, height, width, 3]` or floats as the manifest says, as wide as
+/// [`line_width`] says.
+///
+/// # Errors
+/// As [`prepare`]; also [`PrepareError::Fit`] when the model does not read lines.
+pub fn prepare_line_in(
+    used: Tensor,
+    picture: &Picture,
+    input: &Input,
+    line: &Rectangle,
+) -> Result<Tensor, PrepareError> {
+    let Fit::Line { fill } = input.fit else {
+        return Err(PrepareError::Fit { reads: "something else", given: "a line of text" });
+    };
+    let (least, height) = checked_sides(input)?;
+    let (content, width) = line_width(line, least, height);
+    let region = Region { x: 0, y: 0, width: content, height };
+    tensor_in(used, [1, height, width], input.format, |rgb| {
+        imgproc::crop(picture, line, (width, height), region, fill, rgb)
+    })
+}
+
+/// The pixels across that a line takes in an input of `height`, and those of the whole input.
+///
+/// Inputs come in steps, so that lines of about the same length run alike; a longer line than any is squeezed.
+pub fn line_width(line: &Rectangle, least: usize, height: usize) -> (usize, usize) {
+    let across = (line.width / line.height.max(1e-3) * height as f32).ceil();
+    let content = (across.max(1.0) as usize).min(MAX_LINE_WIDTH);
+    (content, content.max(least).next_multiple_of(LINE_WIDTH_STEP))
+}
+
 /// The square around a face that a classifier is shown: `scale_percent` of the box's longer side, about
 /// its centre, turned so that the eyes are level.
-pub fn face_square(face: &Detection, scale_percent: u32) -> Square {
+pub fn face_square(face: &Detection, scale_percent: u32) -> Rectangle {
     let BBox { x, y, w, h } = face.bbox;
     let angle = face.landmarks.as_ref().map_or(0.0, |landmarks| eye_angle(landmarks, w));
     let centre = Point { x: x + w / 2.0, y: y + h / 2.0 };
-    Square { centre, side: w.max(h) * scale_percent as f32 / 100.0, angle }
+    let side = w.max(h) * scale_percent as f32 / 100.0;
+    Rectangle { centre, width: side, height: side, angle }
 }
 
 /// Radians by which the eyes are off level; 0 when they are too close together to tell (a profile).
@@ -318,7 +393,9 @@ mod tests {
         assert!(matches!(plan(&crop, 640, 480), Err(PrepareError::Fit { .. })));
         let picture = I420Buffer::black(8, 8).into_picture(0, Instant::now());
         let whole = input(224, Fit::Centre { fill: 0 });
-        assert!(matches!(prepare_faces(&picture, &whole, &[]), Err(PrepareError::Fit { .. })));
+        let line = Rectangle::from(BBox { x: 0.0, y: 0.0, w: 4.0, h: 4.0 });
+        let read = prepare_line_in(Tensor::default(), &picture, &whole, &line);
+        assert!(matches!(read, Err(PrepareError::Fit { .. })));
     }
 
     #[test]
@@ -343,7 +420,7 @@ mod tests {
         ] {
             let square = face_square(&face(right, left), 130);
             assert!((square.angle.to_degrees() - degrees).abs() < 1e-3, "{right:?} {left:?}: {square:?}");
-            assert_eq!((square.centre, square.side), (Point { x: 120.0, y: 80.0 }, 78.0));
+            assert_eq!((square.centre, square.width), (Point { x: 120.0, y: 80.0 }, 78.0));
         }
     }
 
@@ -353,7 +430,64 @@ mod tests {
         let bbox = BBox { x: 10.0, y: 10.0, w: 20.0, h: 20.0 };
         let face = Detection { kind: Kind::Face, class: 0, score: 1.0, bbox, landmarks: None };
         let crop = input(24, Fit::FaceCrop { scale_percent: 130 });
-        let tensor = prepare_faces(&picture, &crop, &[&face, &face, &face]).unwrap();
+        let tensor = prepare_crops_in(Tensor::default(), &picture, &crop, &[&face, &face, &face]).unwrap();
         assert_eq!(tensor.shape, [3, 24, 24, 3]);
+    }
+
+    #[test]
+    fn a_classifier_is_shown_the_box_as_its_manifest_says() {
+        let bbox = BBox { x: 10.0, y: 20.0, w: 40.0, h: 20.0 };
+        let found = Detection { kind: Kind::Object, class: 0, score: 1.0, bbox, landmarks: None };
+        for (fit, content, fill) in [
+            (Fit::Stretch, (0, 0, 32, 32), 0),
+            (Fit::Centre { fill: 114 }, (0, 8, 32, 16), 114),
+            (Fit::TopLeft { fill: 7, multiple: 32 }, (0, 0, 32, 16), 7),
+        ] {
+            let (place, Region { x, y, width, height }, around) = crop_plan(fit, (32, 32), &found);
+            assert_eq!(
+                (place, (x, y, width, height), around),
+                (Rectangle::from(bbox), content, fill),
+                "{fit:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn lines_are_as_wide_as_they_need() {
+        let line = |width: f32, height: f32| Rectangle {
+            centre: Point { x: 0.0, y: 0.0 },
+            width,
+            height,
+            angle: 0.0,
+        };
+        for (width, height, expected) in [
+            (100.0, 20.0, (240, 320)),
+            (200.0, 20.0, (480, 480)),
+            (201.0, 20.0, (483, 512)),
+            (1e6, 1.0, (1280, 1280)),
+            (0.0, 20.0, (1, 320)),
+            (f32::NAN, 20.0, (1, 320)),
+            (20.0, 0.0, (1280, 1280)),
+        ] {
+            assert_eq!(line_width(&line(width, height), 320, 48), expected, "{width} by {height}");
+        }
+    }
+
+    #[test]
+    fn a_part_is_not_enlarged_without_end() {
+        let picture = I420Buffer::black(640, 480).into_picture(0, Instant::now());
+        let detector = input(736, Fit::TopLeft { fill: 0, multiple: 32 });
+        for (w, h, expected) in [
+            (640.0, 480.0, [1, 576, 736, 3]),
+            (100.0, 50.0, [1, 128, 224, 3]),
+            (3.0, 2.0, [1, 64, 64, 3]),
+            (0.0, 0.0, [1, 64, 64, 3]),
+        ] {
+            let part = BBox { x: 5.0, y: 5.0, w, h };
+            match prepare_part_in(Tensor::default(), &picture, &detector, &part, 2.0) {
+                Ok(prepared) => assert_eq!(prepared.tensor.shape, expected, "{w} by {h}"),
+                Err(error) => assert!(w == 0.0 && matches!(error, PrepareError::Pixels(_)), "{error}"),
+            }
+        }
     }
 }

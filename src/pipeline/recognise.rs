@@ -5,29 +5,35 @@
 //! ([`Recogniser::begin`]), the others wait for it ([`Recogniser::detect`]). It does not track, draw or
 //! report, and what it keeps from one picture to the next are buffers.
 
+pub mod figures;
+mod models;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::detect::detect;
-use super::prepare::{PrepareError, prepare_faces_in, prepare_in};
+use super::prepare::{PrepareError, prepare_crops_in, prepare_in};
+use super::track::Answer;
 use crate::frame::{Detection, Kind, Picture};
-use crate::inference::batcher::ModelId;
+use crate::inference::batcher::{BACKGROUND, ModelId};
 use crate::inference::engine::EngineError;
-use crate::inference::service::{Ask, Completed, Handle, Ticket, Turn};
+use crate::inference::service::{Ask, Handle, Ticket, Turn};
 use crate::inference::tensor::{Outputs, Tensor};
-use crate::models::heads::{HeadError, Placement, faceres};
-use crate::models::manifest::{Manifest, Task};
+use crate::models::heads::{HeadError, Placement, classifier, faceres, numbers};
+use crate::models::manifest::{Head, Manifest, Task};
+use crate::models::traffic::Slot;
+pub use models::{Model, ModelSet, WHOLE_PICTURE};
 
-/// Face crops in one request, so that a crowd does not hold a lane for long.
+/// Crops in one request, so that a crowd does not hold a lane for long.
 const MAX_CROPS: usize = 8;
 
 /// Why a picture could not be recognised.
 #[derive(Debug, thiserror::Error)]
 pub enum RecogniseError {
-    #[error("no model is loaded for {0:?}")]
-    NoModel(Task),
+    #[error("no model is loaded for {0}")]
+    NoModel(Slot),
     #[error("model {model} could not be given the picture")]
     Prepare {
         model: String,
@@ -55,59 +61,6 @@ impl RecogniseError {
     }
 }
 
-/// A model that is installed in the inference service.
-#[derive(Clone, Debug)]
-pub struct Model {
-    pub id: ModelId,
-    pub manifest: Arc<Manifest>,
-}
-
-/// The model in use for each task; clones share it, and changes show from the next picture on.
-#[derive(Clone, Debug, Default)]
-pub struct ModelSet {
-    models: Arc<RwLock<BTreeMap<Task, Model>>>,
-}
-
-impl ModelSet {
-    /// The model in use for `task`.
-    pub fn find(&self, task: Task) -> Option<Model> {
-        self.models.read().unwrap_or_else(PoisonError::into_inner).get(&task).cloned()
-    }
-
-    /// Uses `model` for its manifest's task and returns the one it replaces, which the caller may then
-    /// remove from the service.
-    pub fn replace(&self, model: Model) -> Option<Model> {
-        let task = model.manifest.task;
-        self.models.write().unwrap_or_else(PoisonError::into_inner).insert(task, model)
-    }
-
-    /// Uses no model for `task` any longer, and returns the one that was used.
-    pub fn withdraw(&self, task: Task) -> Option<Model> {
-        self.models.write().unwrap_or_else(PoisonError::into_inner).remove(&task)
-    }
-
-    /// The word for a class of what finds things of `kind`; empty where the model has none.
-    pub fn label(&self, kind: Kind, class: u16) -> String {
-        self.read_label(kind, class, str::to_owned)
-    }
-
-    /// As [`ModelSet::label`], lent to `read`.
-    pub fn read_label<R>(&self, kind: Kind, class: u16, read: impl FnOnce(&str) -> R) -> R {
-        let task = match kind {
-            Kind::Face => Task::Faces,
-            Kind::Object => Task::Objects,
-        };
-        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
-        let labels = models.get(&task).map(|model| model.manifest.labels.as_slice()).unwrap_or_default();
-        read(labels.get(usize::from(class)).map(String::as_str).unwrap_or_default())
-    }
-
-    /// Every model in use, by task.
-    pub fn list(&self) -> Vec<Model> {
-        self.models.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
-    }
-}
-
 /// What is wanted of a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tasks {
@@ -115,10 +68,12 @@ pub struct Tasks {
     /// Needs `faces`.
     pub gender: bool,
     pub objects: bool,
+    pub text: bool,
 }
 
 impl Tasks {
-    pub const ALL: Self = Self { faces: true, gender: true, objects: true };
+    /// What is recognised unless somebody says otherwise: all but text, which takes long.
+    pub const USUAL: Self = Self { faces: true, gender: true, objects: true, text: false };
 }
 
 /// Scores (0 to 1) from which detections are wanted; without one, each model's own threshold.
@@ -139,6 +94,8 @@ pub struct Found {
     pub infer: Duration,
     /// Name → version of the models that were asked.
     pub models: BTreeMap<String, String>,
+    /// Who found the detections of each kind: by its labels their classes are called.
+    pub found_by: Vec<(Kind, Arc<Manifest>)>,
 }
 
 /// A model at work on a picture.
@@ -158,24 +115,48 @@ pub struct Begun {
 }
 
 impl Begun {
+    /// The models that were asked.
+    pub fn models(&self) -> impl Iterator<Item = &Model> {
+        self.asked.iter().flatten().map(|asked| &asked.model)
+    }
+
     /// Whether [`Recogniser::finish`] would not wait; until then the thread that began it is unparked at each answer.
     pub fn is_answered(&self) -> bool {
         self.asked.iter().flatten().all(|asked| asked.ticket.is_answered())
     }
 }
 
-/// Faces that are being classified.
+/// A shadow at work on a picture.
+pub struct Shadowing(Asked);
+
+impl Shadowing {
+    /// Whether [`Recogniser::finish_shadow`] would not wait.
+    pub fn is_answered(&self) -> bool {
+        self.0.ticket.is_answered()
+    }
+
+    pub fn model(&self) -> &Model {
+        &self.0.model
+    }
+}
+
+/// Things that were found and are being classified.
 pub struct Classifying {
-    /// The faces of each request, by their index, and the request.
+    /// Those of each request, by their index in `large`, and the request.
     asked: Vec<(std::ops::Range<usize>, Ticket)>,
-    /// Indices of the faces that are large enough, in order.
+    /// Indices of the things that are large enough, in order.
     large: Vec<usize>,
-    faces: usize,
+    found: usize,
     model: Model,
 }
 
 impl Classifying {
-    /// Whether [`Recogniser::finish_genders`] would not wait.
+    /// What classifies them.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Whether [`Recogniser::finish_classifying`] would not wait.
     pub fn is_answered(&self) -> bool {
         self.asked.iter().all(|(_, ticket)| ticket.is_answered())
     }
@@ -183,13 +164,13 @@ impl Classifying {
 
 /// Buffers of requests that were answered, for the next ones of the same model.
 #[derive(Default)]
-struct Spares(Mutex<Vec<(ModelId, Tensor, Outputs)>>);
+pub(super) struct Spares(Mutex<Vec<(ModelId, Tensor, Outputs)>>);
 
 /// Pictures under way, times models: more buffers than this are not needed.
 const MAX_SPARES: usize = 6;
 
 impl Spares {
-    fn take(&self, model: ModelId) -> (Tensor, Outputs) {
+    pub(super) fn take(&self, model: ModelId) -> (Tensor, Outputs) {
         let mut spares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = spares.iter().position(|(of, ..)| *of == model);
         found
@@ -216,7 +197,7 @@ pub struct Recogniser {
     asker: u64,
     /// Whether it has queued for a turn before.
     has_asked: Arc<AtomicBool>,
-    spares: Arc<Spares>,
+    pub(super) spares: Arc<Spares>,
 }
 
 impl Recogniser {
@@ -270,33 +251,35 @@ impl Recogniser {
         self.past_a_swap(|this| this.try_begin(picture, tasks, scores))
     }
 
-    /// Says for each of `faces` the probability that it looks male; `None` when it is too small to tell.
+    /// What the model in `slot` says of each of `found`; `None` where that is too small to tell.
     ///
     /// # Errors
     /// As [`Recogniser::detect`].
-    pub fn genders(
-        &mut self,
+    pub fn classify(
+        &self,
+        slot: &Slot,
         picture: &Picture,
-        faces: &[Detection],
-    ) -> Result<Vec<Option<f32>>, RecogniseError> {
-        self.past_a_swap(|this| this.finish_genders(this.try_begin_genders(picture, faces)?))
+        found: &[Detection],
+    ) -> Result<Vec<Option<Answer>>, RecogniseError> {
+        self.past_a_swap(|this| this.finish_classifying(this.try_begin_classifying(slot, picture, found)?))
     }
 
-    /// Has `faces` classified ahead of the asker's newer pictures, to be finished with
-    /// [`Recogniser::finish_genders`].
+    /// Has `found` classified ahead of the asker's newer pictures, to be finished with
+    /// [`Recogniser::finish_classifying`].
     ///
     /// # Errors
     /// As [`Recogniser::detect`].
-    pub fn begin_genders(
+    pub fn begin_classifying(
         &self,
+        slot: &Slot,
         picture: &Picture,
-        faces: &[Detection],
+        found: &[Detection],
     ) -> Result<Classifying, RecogniseError> {
-        self.past_a_swap(|this| this.try_begin_genders(picture, faces))
+        self.past_a_swap(|this| this.try_begin_classifying(slot, picture, found))
     }
 
     /// Tries a second time when a model was swapped under the first: the new one is in place by then.
-    fn past_a_swap<T>(
+    pub(super) fn past_a_swap<T>(
         &self,
         attempt: impl Fn(&Self) -> Result<T, RecogniseError>,
     ) -> Result<T, RecogniseError> {
@@ -310,9 +293,9 @@ impl Recogniser {
         scores: &MinScores,
     ) -> Result<Begun, RecogniseError> {
         let started = Instant::now();
-        let ask = |task, is_wanted: bool| is_wanted.then(|| self.ask(task, picture)).transpose();
+        let ask = |slot: &Slot, is_wanted: bool| is_wanted.then(|| self.ask(slot, picture)).transpose();
         // The first model runs while the second one's input is prepared.
-        let asked = [ask(Task::Faces, tasks.faces)?, ask(Task::Objects, tasks.objects)?];
+        let asked = [ask(&Slot::Faces, tasks.faces)?, ask(&Slot::Objects, tasks.objects)?];
         let submitted = Instant::now();
         Ok(Begun { asked, scores: *scores, prepare: submitted - started, submitted })
     }
@@ -324,88 +307,182 @@ impl Recogniser {
     pub fn finish(&self, begun: Begun) -> Result<Found, RecogniseError> {
         let Begun { asked, scores, prepare, submitted } = begun;
         let mut found = Found { prepare, ..Found::default() };
-        for Asked { model, ticket, placement } in asked.into_iter().flatten() {
-            let manifest = &model.manifest;
-            let min_score = if manifest.task == Task::Faces { scores.faces } else { scores.objects };
-            let done = self.answer(&model, ticket)?;
-            let detections = detect(&done.outputs, manifest, &placement, min_score)
-                .map_err(|source| RecogniseError::Read { model: title(manifest), source })?;
-            self.spares.keep(model.id, done.input, done.outputs);
-            found.detections.extend(detections);
+        for asked in asked.into_iter().flatten() {
+            let manifest = Arc::clone(&asked.model.manifest);
+            let kind = if manifest.task == Task::Faces { Kind::Face } else { Kind::Object };
+            let min_score = if kind == Kind::Face { scores.faces } else { scores.objects };
+            found.detections.extend(self.read(asked, min_score)?);
             found.models.insert(manifest.name.clone(), manifest.version.to_string());
+            found.found_by.push((kind, manifest));
         }
         found.infer = submitted.elapsed();
         Ok(found)
     }
 
-    fn ask(&self, task: Task, picture: &Picture) -> Result<Asked, RecogniseError> {
-        let model = self.models.find(task).ok_or(RecogniseError::NoModel(task))?;
-        let (used, outputs) = self.spares.take(model.id);
-        let prepared = prepare_in(used, picture, &model.manifest.input)
-            .map_err(|source| RecogniseError::Prepare { model: title(&model.manifest), source })?;
-        let ticket = self.submit(&model, false, prepared.tensor, outputs)?;
-        Ok(Asked { model, ticket, placement: prepared.placement })
-    }
-
-    fn try_begin_genders(
-        &self,
-        picture: &Picture,
-        faces: &[Detection],
-    ) -> Result<Classifying, RecogniseError> {
-        let model = self.models.find(Task::Gender).ok_or(RecogniseError::NoModel(Task::Gender))?;
-        let manifest = &model.manifest;
-        let is_large = |face: &Detection| face.bbox.w >= manifest.thresholds.min_width && face.bbox.w > 0.0;
-        let large: Vec<usize> = (0..faces.len()).filter(|&index| is_large(&faces[index])).collect();
-        let mut asked = Vec::new();
-        for start in (0..large.len()).step_by(MAX_CROPS) {
-            let range = start..(start + MAX_CROPS).min(large.len());
-            let crops: Vec<&Detection> = large[range.clone()].iter().map(|&index| &faces[index]).collect();
-            let (used, outputs) = self.spares.take(model.id);
-            let tensor = prepare_faces_in(used, picture, &manifest.input, &crops)
-                .map_err(|source| RecogniseError::Prepare { model: title(manifest), source })?;
-            asked.push((range, self.submit(&model, true, tensor, outputs)?));
-        }
-        Ok(Classifying { asked, large, faces: faces.len(), model })
-    }
-
-    /// Waits for the classifier and reads its answers, one for each face.
+    /// Has `shadow` look at `picture` too, if that keeps nobody waiting: while a lane is idle and no asker queues.
     ///
     /// # Errors
     /// As [`Recogniser::detect`].
-    pub fn finish_genders(&self, classifying: Classifying) -> Result<Vec<Option<f32>>, RecogniseError> {
-        let Classifying { asked, large, faces, model } = classifying;
-        let mut genders = vec![None; faces];
+    pub fn begin_shadow(
+        &self,
+        shadow: Model,
+        picture: &Picture,
+    ) -> Result<Option<Shadowing>, RecogniseError> {
+        if !self.handle.has_room() {
+            return Ok(None);
+        }
+        self.ask_model(shadow, picture, self.asker | BACKGROUND).map(|asked| Some(Shadowing(asked)))
+    }
+
+    /// Waits for a shadow and reads what it found, of scores from `min_score` on.
+    ///
+    /// # Errors
+    /// As [`Recogniser::detect`].
+    pub fn finish_shadow(
+        &self,
+        shadowing: Shadowing,
+        min_score: Option<f32>,
+    ) -> Result<Vec<Detection>, RecogniseError> {
+        self.read(shadowing.0, min_score)
+    }
+
+    fn ask(&self, slot: &Slot, picture: &Picture) -> Result<Asked, RecogniseError> {
+        let model = self.find(slot)?;
+        self.ask_model(model, picture, self.asker)
+    }
+
+    fn ask_model(&self, model: Model, picture: &Picture, asker: u64) -> Result<Asked, RecogniseError> {
+        let (used, outputs) = self.spares.take(model.id);
+        let prepared = prepare_in(used, picture, &model.manifest.input)
+            .map_err(|source| RecogniseError::Prepare { model: title(&model.manifest), source })?;
+        let ticket = self.submit(&model, asker, false, prepared.tensor, outputs)?;
+        Ok(Asked { model, ticket, placement: prepared.placement })
+    }
+
+    fn try_begin_classifying(
+        &self,
+        slot: &Slot,
+        picture: &Picture,
+        found: &[Detection],
+    ) -> Result<Classifying, RecogniseError> {
+        let model = self.find(slot)?;
+        let manifest = &model.manifest;
+        let is_large = |found: &Detection| {
+            found.bbox.w >= manifest.thresholds.min_width && found.bbox.w > 0.0 && found.bbox.h > 0.0
+        };
+        let large: Vec<usize> = (0..found.len()).filter(|&index| is_large(&found[index])).collect();
+        let at_once = if manifest.input.batch.is_some() { 1 } else { MAX_CROPS };
+        let mut asked = Vec::new();
+        for start in (0..large.len()).step_by(at_once) {
+            let range = start..(start + at_once).min(large.len());
+            let crops: Vec<&Detection> = large[range.clone()].iter().map(|&index| &found[index]).collect();
+            let (used, outputs) = self.spares.take(model.id);
+            let tensor = prepare_crops_in(used, picture, &manifest.input, &crops)
+                .map_err(|source| RecogniseError::Prepare { model: title(manifest), source })?;
+            asked.push((range, self.submit(&model, self.asker, true, tensor, outputs)?));
+        }
+        Ok(Classifying { asked, large, found: found.len(), model })
+    }
+
+    /// Waits for the classifier and reads its answers, one for each thing.
+    ///
+    /// # Errors
+    /// As [`Recogniser::detect`].
+    pub fn finish_classifying(
+        &self,
+        classifying: Classifying,
+    ) -> Result<Vec<Option<Answer>>, RecogniseError> {
+        let Classifying { asked, large, found, model } = classifying;
+        let mut all = vec![None; found];
         for (range, ticket) in asked {
-            let done = self.answer(&model, ticket)?;
-            let answers = faceres::decode(&done.outputs, range.len())
-                .map_err(|source| RecogniseError::Read { model: title(&model.manifest), source })?;
-            self.spares.keep(model.id, done.input, done.outputs);
+            let read = |outputs: &Outputs| read_classes(outputs, range.len(), &model.manifest);
+            let answers = self.answer(&model, ticket, read)?;
             for (&index, answer) in large[range].iter().zip(answers) {
-                genders[index] = answer;
+                all[index] = answer;
             }
         }
-        Ok(genders)
+        Ok(all)
+    }
+
+    pub(super) fn find(&self, slot: &Slot) -> Result<Model, RecogniseError> {
+        self.models.find(slot).ok_or_else(|| RecogniseError::NoModel(slot.clone()))
+    }
+
+    /// Asks a model in the recogniser's own name.
+    pub(super) fn ask_own(
+        &self,
+        model: &Model,
+        input: Tensor,
+        outputs: Outputs,
+    ) -> Result<Ticket, RecogniseError> {
+        self.submit(model, self.asker, false, input, outputs)
     }
 
     fn submit(
         &self,
         model: &Model,
+        asker: u64,
         is_ahead: bool,
         input: Tensor,
         outputs: Outputs,
     ) -> Result<Ticket, RecogniseError> {
         let refused = |source| RecogniseError::Infer { model: title(&model.manifest), source };
-        let ask = Ask { model: model.id, asker: self.asker, is_ahead, input, outputs };
+        let ask = Ask { is_ahead, outputs, ..Ask::of(model.id, asker, input) };
         self.handle.queue(ask).map_err(refused)
     }
 
-    fn answer(&self, model: &Model, ticket: Ticket) -> Result<Completed, RecogniseError> {
-        ticket.wait().map_err(|source| RecogniseError::Infer { model: title(&model.manifest), source })
+    /// Waits for a detector and reads what it found.
+    fn read(&self, asked: Asked, min_score: Option<f32>) -> Result<Vec<Detection>, RecogniseError> {
+        let Asked { model, ticket, placement } = asked;
+        self.answer(&model, ticket, |outputs| detect(outputs, &model.manifest, &placement, min_score))
+    }
+
+    /// Waits for a model, has its outputs read, and notes how it did.
+    pub(super) fn answer<T>(
+        &self,
+        model: &Model,
+        ticket: Ticket,
+        read: impl FnOnce(&Outputs) -> Result<T, HeadError>,
+    ) -> Result<T, RecogniseError> {
+        let done = ticket.wait().map_err(|source| {
+            // That the queue is full or has ended is no fault of the model's.
+            if matches!(source, EngineError::Run { .. }) {
+                model.figures.failed();
+            }
+            RecogniseError::Infer { model: title(&model.manifest), source }
+        })?;
+        let answer = numbers(&done.outputs).and_then(|()| read(&done.outputs)).map_err(|source| {
+            model.figures.failed();
+            RecogniseError::Read { model: title(&model.manifest), source }
+        })?;
+        model.figures.ran(done.ran);
+        self.spares.keep(model.id, done.input, done.outputs);
+        Ok(answer)
     }
 }
 
+/// What a classifier says of each of `rows` crops.
+fn read_classes(
+    outputs: &Outputs,
+    rows: usize,
+    manifest: &Manifest,
+) -> Result<Vec<Option<Answer>>, HeadError> {
+    if manifest.head == Head::Faceres {
+        let answers = faceres::decode(outputs, rows)?;
+        return Ok(answers.into_iter().map(|p_male| Some(Answer::Male(p_male?))).collect());
+    }
+    let rows = classifier::decode(outputs, rows, manifest.labels.len())?;
+    let likeliest = |probabilities: Vec<f32>| {
+        let (class, score) = probabilities.into_iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b))?;
+        // Below its threshold it does not know.
+        let is_sure = score >= manifest.thresholds.score && score > 0.0;
+        is_sure.then(|| Answer::Label(manifest.labels[class].as_str().into(), score))
+    };
+    Ok(rows.into_iter().map(likeliest).collect())
+}
+
 /// How an error names a model.
-fn title(manifest: &Manifest) -> String {
+pub(super) fn title(manifest: &Manifest) -> String {
     format!("{} {}", manifest.name, manifest.version)
 }
 

@@ -44,17 +44,30 @@ pub struct TrackReport {
     pub attributes: Attributes,
 }
 
-/// What second-stage models said of a track.
+/// What second-stage models said of a track; each is a label with a score.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Attributes {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub apparent_gender: Option<GenderReport>,
+    /// What is written there, its lines joined by spaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<LabelReport>,
+    /// Classifiers' answers, by the models' names.
+    #[serde(flatten)]
+    pub classes: BTreeMap<String, LabelReport>,
 }
 
 impl Attributes {
     pub fn is_empty(&self) -> bool {
-        self.apparent_gender.is_none()
+        self.apparent_gender.is_none() && self.text.is_none() && self.classes.is_empty()
     }
+}
+
+/// A label with the confidence in it, 0 to 1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LabelReport {
+    pub label: String,
+    pub score: f32,
 }
 
 /// Apparent gender with the confidence in the given label, 0.5 to 1 (for "unsure": of the likelier one).

@@ -307,7 +307,7 @@ mod tests {
     use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
     use super::*;
-    use crate::cluster::protocol::TaskList;
+    use crate::cluster::protocol::{Attributes, TaskList};
 
     fn key(text: &str) -> TokenKey {
         TokenKey::new(&text.repeat(32)).unwrap()
@@ -325,7 +325,12 @@ mod tests {
     #[test]
     fn a_session_token_grants_its_terms() {
         let only_faces = TaskList { faces: true, ..TaskList::NONE };
-        let terms = SessionTerms { tasks: Some(only_faces), max_seconds: Some(60) };
+        let terms = SessionTerms {
+            tasks: Some(only_faces),
+            max_seconds: Some(60),
+            attributes: Attributes::from_text("cohort:b").unwrap(),
+            sticky: None,
+        };
         let token = key("s").mint(&Claims::session("alice", now_s(), 3600, terms.clone()));
         let granted = Grant { subject: Some("alice".into()), terms, is_admin: false };
         assert_eq!(door().admit(&bearing(&token)), Ok(granted.clone()));

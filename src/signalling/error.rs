@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::auth::TokenFault;
+use super::models::ModelsError;
 use super::uploads::UploadError;
 use crate::cluster::protocol::{PictureFault, PictureRefusal};
 use crate::cluster::whip::{WhipFault, WhipRefusal};
@@ -74,6 +75,8 @@ pub enum ApiError {
     NoWorker { retry_after_s: u32 },
     #[error(transparent)]
     Upload(#[from] UploadError),
+    #[error(transparent)]
+    Models(#[from] ModelsError),
 }
 
 impl ApiError {
@@ -106,10 +109,20 @@ impl ApiError {
             }
             Self::Busy { .. } | Self::Full { .. } | Self::NoWorker { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Upload(error) => error.status(),
+            Self::Models(error) => error.status(),
         }
     }
 
-    fn code(&self) -> &'static str {
+    /// As a client is told.
+    fn code(&self) -> &str {
+        match self {
+            Self::Models(error) => error.code(),
+            other => other.reason(),
+        }
+    }
+
+    /// As refusals are counted.
+    fn reason(&self) -> &'static str {
         match self {
             Self::NotFound => "not_found",
             Self::OriginRefused { .. } => "origin_refused",
@@ -141,6 +154,7 @@ impl ApiError {
             Self::Busy { .. } => PictureRefusal::Busy.code(),
             Self::NoWorker { .. } => "no_worker",
             Self::Upload(error) => error.code(),
+            Self::Models(error) => error.reason(),
         }
     }
 
@@ -153,6 +167,7 @@ impl ApiError {
             | Self::TooManySockets { retry_after_s }
             | Self::TooManyConnections { retry_after_s } => Some(*retry_after_s),
             Self::Upload(error) => error.retry_after_s(),
+            Self::Models(error) => error.retry_after_s(),
             Self::WhipRefused(fault) => fault.code.passes().then_some(WHIP_RETRY_AFTER_S),
             _ => None,
         }
@@ -175,8 +190,8 @@ pub struct Refusal(pub &'static str);
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let (status, code) = (self.status(), self.code());
-        let mut response = (status, body(code, &self.to_string())).into_response();
+        let (status, reason) = (self.status(), self.reason());
+        let mut response = (status, body(self.code(), &self.to_string())).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(seconds) = self.retry_after_s() {
@@ -199,7 +214,7 @@ impl IntoResponse for ApiError {
         }
         // A page that is not there is nobody refused, a session that is not there is.
         if status != StatusCode::NOT_FOUND || matches!(self, Self::UnknownSession | Self::WhipRefused(_)) {
-            response.extensions_mut().insert(Refusal(code));
+            response.extensions_mut().insert(Refusal(reason));
         }
         response
     }

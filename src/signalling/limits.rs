@@ -62,11 +62,14 @@ impl Rate {
     /// What a request counts as; probes count as nothing.
     fn of(route: &str, method: &Method) -> Option<Self> {
         match route {
-            "/health" | "/livez" | "/readyz" => None,
+            "/health" | "/livez" | "/readyz" | "/v2/health/live" | "/v2/health/ready" => None,
             "/api/session" => Some(Self::Session),
             "/whip" if method == Method::POST => Some(Self::Session),
             "/predict" => Some(Self::Predict),
-            "/api/videos" | "/api/uploads" | "/api/models" if method == Method::POST => Some(Self::Upload),
+            route if route.starts_with("/v2/models/") && method == Method::POST => Some(Self::Predict),
+            "/api/videos" | "/api/uploads" | "/api/models/{name}" if method == Method::POST => {
+                Some(Self::Upload)
+            }
             _ => Some(Self::Request),
         }
     }

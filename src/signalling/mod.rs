@@ -2,6 +2,7 @@
 //!
 //! [`router`] is its table of contents; [`sessions`] carries a page's signalling to a worker,
 //! [`predict`] single pictures. [`videos`] and [`tus`] take video files in, and [`results`] gives them out.
+//! [`models`] tells of uploaded models, and [`model_upload`] takes them in; `oip` hands tensors on.
 //! [`whip`] and [`whep`] bring publishers and viewers that have no page.
 
 pub mod auth;
@@ -10,6 +11,9 @@ mod exchange;
 mod health;
 pub mod ice;
 pub mod limits;
+mod model_upload;
+pub mod models;
+mod oip;
 mod pages;
 pub mod predict;
 mod results;
@@ -17,6 +21,7 @@ pub mod router;
 pub mod server;
 mod sessions;
 pub mod tls;
+mod traffic;
 mod tus;
 pub mod uploads;
 mod videos;

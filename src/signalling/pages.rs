@@ -15,7 +15,9 @@ pub async fn serve(method: Method, uri: Uri, headers: HeaderMap) -> Response {
     let path = match uri.path().trim_start_matches('/') {
         "" => "index.html",
         "videos" => "videos.html",
+        "models" => "models.html",
         "watch" => "watch.html",
+        "docs" => "docs.html",
         path => path,
     };
     let Some(file) = Static::get(path) else { return ApiError::NotFound.into_response() };

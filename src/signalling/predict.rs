@@ -110,6 +110,7 @@ fn within(grant: &Grant, options: PredictOptions, is_named: bool) -> Result<Pred
         ("faces", &mut clamped.faces, allowed.faces),
         ("gender", &mut clamped.gender, allowed.gender),
         ("objects", &mut clamped.objects, allowed.objects),
+        ("text", &mut clamped.text, allowed.text),
     ] {
         if is_named && *asked && !is_allowed {
             return Err(ApiError::TaskNotAllowed { task });
@@ -138,11 +139,13 @@ fn read_options(query: &PredictQuery, headers: &HeaderMap) -> Result<PredictOpti
     {
         return Err(invalid("model is not a list of name or name@version".into()));
     }
-    let TaskList { faces, gender, objects } = query.tasks.as_deref().map_or(Ok(TaskList::ALL), read_tasks)?;
+    let TaskList { faces, gender, objects, text } =
+        query.tasks.as_deref().map_or(Ok(TaskList::USUAL), read_tasks)?;
     Ok(PredictOptions {
         faces,
         gender,
         objects,
+        text,
         threshold: query.threshold,
         model: query.model.clone(),
         answer,
@@ -158,9 +161,10 @@ pub(super) fn read_tasks(text: &str) -> Result<TaskList, ApiError> {
             // A gender is a face's.
             "gender" => (tasks.faces, tasks.gender) = (true, true),
             "objects" => tasks.objects = true,
+            "text" => tasks.text = true,
             other => {
                 let other: String = other.chars().take(40).collect();
-                let reason = format!("{other:?} is no task: there are faces, gender and objects");
+                let reason = format!("{other:?} is no task: there are faces, gender, objects and text");
                 return Err(ApiError::InvalidOption { reason });
             }
         }
@@ -303,6 +307,13 @@ mod tests {
                 None,
                 "",
                 Some("faces=true&gender=false&objects=true&answer=json".into()),
+            ),
+            (
+                Some("text"),
+                None,
+                None,
+                "",
+                Some("faces=false&gender=false&objects=false&text=true&answer=json".into()),
             ),
             (Some("ears"), None, None, "", None),
             (Some(""), None, None, "", None),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{self, Next};
@@ -13,10 +14,12 @@ use super::auth::{self, Door};
 use super::error::{self, ApiError, Refusal};
 use super::ice::IceConfig;
 use super::limits::{self, Limits};
+use super::models::{self, Models};
 use super::predict::{self, Uploads};
 use super::uploads::Videos;
-use super::{exchange, health, ice, pages, results, sessions, tus, videos, whep, whip};
+use super::{exchange, health, ice, oip, pages, results, sessions, traffic, tus, videos, whep, whip};
 use crate::cluster::fleet::Fleet;
+use crate::cluster::relay::Relay;
 use crate::ids::SessionKey;
 use crate::shutdown::Inside;
 use crate::telemetry::metrics::Metrics;
@@ -25,6 +28,8 @@ use crate::telemetry::metrics::Metrics;
 #[derive(Clone)]
 pub struct Front {
     pub workers: Arc<Fleet>,
+    /// The connections over which inference requests are handed on.
+    pub relay: Arc<Relay<Body>>,
     /// Tells resume tokens of this cluster from invented ones.
     pub session_key: SessionKey,
     pub metrics: Arc<Metrics>,
@@ -34,6 +39,8 @@ pub struct Front {
     pub uploads: Arc<Uploads>,
     /// Where videos are taken in, if they are.
     pub videos: Option<Arc<Videos>>,
+    /// The registry of models, where there is a store for it.
+    pub models: Option<Arc<Models>>,
     /// Why no session would be taken now, if so.
     pub readiness: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
     pub ice: Arc<IceConfig>,
@@ -79,18 +86,24 @@ pub fn router(front: Front) -> Router {
         .route("/api/session", get(sessions::open))
         .route("/predict", post(predict::predict).layer(predict::body_limit()))
         .merge(video_intake())
+        .merge(models::reading())
+        .merge(traffic::reading())
         .merge(whip::endpoint())
+        .merge(oip::models())
         .route_layer(session);
     let without_token = video_jobs().merge(whip::sessions()).merge(whep::viewers());
     let metrics = Router::new().route("/metrics", get(health::metrics));
-    let for_admins = if front.has_open_metrics { metrics } else { metrics.route_layer(admin) };
+    let metrics = if front.has_open_metrics { metrics } else { metrics.route_layer(admin.clone()) };
+    let for_admins = models::administering().merge(traffic::administering()).route_layer(admin);
     Router::new()
         .route("/health", get(health::live))
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
+        .merge(oip::health())
         .merge(with_session)
         .merge(without_token.route_layer(own_page))
         .merge(for_admins)
+        .merge(metrics)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .fallback(pages::serve)
         .layer(middleware::from_fn_with_state(front.clone(), limits::limit))
@@ -128,9 +141,13 @@ async fn harden(State(front): State<Front>, request: Request, next: Next) -> Res
     let policy = HeaderValue::try_from(content_security_policy(host));
     // Probes are for machines, which read the status.
     let is_probe = matches!(request.uri().path(), "/health" | "/livez" | "/readyz");
+    let is_inference = oip::is_spoken_at(request.uri().path());
     let mut response = next.run(request).await;
     if !is_probe {
         response = error::in_our_words(response).await;
+    }
+    if is_inference {
+        response = oip::in_its_words(response).await;
     }
     let headers = response.headers_mut();
     let fixed = [

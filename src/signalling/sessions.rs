@@ -17,7 +17,9 @@ use super::auth::{Grant, SUBPROTOCOL};
 use super::error::ApiError;
 use super::limits::{self, ClientAddress};
 use super::router::Front;
-use crate::cluster::protocol::{ClientMessage, MAX_MESSAGE_BYTES, ServerMessage};
+use crate::cluster::protocol::{
+    Attributes, ClientMessage, InvalidWord, MAX_MESSAGE_BYTES, ServerMessage, SessionTerms,
+};
 use crate::cluster::remote::{RemoteError, SessionSocket, peer_address};
 use crate::ids::ResumeToken;
 
@@ -32,6 +34,25 @@ const RETRY_AFTER_S: u32 = 3;
 #[derive(Deserialize)]
 pub struct SessionQuery {
     resume: Option<String>,
+    /// `cohort:b,plan:pro`; those of the token count first.
+    attributes: Option<String>,
+    /// The page's own word for its sessions, unless its token has one.
+    sticky: Option<String>,
+}
+
+/// The terms of a token with what its page adds, which stands back behind the token's own.
+///
+/// # Errors
+/// [`ApiError::InvalidOption`] for what is no word.
+pub fn terms_with(
+    terms: SessionTerms,
+    attributes: Option<&str>,
+    sticky: Option<&str>,
+) -> Result<SessionTerms, ApiError> {
+    let refused = |error: InvalidWord| ApiError::InvalidOption { reason: error.to_string() };
+    let attributes = Attributes::from_text(attributes.unwrap_or_default()).map_err(refused)?;
+    let sticky = sticky.map(str::parse).transpose().map_err(refused)?;
+    Ok(SessionTerms { attributes: terms.attributes.or(attributes), sticky: terms.sticky.or(sticky), ..terms })
 }
 
 /// `GET /api/session`: opens a session, or with `?resume=` returns to one.
@@ -45,20 +66,21 @@ pub async fn open(
     let Query(query) = query.map_err(|error| ApiError::InvalidOption { reason: error.body_text() })?;
     let resume = query.resume.as_deref().map(|text| front.session_key.read_resume_token(text)).transpose();
     let resume = resume.map_err(|_| ApiError::InvalidResumeToken)?;
+    let terms = terms_with(grant.terms, query.attributes.as_deref(), query.sticky.as_deref())?;
     let upgrade = upgrade.map_err(|error| ApiError::UpgradeExpected { reason: error.body_text() })?;
     let place = front.limits.sockets.enter(client);
     let place = place.ok_or(ApiError::TooManySockets { retry_after_s: RETRY_AFTER_S })?;
     let limited = upgrade.max_message_size(MAX_MESSAGE_BYTES).max_frame_size(MAX_MESSAGE_BYTES);
     Ok(limited.protocols([SUBPROTOCOL]).on_upgrade(move |socket| async move {
-        serve(front, grant, resume, socket).await;
+        serve(front, terms, resume, socket).await;
         drop(place);
     }))
 }
 
-async fn serve(front: Front, grant: Grant, resume: Option<ResumeToken>, mut page: WebSocket) {
+async fn serve(front: Front, terms: SessionTerms, resume: Option<ResumeToken>, mut page: WebSocket) {
     let _open = front.sockets.enter();
     let reached = match &resume {
-        None => front.workers.open_session(&grant.terms).await,
+        None => front.workers.open_session(&terms).await,
         Some(token) => front.workers.resume(token).await,
     };
     match reached {

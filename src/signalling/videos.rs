@@ -197,6 +197,7 @@ pub(super) fn within(grant: &Grant, mut options: Options, is_named: bool) -> Res
         // A gender is a face's.
         (Task::Gender, "gender", allowed.faces && allowed.gender),
         (Task::Objects, "objects", allowed.objects),
+        (Task::Text, "text", allowed.text),
     ] {
         if is_named && options.wants(task) && !is_allowed {
             return Err(ApiError::TaskNotAllowed { task: name });

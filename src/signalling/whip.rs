@@ -16,6 +16,7 @@ use super::exchange::{
 use super::ice::Client;
 use super::predict::read_tasks;
 use super::router::Front;
+use super::sessions::terms_with;
 use crate::cluster::protocol::TaskList;
 use crate::cluster::whip::{Party, Publish, Wishes};
 
@@ -41,6 +42,9 @@ pub struct PublishQuery {
     threshold: Option<f32>,
     /// Recognised frames a second at the most, 0.1 to 120.
     max_rate: Option<f32>,
+    /// As a page's session has them.
+    attributes: Option<String>,
+    sticky: Option<String>,
 }
 
 /// `POST /whip`
@@ -50,10 +54,12 @@ async fn publish(
     query: Result<Query<PublishQuery>, QueryRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let wishes = read_wishes(query)?;
+    let Query(query) = query.map_err(|error| ApiError::InvalidOption { reason: error.body_text() })?;
+    let wishes = read_wishes(&query)?;
     check_tasks(&grant, wishes.tasks)?;
+    let terms = terms_with(grant.terms, query.attributes.as_deref(), query.sticky.as_deref())?;
     let sdp = read_offer(request).await?;
-    let publish = Publish { sdp, wishes, terms: grant.terms };
+    let publish = Publish { sdp, wishes, terms };
     let published = served(front.workers.publish(&publish).await)?;
     let token = front.session_key.read_resume_token(&published.resume);
     let session = token.map_err(|_| ApiError::NoWorker { retry_after_s: RETRY_AFTER_S })?.session;
@@ -64,8 +70,7 @@ async fn publish(
     Ok(response)
 }
 
-fn read_wishes(query: Result<Query<PublishQuery>, QueryRejection>) -> Result<Wishes, ApiError> {
-    let Query(query) = query.map_err(|error| ApiError::InvalidOption { reason: error.body_text() })?;
+fn read_wishes(query: &PublishQuery) -> Result<Wishes, ApiError> {
     // The worker knows the ranges, but is told in JSON, which has no such numbers.
     if [query.threshold, query.max_rate].into_iter().flatten().any(|number| !number.is_finite()) {
         return Err(ApiError::InvalidOption { reason: "threshold and max_rate are numbers".into() });
@@ -81,6 +86,7 @@ fn check_tasks(grant: &Grant, named: Option<TaskList>) -> Result<(), ApiError> {
         ("faces", named.faces, allowed.faces),
         ("gender", named.gender, allowed.gender),
         ("objects", named.objects, allowed.objects),
+        ("text", named.text, allowed.text),
     ] {
         if is_named && !is_allowed {
             return Err(ApiError::TaskNotAllowed { task });

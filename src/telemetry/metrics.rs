@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder, core::Collector, proto::Metric,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector, proto::Metric,
 };
 
 /// Seconds: from a tenth of a millisecond to the second after which nobody calls it live.
@@ -71,15 +71,31 @@ pub struct Metrics {
     pub inference_queue_seconds: Histogram,
     /// Labels: model, version.
     pub inference_seconds: HistogramVec,
+    /// Labels: model, version.
+    pub inference_errors_total: IntCounterVec,
+    /// Labels: model, version.
+    pub model_sessions: IntGaugeVec,
+    /// Labels: model, version.
+    pub shadow_pictures_total: IntCounterVec,
+    /// Labels: slot, model, version.
+    pub shadow_agreement_ratio: GaugeVec,
+    /// Labels: slot.
+    pub rollbacks_total: IntCounterVec,
     pub inference_skipped_total: IntCounter,
     /// Labels: device. 1 for the one in use.
     pub inference_device: IntGaugeVec,
     /// Labels: kind.
     pub detections_total: IntCounterVec,
     /// Labels: outcome.
+    pub text_reads_total: IntCounterVec,
+    /// Labels: outcome.
     pub pictures_total: IntCounterVec,
     /// Labels: stage.
     pub picture_seconds: HistogramVec,
+    /// Labels: outcome.
+    pub oip_requests_total: IntCounterVec,
+    /// Labels: stage.
+    pub oip_seconds: HistogramVec,
     /// Labels: state.
     pub jobs: IntGaugeVec,
     /// Labels: outcome.
@@ -88,6 +104,8 @@ pub struct Metrics {
     /// Labels: outcome.
     pub uploads_total: IntCounterVec,
     pub upload_bytes_total: IntCounter,
+    /// Labels: outcome.
+    pub model_uploads_total: IntCounterVec,
     /// Labels: route, status.
     pub http_requests_total: IntCounterVec,
     pub ice_failures_total: IntCounter,
@@ -154,6 +172,31 @@ impl Metrics {
                 &["model", "version"],
                 STAGE_BUCKETS,
             ),
+            inference_errors_total: new.counters(
+                "vigie_inference_errors_total",
+                "Runs of a model that failed, or whose outputs could not be read.",
+                &["model", "version"],
+            ),
+            model_sessions: new.gauges(
+                "vigie_model_sessions",
+                "Live sessions that a model serves now.",
+                &["model", "version"],
+            ),
+            shadow_pictures_total: new.counters(
+                "vigie_shadow_pictures_total",
+                "Pictures that a model has seen as a shadow, to be compared with what served.",
+                &["model", "version"],
+            ),
+            shadow_agreement_ratio: new.float_gauges(
+                "vigie_shadow_agreement_ratio",
+                "F1 of what a shadow found against what served found, paired by an IoU of at least 0.5, since it was loaded.",
+                &["slot", "model", "version"],
+            ),
+            rollbacks_total: new.counters(
+                "vigie_rollbacks_total",
+                "Versions that this worker took out of a traffic because they broke its bounds.",
+                &["slot"],
+            ),
             inference_skipped_total: new.counter(
                 "vigie_inference_skipped_total",
                 "Requests not run because the asker had gone.",
@@ -164,6 +207,11 @@ impl Metrics {
                 &["device"],
             ),
             detections_total: new.counters("vigie_detections_total", "Detections reported, by kind.", &["kind"]),
+            text_reads_total: new.counters(
+                "vigie_text_reads_total",
+                "Text looked for in live sessions, by outcome: searched (pictures, for lines), read, nothing (places), failed, refused.",
+                &["outcome"],
+            ),
             pictures_total: new.counters(
                 "vigie_pictures_total",
                 "Posted pictures, by outcome: recognised, unreadable, failed, withdrawn.",
@@ -172,6 +220,17 @@ impl Metrics {
             picture_seconds: new.histograms(
                 "vigie_picture_seconds",
                 "Time a posted picture spent in a stage; total is from the start of decoding to the end of recognition.",
+                &["stage"],
+                STAGE_BUCKETS,
+            ),
+            oip_requests_total: new.counters(
+                "vigie_oip_requests_total",
+                "Inference requests by the Open Inference Protocol, by outcome: answered, refused, busy, failed.",
+                &["outcome"],
+            ),
+            oip_seconds: new.histograms(
+                "vigie_oip_seconds",
+                "Time an inference request spent in a stage: read, parse, run (from being queued to its outputs), answer, total.",
                 &["stage"],
                 STAGE_BUCKETS,
             ),
@@ -196,13 +255,18 @@ impl Metrics {
                 &["outcome"],
             ),
             upload_bytes_total: new.counter("vigie_upload_bytes_total", "Bytes of videos received."),
+            model_uploads_total: new.counters(
+                "vigie_model_uploads_total",
+                "Models sent, by outcome: taken, refused (by a check, a trial or the door), broken_off, failed.",
+                &["outcome"],
+            ),
             http_requests_total: new.counters(
                 "vigie_http_requests_total",
                 "HTTP requests answered.",
                 &["route", "status"],
             ),
             ice_failures_total: new.counter("vigie_ice_failures_total", "Sessions whose ICE connection failed."),
-            model_loads_total: new.counters("vigie_model_loads_total", "Models loaded, by outcome.", &["outcome"]),
+            model_loads_total: new.counters("vigie_model_loads_total", "Models loaded, by outcome: loaded, failed, unloaded.", &["outcome"]),
             refusals_total: new.counters(
                 "vigie_refusals_total",
                 "Requests refused at the door, by reason.",
@@ -297,6 +361,10 @@ impl Register<'_> {
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
         self.keep(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    fn float_gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        self.keep(GaugeVec::new(Opts::new(name, help), labels))
     }
 
     fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {

@@ -63,6 +63,9 @@ export async function fetchIceServers(session) {
   }
 }
 
+/** By this word the page's sessions keep their side where a new model is tried by a share of them. */
+const sticky = Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(16).padStart(2, '0')).join('');
+
 /**
  * Opens the signalling socket.
  * @param {string | null} resume token of the session that this one carries on from
@@ -70,7 +73,14 @@ export async function fetchIceServers(session) {
 export function openSignalling(resume) {
   const url = new URL('api/session', document.baseURI);
   url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
-  if (resume) url.searchParams.set('resume', resume);
+  if (resume) {
+    url.searchParams.set('resume', resume);
+  } else {
+    // What a rollout of models tells sessions apart by: `?attributes=cohort:b` on the page's address, and the word.
+    const attributes = new URLSearchParams(location.search).get('attributes');
+    if (attributes) url.searchParams.set('attributes', attributes);
+    url.searchParams.set('sticky', sticky);
+  }
   // A socket can carry no header but this one; what is no token would be no subprotocol either.
   const isToken = token !== null && /^[\w.-]+$/.test(token);
   return isToken ? new WebSocket(url, ['vigie', `vigie.token.${token}`]) : new WebSocket(url);

@@ -100,7 +100,7 @@ export class Hud {
   #refreshCounts() {
     const rows = countByClass(this.#report?.tracks ?? []);
     byId('counts-empty').hidden = rows.length > 0;
-    byId('counts').replaceChildren(...rows.map(({ kind, label, count, genders }) => {
+    byId('counts').replaceChildren(...rows.map(({ kind, label, count, genders, texts }) => {
       const item = document.createElement('li');
       item.dataset.kind = kind;
       item.dataset.label = label;
@@ -111,7 +111,7 @@ export class Hud {
       name.textContent = translateLabel(label);
       const detail = document.createElement('span');
       detail.className = 'detail';
-      detail.textContent = [...genders].map(([gender, n]) => `${translateLabel(gender)} ${n}`).join(' · ');
+      detail.textContent = [...[...genders].map(([gender, n]) => `${translateLabel(gender)} ${n}`), ...texts].join(' · ');
       const number = document.createElement('span');
       number.className = 'count';
       number.textContent = formatNumber(count);
@@ -122,18 +122,19 @@ export class Hud {
 }
 
 /**
- * Counts tracks by kind and label, faces first, then the most numerous; faces also by apparent gender.
+ * Counts tracks by kind and label, faces first, then the most numerous; faces also by apparent gender, and what was read.
  * @param {any[]} tracks
  */
 export function countByClass(tracks) {
-  /** @type {Map<string, { kind: string, label: string, count: number, genders: Map<string, number> }>} */
+  /** @type {Map<string, { kind: string, label: string, count: number, genders: Map<string, number>, texts: string[] }>} */
   const rows = new Map();
   for (const { kind, label, attributes } of tracks) {
     const key = `${kind}/${label}`;
-    const row = rows.get(key) ?? { kind, label, count: 0, genders: new Map() };
+    const row = rows.get(key) ?? { kind, label, count: 0, genders: new Map(), texts: [] };
     row.count += 1;
     const gender = attributes?.apparent_gender?.label;
     if (gender) row.genders.set(gender, (row.genders.get(gender) ?? 0) + 1);
+    if (attributes?.text) row.texts.push(t('quoted', { text: attributes.text.label }));
     rows.set(key, row);
   }
   return [...rows.values()].sort((a, b) =>

@@ -13,6 +13,7 @@ const TEXTS = {
   pages: ['Pages', 'Pages'],
   page_live: ['Live', 'Direct'],
   page_videos: ['Videos', 'Vidéos'],
+  page_models: ['Models', 'Modèles'],
   skip: ['Skip to the controls', 'Aller aux commandes'],
   language: ['Language', 'Langue'],
   theme: ['Colours', 'Couleurs'],
@@ -32,6 +33,10 @@ const TEXTS = {
     'une apparence, non l’identité de la personne ; donné avec un indice de confiance, ou « incertain »',
   ],
   notice_objects: ['80 everyday kinds, people among them', '80 catégories courantes, dont les personnes'],
+  notice_text: [
+    'what is written in view, only where “Read text” is switched on',
+    'ce qui est écrit dans le champ, seulement si « Lire le texte » est activé',
+  ],
   notice_stored: [
     'Nothing is stored: pictures and results are forgotten as soon as they are shown. Each task can be switched off at any time. If others are in view, ask them first.',
     'Rien n’est conservé : images et résultats sont oubliés sitôt montrés. Chaque tâche peut être coupée à tout moment. Si d’autres sont dans le champ, demandez-leur d’abord.',
@@ -84,6 +89,9 @@ const TEXTS = {
   faces: ['Faces', 'Visages'],
   gender: ['Apparent gender', 'Genre apparent'],
   objects: ['Objects', 'Objets'],
+  text: ['Text', 'Texte'],
+  read_text: ['Read text', 'Lire le texte'],
+  quoted: ['“{text}”', '« {text} »'],
   no_model: ['no model', 'aucun modèle'],
   threshold: ['Least score', 'Score minimal'],
   threshold_auto: ['auto', 'auto'],

@@ -88,6 +88,7 @@ export const FRENCH_LABELS = Object.freeze({
   'female': 'femme',
   'male': 'homme',
   'unsure': 'incertain',
+  'text': 'texte',
 });
 
 const ENGLISH_LABELS = Object.keys(FRENCH_LABELS);

@@ -8,7 +8,7 @@ import { fetchIceServers, isReachable, openSignalling, whyRefused } from './api.
 /**
  * Settings of the `control` channel; the client may send any subset.
  * @typedef {object} Settings
- * @property {{ faces?: boolean, gender?: boolean, objects?: boolean }} [tasks]
+ * @property {{ faces?: boolean, gender?: boolean, objects?: boolean, text?: boolean }} [tasks]
  * @property {number} [threshold] 0 to 1
  * @property {'overlay' | 'annotated' | 'both'} [output]
  * @property {number} [max_rate] recognised frames a second

@@ -56,6 +56,7 @@ let pendingFile = null;
 let openings = 0;
 let isMirrorChosen = false;
 let isThresholdChosen = false;
+let isReadingChosen = false;
 let lastChangeAt = -Infinity;
 
 const session = new Session(readSettings());
@@ -65,7 +66,10 @@ const session = new Session(readSettings());
 /** @returns {import('./link.js').Settings} */
 function readSettings() {
   return {
-    tasks: Object.fromEntries(taskSwitches.map(({ dataset, checked }) => [dataset.task, checked])),
+    // Whether text is read is up to the server until somebody says.
+    tasks: Object.fromEntries(taskSwitches
+      .filter(({ dataset }) => dataset.task !== 'text' || isReadingChosen)
+      .map(({ dataset, checked }) => [dataset.task, checked])),
     // Without one, each model uses its own.
     threshold: isThresholdChosen ? threshold.valueAsNumber : undefined,
     output: /** @type {Output} */ (outputs.find(({ checked }) => checked)?.value ?? 'overlay'),
@@ -85,7 +89,10 @@ function showThreshold() {
 }
 
 for (const input of taskSwitches) {
-  input.addEventListener('change', () => configure({ tasks: { [input.dataset.task ?? '']: input.checked } }));
+  input.addEventListener('change', () => {
+    isReadingChosen ||= input.dataset.task === 'text';
+    configure({ tasks: { [input.dataset.task ?? '']: input.checked } });
+  });
 }
 threshold.addEventListener('input', () => {
   isThresholdChosen = true;
@@ -393,7 +400,7 @@ onSession('welcome', ({ models = {}, watch = '' }) => {
   watchLink.hidden = session.state !== 'live' || !watch;
   watchLink.href = `${new URL('watch', document.baseURI)}#${watch}`;
   for (const input of taskSwitches) {
-    const model = models[input.dataset.task ?? ''];
+    const model = models[input.dataset.slot ?? input.dataset.task ?? ''];
     input.disabled = !model;
     const label = document.querySelector(`[data-model="${input.dataset.task}"]`);
     if (label) label.textContent = model ?? t('no_model');

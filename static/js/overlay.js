@@ -17,19 +17,43 @@ export const STALE_MS = 1500;
  */
 const PALETTE = ['#56b4e9', '#e69f00', '#009e73', '#f0e442', '#cc79a7', '#d55e00', '#0072b2'];
 
+/** Yellow, as a marker pen's. */
+const TEXT_COLOUR = PALETTE[3];
+/** Characters of a text that are shown beside its box. */
+const SHOWN_CHARACTERS = 60;
+
 /** The colour of a track's box and of its count. @param {string} kind @param {string} label */
 export function trackColour(kind, label) {
-  return kind === 'face' ? PALETTE[0] : PALETTE[1 + (classIndex(label) % (PALETTE.length - 1))];
+  if (kind === 'face') return PALETTE[0];
+  return kind === 'text' ? TEXT_COLOUR : PALETTE[1 + (classIndex(label) % (PALETTE.length - 1))];
 }
 
-/** A track in words: label and score, and for a face its apparent gender. @param {any} track */
+/** A track in words: label and score, and what second-stage models said of it. @param {any} track */
 export function describeTrack(track) {
-  const words = [`${translateLabel(track.label)} ${formatScore(track.score)}`];
-  const gender = track.attributes?.apparent_gender;
-  if (gender) {
-    words.push(gender.label === 'unsure' ? t('unsure_gender') : `${translateLabel(gender.label)} ${formatScore(gender.score)}`);
-  }
+  const { text, ...others } = track.attributes ?? {};
+  // What a line of text is called says less than the text.
+  const words = track.kind === 'text' && text ? [] : [`${translateLabel(track.label)} ${formatScore(track.score)}`];
+  words.push(...describeAttributes(others));
+  if (text) words.push(describeText(text));
   return words.join(' · ');
+}
+
+/**
+ * What models said, but for text: apparent gender first.
+ * @param {Record<string, { label: string, score: number }>} attributes
+ * @returns {string[]}
+ */
+export function describeAttributes({ apparent_gender: gender, ...classes }) {
+  const words = Object.values(classes).map(({ label, score }) => `${translateLabel(label)} ${formatScore(score)}`);
+  if (gender) words.unshift(gender.label === 'unsure' ? t('unsure_gender') : `${translateLabel(gender.label)} ${formatScore(gender.score)}`);
+  return words;
+}
+
+/** A text that was read, in quotation marks. @param {{ label: string, score: number }} text */
+export function describeText({ label, score }) {
+  const characters = [...label];
+  const shown = characters.length > SHOWN_CHARACTERS ? `${characters.slice(0, SHOWN_CHARACTERS).join('')}…` : label;
+  return `${t('quoted', { text: shown })} ${formatScore(score)}`;
 }
 
 /**

@@ -65,7 +65,7 @@ export class FarEnd {
       if (!end.accept(socket, n)) return;
       end.send({
         type: 'welcome', session: `w1.test${n}`, resume: `resume${n}`,
-        models: { faces: 'blazeface@1', gender: 'faceres@1', objects: 'centernet@1' },
+        models: { faces: 'blazeface@1', gender: 'faceres@1', objects: 'centernet@1', 'text-detect': 'ppocr-detect@1', 'text-read': 'ppocr-read@1' },
         tasks: { faces: true, gender: true, objects: true },
       }, n);
       socket.onMessage((data) => {

@@ -3,6 +3,7 @@
 #   people.y4m   640x480, 30 fps, 4 s: Chromium's fake camera, which repeats it
 #   people.webm  the same as VP8: the page's file stand-in, and Firefox
 #   black.y4m    640x480, black
+#   signs.y4m    640x480, 10 fps: signs with text, from tests/data/text
 # A window pans slowly over a 704x528 scene, out and back, so that trackers have work and the
 # repeat has no jump. The face is about 100 pixels wide; a cat and a cup stand beside it.
 set -eu
@@ -23,3 +24,4 @@ ffmpeg -v error -y -loop 1 -framerate 30 -i "$data/astronaut.jpg" -loop 1 -frame
   -loop 1 -framerate 30 -i "$data/coffee.jpg" -filter_complex "$scene" -t 4 "$out/people.y4m"
 ffmpeg -v error -y -i "$out/people.y4m" -c:v libvpx -b:v 2M -g 60 -deadline realtime -cpu-used 4 "$out/people.webm"
 ffmpeg -v error -y -f lavfi -i color=black:size=640x480:rate=30 -t 1 -pix_fmt yuv420p "$out/black.y4m"
+ffmpeg -v error -y -loop 1 -framerate 10 -i ../data/text/signs.jpg -t 1 -pix_fmt yuv420p "$out/signs.y4m"

@@ -60,6 +60,9 @@ describe('with a willing camera', () => {
     await page.click('label:has([data-task="gender"])');
     await eventually('the change', () => settings().length === 2);
     assert.deepEqual(settings()[1], { type: 'settings', tasks: { gender: false } });
+    await page.click('label:has([data-task="text"])');
+    await eventually('the wish to read', () => settings().length === 3);
+    assert.deepEqual(settings()[2], { type: 'settings', tasks: { text: true } });
     assert.deepEqual(faults, []);
   });
 
@@ -93,6 +96,19 @@ describe('with a willing camera', () => {
     await eventually('French counts', async () => {
       const text = await page.textContent('#counts');
       return text?.includes('tasse') && text.includes('visage') && text.includes('incertain 1');
+    });
+  });
+
+  test('shows what was read beside what it stands on', async () => {
+    await goLive(page);
+    const text = { label: 'STOP', score: 0.98 };
+    const sign = { id: 8, kind: 'object', label: 'stop sign', score: 0.9, box: [60, 60, 80, 80], attributes: { text } };
+    const line = { id: 9, kind: 'text', label: 'text', score: 0.8, box: [200, 60, 90, 20], attributes: { text: { label: '<b>Nord</b>', score: 0.9 } } };
+    await far.report({ ...REPORT, tracks: [sign, line] });
+    await page.waitForSelector('#counts [data-label="stop sign"]');
+    await eventually('the texts', async () => {
+      const shown = await page.textContent('#counts');
+      return shown?.includes('“STOP”') && shown.includes('“<b>Nord</b>”');
     });
   });
 

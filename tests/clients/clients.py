@@ -22,14 +22,14 @@ LIMIT_S = 30
 class Process:
     """A running vigie, ended with the test."""
 
-    def __init__(self, *arguments):
-        environment = dict(os.environ, VIGIE_CLUSTER_TOKEN=TOKEN)
+    def __init__(self, *arguments, environment={}):
+        environment = dict(os.environ, VIGIE_CLUSTER_TOKEN=TOKEN) | environment
         self.child = subprocess.Popen(
             [BINARY, *arguments], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
         )
-        line = self.child.stdout.readline().strip()
-        assert "ready: http://" in line, f"{arguments}: {line!r}; are the models there?"
-        self.address = line.rsplit("/", 1)[1]
+        self.line = self.child.stdout.readline().strip()
+        assert "ready: http://" in self.line, f"{arguments}: {self.line!r}; are the models there?"
+        self.address = self.line.rsplit("/", 1)[1]
 
     def __enter__(self):
         return self

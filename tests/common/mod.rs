@@ -7,6 +7,7 @@
 pub mod cluster;
 pub mod media;
 pub mod process;
+pub mod s3;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,8 +19,9 @@ use vigie::frame::Picture;
 use vigie::inference::batcher::ModelId;
 use vigie::inference::engine::Engine;
 use vigie::inference::ort::{Device, OrtEngine, Runtime};
-use vigie::inference::service::{Options, Service};
+use vigie::inference::service::{Observer, Options, Service};
 use vigie::models::manifest::{Manifest, Task};
+use vigie::models::traffic::Slot;
 use vigie::pipeline::recognise::{Model, ModelSet, Recogniser};
 
 /// Pixels: the longer side of the objects model's input, as in live use on a CPU.
@@ -82,11 +84,16 @@ pub struct Lab {
 impl Lab {
     /// Starts `lanes` lanes; the objects model reads `objects_size` pixels on the longer side.
     pub fn start(lanes: usize, objects_size: u32) -> Self {
+        Self::start_with(lanes, objects_size, &["blazeface", "faceres", "centernet"], Arc::new(()))
+    }
+
+    /// The same with these models, watched by `observer`; their ids count from 1.
+    pub fn start_with(lanes: usize, objects_size: u32, names: &[&str], observer: Arc<dyn Observer>) -> Self {
         let runtime = runtime();
         let service =
-            Service::start(Options { lanes, ..Options::default() }, Arc::new(())).expect("threads start");
+            Service::start(Options { lanes, ..Options::default() }, observer).expect("threads start");
         let models = ModelSet::default();
-        for (id, name) in (1..).zip(["blazeface", "faceres", "centernet"]) {
+        for (id, name) in (1..).zip(names) {
             let (path, mut manifest) = model(name);
             if manifest.task == Task::Objects {
                 manifest.input.size = objects_size;
@@ -95,7 +102,7 @@ impl Lab {
                 || OrtEngine::load(&runtime, &path, Device::Cpu, 1).unwrap_or_else(|error| panic!("{error}"));
             let engines = (0..lanes).map(|_| Box::new(load()) as Box<dyn Engine>).collect();
             service.install(ModelId(id), engines, 1).expect("one engine a lane");
-            models.replace(Model { id: ModelId(id), manifest: Arc::new(manifest) });
+            models.replace(Model::new(ModelId(id), manifest));
         }
         Self { service, models }
     }
@@ -106,7 +113,8 @@ impl Lab {
 
     /// The label of a class of `task`'s model.
     pub fn label(&self, task: Task, class: u16) -> String {
-        let model = self.models.find(task).expect("the lab has every model");
+        let model =
+            self.models.find(&Slot::of(task).expect("a task of the lab")).expect("the lab has every model");
         model.manifest.labels[usize::from(class)].clone()
     }
 }

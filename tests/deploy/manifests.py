@@ -23,6 +23,8 @@ FOREIGN = {"ServiceMonitor", "PrometheusRule", "ScaledObject", "InferenceService
 # What Prometheus, its client library and kube-state-metrics export, not vigie.
 FOREIGN_METRICS = {"process_cpu_seconds_total", "process_resident_memory_bytes", "kube_pod_container_resource_limits"}
 VIGIE_IMAGES = ("vigie-front", "vigie-worker", "vigie-worker-gpu")
+# What other people's pods carry that may run models.
+GUEST = "vigie/may-run-models"
 ROLES = {"signal": "signal", "worker": "worker", "serve": "serve"}
 
 problems = []
@@ -53,6 +55,10 @@ def pod_spec(document):
     template = document.get("spec", {}).get("template")
     if document["kind"] == "CronJob":
         template = document["spec"]["jobTemplate"]["spec"]["template"]
+    if document["kind"] == "InferenceService":
+        # KServe makes the pod of it.
+        predictor = document["spec"]["predictor"]
+        template = {"metadata": {"labels": predictor["labels"]}, "spec": predictor}
     return template
 
 
@@ -84,7 +90,7 @@ class Program:
         queue = "".join(file.read_text() for file in (ROOT / "src/jobs/queue").rglob("*.rs"))
         self.queue_names = set(re.findall(r'"([A-Za-z_.]+)"', queue))
         self.turn_variables = set(re.findall(r"VIGIE_TURN_[A-Z_]+", (ROOT / "turn/start").read_text()))
-        sources = [*(ROOT / "src/signalling").glob("*.rs"), *(ROOT / "src/live").glob("*.rs")]
+        sources = [file for part in ("signalling", "live", "oip") for file in (ROOT / "src" / part).glob("*.rs")]
         self.routes = {route for file in sources for route in re.findall(r'\.route\("([^"]+)"', file.read_text())}
 
     def knows_metric(self, name):
@@ -168,8 +174,9 @@ def check_container(place, container, spec, named, program):
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         path = container[probe]["httpGet"]["path"]
         check(path in program.routes, place, f"{probe}: vigie has no {path}")
-    listening = {"signal": "VIGIE_LISTEN", "worker": "VIGIE_CONTROL"}[role]
-    port = int(variables[listening].rsplit(":", 1)[1])
+    listening = {"signal": "VIGIE_LISTEN", "worker": "VIGIE_OIP" if "VIGIE_OIP" in variables else "VIGIE_CONTROL"}[role]
+    address = variables[listening]
+    port = int(variables["PORT"] if address == "kserve" else address.rsplit(":", 1)[1])
     check(port in ports.values(), place, f"{listening} is {port}, the container's ports are {ports}")
     if role == "worker":
         grace, drain = spec["terminationGracePeriodSeconds"], int(variables["VIGIE_DRAIN_SECONDS"])
@@ -190,6 +197,9 @@ def check_selectors(where, documents, program):
                 check(port["targetPort"] in names, place, f"its pods have no port {port['targetPort']}")
         elif document["kind"] in ("PodDisruptionBudget",):
             check(any(matches(spec["selector"], label) for label in labels), place, "selects no pod")
+        elif document["kind"] == "NetworkPolicy" and GUEST in spec["podSelector"].get("matchLabels", {}):
+            # It is for pods that are not vigie's.
+            continue
         elif document["kind"] == "NetworkPolicy" and spec["podSelector"]:
             check(any(matches(spec["podSelector"], label) for label in labels), place, "selects no pod")
         elif document["kind"] in ("Deployment", "DaemonSet", "StatefulSet"):
@@ -264,6 +274,26 @@ def check_flows(where, documents):
             check((arrives and leaves) == expected, where, f"{source or 'a stranger'} -> {target} {port}/{protocol} {word}")
 
 
+def check_predictors(where, documents):
+    """KServe's contract with custom predictors."""
+    for document in documents:
+        if document["kind"] != "InferenceService":
+            continue
+        place = f"{where} InferenceService/{document['metadata']['name']}"
+        mode = document["metadata"]["annotations"]["serving.kserve.io/deploymentMode"]
+        check(mode == "Standard", place, f"its mode is {mode}: Knative carries no UDP")
+        containers = document["spec"]["predictor"]["containers"]
+        names = [container["name"] for container in containers]
+        check(names == ["kserve-container"], place, f"its containers are {names}")
+        for container in containers:
+            variables = environment(container, {}, place)
+            ports = [port["containerPort"] for port in container["ports"]]
+            check([str(port) for port in ports] == [variables["PORT"]], place, f"PORT is {variables['PORT']}, it listens on {ports}")
+            check(container["image"] != "vigie-worker", place, "no overlay says where its image is")
+            path = container["readinessProbe"]["httpGet"]["path"]
+            check(path == "/v2/health/ready", place, f"its readiness is {path}")
+
+
 def check_metrics(where, documents, program):
     text = json.dumps([d for d in documents if d["kind"] in FOREIGN | {"HorizontalPodAutoscaler", "ConfigMap"}])
     expressions = re.findall(r"\b((?:vigie|process|kube)_[a-z0-9_]+)\s*(?=[{\[)(\\\"' ])", text)
@@ -305,6 +335,7 @@ def main():
             check_pods(where, documents, program)
             check_selectors(where, documents, program)
             check_flows(where, documents)
+            check_predictors(where, documents)
             check_metrics(where, documents, program)
             if folder.name == "minikube":
                 check_smallest(where, documents)

@@ -63,7 +63,7 @@ fn peak_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
 }
 
 /// A sound graph: one picture in, `[1, 6, 21]` out of an average of it.
-fn sound() -> Graph {
+pub fn sound() -> Graph {
     Graph {
         nodes: vec![
             node("ReduceMean", &["images"], &["mean"]).with_ints("axes", &[1, 2, 3]).with_int("keepdims", 1),
@@ -138,7 +138,7 @@ fn call(name: &str) -> Message {
 }
 
 /// Every file that must not get as far as a trial, what it is, and its code.
-fn corpus() -> Vec<(&'static str, Vec<u8>, &'static str)> {
+pub fn corpus() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let sound_bytes = Model::of(sound()).bytes();
     let sparse_outside = Message::default().message(1, &external("sparse", "weights.bin"));
     let spread = |dims: &[i64]| {
@@ -474,15 +474,10 @@ fn random_bytes_are_no_model() {
 
 /// Takes `onnx` in under tight limits.
 fn admit(store: &Path, onnx: &[u8], program: &Path, limits: Limits) -> Result<Admitted, Refusal> {
-    let intake =
-        Intake { store: Store::open(store), program: program.to_owned(), runtime: runtime_path(), limits };
-    let provenance = Provenance {
-        source: "a test".into(),
-        upstream: String::new(),
-        licence: "none".into(),
-        licence_note: String::new(),
-    };
-    intake.admit(&Candidate { name: "m", onnx, wishes: Wishes::default(), provenance, picture: PICTURE })
+    let intake = Intake { program: program.to_owned(), runtime: runtime_path(), limits };
+    let provenance = Provenance::stated("a test", None);
+    let candidate = Candidate { name: "m", onnx, wishes: Wishes::default(), provenance, picture: PICTURE };
+    intake.admit(&candidate, &Store::open(store))
 }
 
 fn vigie() -> PathBuf {
@@ -513,27 +508,45 @@ fn ending_in(nodes: Vec<Message>, tensors: Vec<Message>) -> Vec<u8> {
 #[test]
 fn the_sound_model_passes_its_trial() {
     let folder = tempfile::tempdir().unwrap();
-    let admitted = admit(folder.path(), &Model::of(sound()).bytes(), &vigie(), LIMITS).unwrap();
-    assert!(admitted.report.runs >= 5 && admitted.report.p50_ms > 0.0);
-    assert_eq!(admitted.report.outputs[0].shape, [1, 6, 84]);
+    let trial = admit(folder.path(), &Model::of(sound()).bytes(), &vigie(), LIMITS).unwrap().receipt.trial;
+    assert!(trial.runs >= 5 && trial.p50_ms > 0.0);
+    assert_eq!(trial.outputs[0].shape, [1, 6, 84]);
+}
+
+/// Every file that only its trial finds out, what it is, and its code.
+pub fn trial_corpus() -> Vec<(&'static str, Vec<u8>, &'static str)> {
+    vec![
+        ("an operator that does not exist", unknown_operator(), "not_loaded"),
+        ("outputs that are no numbers", not_a_number(), "not_a_number"),
+        ("32 gigabytes", memory_hog(), "out_of_memory"),
+        ("ten thousand products", endless(), "cpu_time"),
+        ("outputs that nothing reads", unread_outputs(), "unclear"),
+    ]
+}
+
+fn unknown_operator() -> Vec<u8> {
+    with_node(node("NoSuchThing", &["mean"], &["o"]))
 }
 
 #[test]
 fn an_operator_that_does_not_exist_is_not_loaded() {
-    let (code, message) = code_of(&with_node(node("NoSuchThing", &["mean"], &["o"])), LIMITS);
+    let (code, message) = code_of(&unknown_operator(), LIMITS);
     assert!(code == "not_loaded" && message.contains("NoSuchThing"), "{code}: {message}");
+}
+
+fn not_a_number() -> Vec<u8> {
+    let nodes =
+        vec![node("Sub", &["output", "output"], &["zero"]), node("Div", &["zero", "zero"], &["output0"])];
+    ending_in(nodes, vec![])
 }
 
 #[test]
 fn outputs_that_are_no_numbers_are_told() {
-    let nodes =
-        vec![node("Sub", &["output", "output"], &["zero"]), node("Div", &["zero", "zero"], &["output0"])];
-    let (code, message) = code_of(&ending_in(nodes, vec![]), LIMITS);
+    let (code, message) = code_of(&not_a_number(), LIMITS);
     assert!(code == "not_a_number" && message.contains("output0"), "{code}: {message}");
 }
 
-#[test]
-fn a_model_that_takes_all_memory_takes_the_childs() {
+fn memory_hog() -> Vec<u8> {
     // A side of 2^33 that is known only when it runs: 32 gigabytes.
     let nodes = vec![
         node("Shape", &["output"], &["sides"]),
@@ -543,14 +556,18 @@ fn a_model_that_takes_all_memory_takes_the_childs() {
         node("ReduceMax", &["huge"], &["max"]).with_int("keepdims", 1),
         node("Add", &["output", "max"], &["output0"]),
     ];
-    let file = ending_in(nodes, vec![integers("many", &[1], &[1 << 24])]);
+    ending_in(nodes, vec![integers("many", &[1], &[1 << 24])])
+}
+
+#[test]
+fn a_model_that_takes_all_memory_takes_the_childs() {
+    let file = memory_hog();
     let ((code, message), peak) = peak_of(|| code_of(&file, LIMITS));
     assert_eq!(code, "out_of_memory", "{message}");
     assert!(peak < 64 << 20, "{peak} bytes were taken here");
 }
 
-#[test]
-fn a_model_that_computes_without_end_is_ended() {
+fn endless() -> Vec<u8> {
     // Ten thousand products of matrices of 1024 by 1024, each from the one before.
     let body = Graph {
         nodes: vec![
@@ -572,18 +589,26 @@ fn a_model_that_computes_without_end_is_ended() {
         node("ReduceMin", &["looped"], &["min"]).with_int("keepdims", 0),
         node("Add", &["output", "min"], &["output0"]),
     ];
-    let file =
-        ending_in(nodes, vec![integers("rounds", &[], &[10_000]), integers("square", &[2], &[1024, 1024])]);
+    ending_in(nodes, vec![integers("rounds", &[], &[10_000]), integers("square", &[2], &[1024, 1024])])
+}
+
+#[test]
+fn a_model_that_computes_without_end_is_ended() {
+    let file = endless();
     let (code, message) = code_of(&file, Limits { cpu_seconds: 2, ..LIMITS });
     assert_eq!(code, "cpu_time", "{message}");
 }
 
-#[test]
-fn outputs_that_nothing_reads_are_unclear_and_shown() {
+fn unread_outputs() -> Vec<u8> {
     let mut graph = sound();
     graph.nodes.push(node("Neg", &["output0"], &["more"]));
     graph.outputs.push(value("more", FLOAT, &[1, 6, 84]));
-    let (code, message) = code_of(&Model::of(graph).bytes(), LIMITS);
+    Model::of(graph).bytes()
+}
+
+#[test]
+fn outputs_that_nothing_reads_are_unclear_and_shown() {
+    let (code, message) = code_of(&unread_outputs(), LIMITS);
     assert_eq!(code, "unclear");
     for part in ["output0 [1, 6, 84], more [1, 6, 84]", "--head"] {
         assert!(message.contains(part), "{message} does not say {part}");

@@ -4,11 +4,16 @@
 
 #![allow(clippy::unwrap_used, reason = "what a test cannot go on without fails it")]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod conversion;
+mod evaluation;
 mod hostile;
 mod onnx;
 mod own;
 mod parity;
+mod registry;
+mod upload;
 
 use std::fs;
 use std::path::{Path, PathBuf};

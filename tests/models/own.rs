@@ -26,7 +26,7 @@ const CELLS: usize = SIDE / STRIDE;
 
 /// A picture of 128 by 128 that is black but for one square, which is 16 wide and stands at (48, 80): in an
 /// input of 64 by 64 the cell of column 3, row 5.
-fn picture(colour: [u8; 3]) -> RgbImage {
+pub fn picture(colour: [u8; 3]) -> RgbImage {
     RgbImage::from_fn(128, 128, |x, y| {
         let is_inside = (48..64).contains(&x) && (80..96).contains(&y);
         Rgb(if is_inside { colour } else { [0; 3] })
@@ -34,7 +34,7 @@ fn picture(colour: [u8; 3]) -> RgbImage {
 }
 
 /// A vigie that keeps its models in `folder`.
-fn vigie(folder: &Path, arguments: &[&str]) -> Output {
+pub fn vigie(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vigie"));
     command
         .current_dir(root())
@@ -43,12 +43,12 @@ fn vigie(folder: &Path, arguments: &[&str]) -> Output {
     command.args(arguments).output().unwrap()
 }
 
-fn text(output: &Output) -> String {
+pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// Adds a model, and what its trial on the picture of a square says.
-fn add(folder: &Path, name: &str, model: &Model, colour: [u8; 3], more: &[&str]) -> Value {
+pub fn add(folder: &Path, name: &str, model: &Model, colour: [u8; 3], more: &[&str]) -> Value {
     let file = folder.join(format!("{name}.onnx"));
     std::fs::write(&file, model.bytes()).unwrap();
     let square = folder.join("square.png");
@@ -97,7 +97,7 @@ fn cell_boxes(anchors: usize) -> [Vec<f32>; 4] {
 const ANCHORS: usize = 64 + 16 + 4;
 
 /// A detector of `[1, 4 + 2, 84]`, whose second class is a bright cell.
-fn yolo_v8() -> Model {
+pub fn yolo_v8() -> Model {
     let mut graph = brightness(0);
     graph.initialisers.extend([
         floats("boxes", &[1, 4, ANCHORS as i64], &cell_boxes(ANCHORS).concat()),
@@ -120,7 +120,7 @@ fn yolo_v8() -> Model {
 }
 
 /// The bright square where the picture has it.
-fn assert_square(report: &Value, label: &str) {
+pub fn assert_square(report: &Value, label: &str) {
     let findings = report["trial"]["findings"].as_array().unwrap();
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(findings[0]["label"], label);
@@ -289,6 +289,60 @@ fn pairs_of_logits_and_boxes_are_read() {
     graph.outputs = vec![value("logits", FLOAT, &[1, -1, 2]), value("pred_boxes", FLOAT, &[1, -1, 4])];
     let report = add(folder.path(), "detr", &Model::of(graph), [255; 3], &["--labels", "dark,bright"]);
     assert_eq!(report["manifest"]["head"], "detr");
+    assert_square(&report, "bright");
+}
+
+/// As Ultralytics writes RT-DETR since 8.4: finished detections, but by centre and size as parts of the input.
+#[test]
+fn finished_detections_of_rt_detr_are_told_from_yolos() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut graph = best_cell();
+    let parts: Vec<f32> = (0..64)
+        .flat_map(|cell| {
+            let middle = |cell: usize| (cell as f32 + 0.5) / CELLS as f32;
+            [middle(cell % CELLS), middle(cell / CELLS), 0.125, 0.125]
+        })
+        .collect();
+    graph.initialisers.extend([floats("parts", &[1, 64, 4], &parts), floats("class", &[1, 1, 1], &[1.0])]);
+    graph.nodes.extend([
+        node("Gather", &["parts", "index"], &["box"]).with_int("axis", 1),
+        node("Concat", &["box", "bright", "class"], &["output0"]).with_int("axis", 2),
+    ]);
+    graph.outputs = vec![value("output0", FLOAT, &[-1, -1, 6])];
+    let model = Model::of(graph).with_metadata(&[
+        ("description", "Ultralytics best model"),
+        ("author", "Ultralytics"),
+        ("task", "detect"),
+        ("head", "RTDETRDecoder"),
+        ("end2end", "False"),
+        ("names", "{0: 'dark thing', 1: 'bright thing'}"),
+    ]);
+    let report = add(folder.path(), "rtdetr", &model, [255; 3], &[]);
+    assert_eq!(report["manifest"]["head"], "detr-end2end");
+    assert_square(&report, "bright thing");
+}
+
+/// As torchvision's detectors are exported: no batch in the outputs.
+#[test]
+fn three_outputs_without_a_batch_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut graph = best_cell();
+    let corners: Vec<f32> = (0..64)
+        .flat_map(|cell| {
+            let (x, y) = ((cell % CELLS * STRIDE) as f32, (cell / CELLS * STRIDE) as f32);
+            [x, y, x + STRIDE as f32, y + STRIDE as f32]
+        })
+        .collect();
+    graph.initialisers.extend([floats("corners", &[64, 4], &corners), integers("labels_in", &[1], &[1])]);
+    graph.nodes.extend([
+        node("Gather", &["corners", "index"], &["boxes"]).with_int("axis", 0),
+        node("Reshape", &["bright", "one"], &["scores"]),
+        node("Identity", &["labels_in"], &["labels"]),
+    ]);
+    graph.outputs =
+        vec![value("boxes", FLOAT, &[-1, 4]), value("scores", FLOAT, &[-1]), value("labels", INT64, &[-1])];
+    let report = add(folder.path(), "vision", &Model::of(graph), [255; 3], &["--labels", "dark,bright"]);
+    assert_eq!(report["manifest"]["head"], "boxes");
     assert_square(&report, "bright");
 }
 

@@ -132,7 +132,7 @@ fn a_batch_of_four_is_four_single_runs() {
 fn the_inputs_and_outputs_are_those_that_heads_expect() {
     let ports = |name| {
         let description = engine(name).describe();
-        let named = |ports: Vec<vigie::inference::ort::Port>| {
+        let named = |ports: Vec<vigie::inference::engine::Port>| {
             ports.into_iter().map(|port| (port.name, port.shape)).collect::<Vec<_>>()
         };
         (named(description.inputs), named(description.outputs))

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::sink::Sink;
 use crate::files::still::StillReport;
 use crate::files::video::Summary;
-use crate::pipeline::report::{Attributes, FrameReport};
+use crate::pipeline::report::{Attributes, FrameReport, LabelReport};
 
 /// Where what was found is written.
 pub struct Findings {
@@ -43,7 +43,10 @@ impl Findings {
         };
         let mut findings = Self { json: open(json)?, csv: open(csv)? };
         if let Some(csv) = &mut findings.csv {
-            writeln!(csv, "file,time_s,id,kind,label,score,x,y,w,h,apparent_gender,gender_score")?;
+            writeln!(
+                csv,
+                "file,time_s,id,kind,label,score,x,y,w,h,apparent_gender,gender_score,text,text_score,classes"
+            )?;
         }
         Ok(findings)
     }
@@ -125,10 +128,15 @@ fn row(
         .apparent_gender
         .map(|gender| (format!("{:?}", gender.label).to_lowercase(), format!("{:.3}", gender.score)));
     let (gender, gender_score) = gender.unwrap_or_default();
+    let text = attributes.text.as_ref().map(|text| (quoted(&text.label), format!("{:.3}", text.score)));
+    let (text, text_score) = text.unwrap_or_default();
+    let class =
+        |(model, class): (&String, &LabelReport)| format!("{model}={}:{:.3}", class.label, class.score);
+    let classes = attributes.classes.iter().map(class).collect::<Vec<_>>().join(";");
     let mut cells = vec![quoted(&file.to_string_lossy()), time.into(), id.into(), kind.into(), quoted(label)];
     cells.push(format!("{score:.3}"));
     cells.extend(bbox.iter().map(|side| format!("{side:.1}")));
-    cells.extend([gender, gender_score]);
+    cells.extend([gender, gender_score, text, text_score, quoted(&classes)]);
     cells.join(",")
 }
 
@@ -149,6 +157,13 @@ mod tests {
         let bbox = [1.0, 2.04, 3.0, 4.0];
         let row =
             row(Path::new("a,\"b\".jpg"), "", "7", "object", "cup", 0.71234, &bbox, &Attributes::default());
-        assert_eq!(row, "\"a,\"\"b\"\".jpg\",,7,object,cup,0.712,1.0,2.0,3.0,4.0,,");
+        assert_eq!(row, "\"a,\"\"b\"\".jpg\",,7,object,cup,0.712,1.0,2.0,3.0,4.0,,,,,");
+        let said = Attributes {
+            text: Some(LabelReport { label: "A, B".into(), score: 0.9 }),
+            classes: [("helmet".to_owned(), LabelReport { label: "on".into(), score: 0.5 })].into(),
+            ..Attributes::default()
+        };
+        let row = super::row(Path::new("a.jpg"), "", "", "text", "text", 1.0, &bbox, &said);
+        assert!(row.ends_with(",,,\"A, B\",0.900,helmet=on:0.500"), "{row}");
     }
 }

@@ -17,7 +17,7 @@ use crate::inference::ort::{Device, OrtEngine, Runtime};
 use crate::inference::tensor::Tensor;
 use crate::load::clip::Clip;
 use crate::models::manifest::{Manifest, Task};
-use crate::pipeline::prepare::{prepare, prepare_faces};
+use crate::pipeline::prepare::{prepare, prepare_crops_in};
 
 /// Pictures a second through the bare models, all loops together.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -103,8 +103,10 @@ fn input_sets<'a>(
     let set = |picture: &Picture| {
         let inputs = manifests.clone().map(|manifest| {
             let tensor = match manifest.task {
-                Task::Gender => prepare_faces(picture, &manifest.input, &[&centred_face(picture)])?,
-                Task::Faces | Task::Objects | Task::Classes => prepare(picture, &manifest.input)?.tensor,
+                Task::Gender => {
+                    prepare_crops_in(Tensor::default(), picture, &manifest.input, &[&centred_face(picture)])?
+                }
+                _ => prepare(picture, &manifest.input)?.tensor,
             };
             anyhow::Ok((manifest.task, tensor))
         });

@@ -324,7 +324,7 @@ struct Settled {
 impl Settled {
     fn of(outcome: &Outcome, seconds: u64) -> Self {
         let seconds = seconds as f64;
-        let reports: Vec<_> = outcome.reports.iter().filter(|r| r.at >= WARM_UP).copied().collect();
+        let reports: Vec<_> = outcome.reports.iter().filter(|r| r.at >= WARM_UP).cloned().collect();
         let annotated: Vec<_> =
             outcome.annotated.iter().filter(|(at, _)| *at >= WARM_UP).map(|(_, latency)| *latency).collect();
         Self {

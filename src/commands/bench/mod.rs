@@ -6,6 +6,7 @@ mod files;
 mod limits;
 mod live;
 pub(crate) mod machine;
+mod models;
 mod service;
 pub(crate) mod summary;
 
@@ -29,6 +30,8 @@ enum BenchCommand {
     Cluster(ClusterBenchArgs),
     /// Video files against FFmpeg and bare inference, their memory, and /predict.
     Files(files::FilesArgs),
+    /// What the Open Inference Protocol adds to a bare call of a model.
+    Models(models::ModelsBenchArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -80,5 +83,6 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         BenchCommand::Live(args) => runtime.block_on(live::run(&args)),
         BenchCommand::Cluster(args) => runtime.block_on(cluster::run(&args)),
         BenchCommand::Files(args) => runtime.block_on(files::run(args)),
+        BenchCommand::Models(args) => runtime.block_on(models::run(&args)),
     }
 }

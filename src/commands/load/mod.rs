@@ -1,6 +1,6 @@
 //! `vigie load`: many synthetic browsers, and clients that post pictures, against a running service.
 
-mod chart;
+pub(super) mod chart;
 mod page;
 mod summary;
 
@@ -89,6 +89,7 @@ enum Task {
     Faces,
     Gender,
     Objects,
+    Text,
     None,
 }
 
@@ -156,7 +157,12 @@ fn clip(args: &LoadArgs) -> anyhow::Result<(Clip, f64)> {
 fn settings(args: &LoadArgs) -> Value {
     let wants = |task| args.tasks.contains(&task);
     let mut settings = json!({
-        "tasks": { "faces": wants(Task::Faces), "gender": wants(Task::Gender), "objects": wants(Task::Objects) },
+        "tasks": {
+            "faces": wants(Task::Faces),
+            "gender": wants(Task::Gender),
+            "objects": wants(Task::Objects),
+            "text": wants(Task::Text),
+        },
         "output": args.output,
     });
     if let Some(rate) = args.max_rate {

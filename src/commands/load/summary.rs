@@ -405,6 +405,7 @@ mod tests {
             latency: Duration::from_millis(20),
             timings: Timings::default(),
             tracks: 0,
+            texts: Vec::new(),
             size: (320, 240),
         };
         let reports = (from_ms..=to_ms).step_by(100).map(report).collect();

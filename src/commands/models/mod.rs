@@ -1,18 +1,20 @@
-//! `vigie models`: fetches, lists, checks, adds and removes the models of a folder.
+//! `vigie models`: fetches, lists, checks, adds, measures and removes the models of a folder.
 
 mod add;
+mod eval;
+mod print;
+mod pull;
+mod traffic;
 mod trial;
+mod upload;
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::{Args, Subcommand};
 
-use crate::models::catalogue::{Entry, MODELS};
-use crate::models::convert;
-use crate::models::store::{self, Fault, Found, Store, Stored};
-use crate::models::tarball;
+use crate::models::store::{self, Found, Store, Stored};
 
 #[derive(Clone, Debug, Args)]
 pub struct ModelsArgs {
@@ -26,19 +28,21 @@ pub struct ModelsArgs {
 #[derive(Clone, Debug, Subcommand)]
 pub enum ModelsCommand {
     /// Fetch the default models and convert them to ONNX; does nothing when they are there and sound.
-    Pull {
-        /// The npm package @vladmandic/human 3.3.6, fetched elsewhere: no network is needed then.
-        #[arg(long, value_name = "FILE")]
-        tarball: Option<PathBuf>,
-    },
+    ///
+    /// `ocr` fetches the two that read text.
+    Pull(pull::PullArgs),
     /// List the models and what they are for.
     List,
     /// Verify every model's manifest and file.
     Check,
     /// Add a model of your own: check the ONNX file, try it in a process of its own, keep it.
     Add(Box<add::AddArgs>),
+    /// Measure a detector on labelled pictures as COCO does: precision and recall, a table, a page with pictures.
+    Eval(eval::EvalArgs),
     /// Remove one version of a model, NAME@VERSION.
     Remove { model: String },
+    /// Show or change which versions a running service uses, and for whom.
+    Traffic(Box<traffic::TrafficArgs>),
     /// Try the model on standard input; `add` starts this.
     #[command(hide = true)]
     Trial(trial::TrialArgs),
@@ -48,76 +52,15 @@ pub enum ModelsCommand {
 pub fn run(args: ModelsArgs) -> anyhow::Result<()> {
     let store = Store::open(args.models);
     match args.command {
-        ModelsCommand::Pull { tarball } => pull(&store, tarball.as_deref()),
+        ModelsCommand::Pull(args) => pull::run(&store, &args),
         ModelsCommand::List => list(&store),
         ModelsCommand::Check => check(&store),
-        ModelsCommand::Add(args) => add::add(store, &args),
+        ModelsCommand::Add(args) => add::add(&store, &args),
+        ModelsCommand::Eval(args) => eval::run(&store, &args),
         ModelsCommand::Remove { model } => add::remove(&store, &model),
+        ModelsCommand::Traffic(args) => traffic::run(&args),
         ModelsCommand::Trial(args) => trial::run(&args),
     }
-}
-
-fn pull(store: &Store, tarball: Option<&Path>) -> anyhow::Result<()> {
-    let mut wanted = Vec::new();
-    for entry in &MODELS {
-        match store.check(entry.name, entry.version) {
-            Ok(stored) if stored.manifest.sha256 == entry.sha256 => {}
-            Ok(_) => {
-                eprintln!("{} {}: not the one this vigie makes, it is made anew", entry.name, entry.version);
-                wanted.push(entry);
-            }
-            // Nothing has been fetched yet: not worth a word.
-            Err(Fault::Missing(_)) => wanted.push(entry),
-            Err(fault) => {
-                eprintln!(
-                    "{} {}: {:#}; it is made anew",
-                    entry.name,
-                    entry.version,
-                    anyhow::Error::new(fault)
-                );
-                wanted.push(entry);
-            }
-        }
-    }
-    if wanted.is_empty() {
-        println!("all {} models are there and sound in {}", MODELS.len(), store.folder().display());
-        return Ok(());
-    }
-    let names: Vec<&str> = wanted.iter().map(|entry| entry.name).collect();
-    let download;
-    let path = match tarball {
-        Some(path) => path.to_owned(),
-        None => {
-            eprintln!("fetching {} {} with npm (29 MB)", tarball::PACKAGE, tarball::VERSION);
-            download = tempfile::tempdir().context("making a temporary folder")?;
-            tarball::fetch(download.path())?
-        }
-    };
-    eprintln!("verifying and unpacking {}", path.display());
-    let mut sources = tarball::open(&path, &names)?;
-    for entry in &wanted {
-        let source =
-            sources.remove(entry.name).with_context(|| format!("{} was not unpacked", entry.name))?;
-        let made = make(store, entry, &source)?;
-        println!("{} {}: {}", entry.name, entry.version, made.model.display());
-    }
-    Ok(())
-}
-
-/// Converts one model and puts it into the store.
-fn make(store: &Store, entry: &Entry, source: &tarball::Source) -> anyhow::Result<Stored> {
-    eprintln!("converting {}", entry.name);
-    let converting = || format!("converting {}", entry.name);
-    let onnx = convert::convert(&source.graph, &source.weights, &entry.recipe).with_context(converting)?;
-    let digest = store::sha256(&onnx);
-    if digest != entry.sha256 {
-        bail!(
-            "converting {} gave {digest} instead of {}: this is a fault in vigie",
-            entry.name,
-            entry.sha256
-        );
-    }
-    Ok(store.write(&entry.manifest(), &onnx)?)
 }
 
 fn list(store: &Store) -> anyhow::Result<()> {
@@ -133,7 +76,7 @@ fn list(store: &Store) -> anyhow::Result<()> {
         let [task, input, labels, licence] = match stored {
             Ok(Stored { manifest, .. }) => [
                 manifest.task.name().to_owned(),
-                format!("{0}x{0}", manifest.input.size),
+                format!("{}x{}", manifest.input.size, manifest.input.height.unwrap_or(manifest.input.size)),
                 manifest.labels.len().to_string(),
                 manifest.provenance.licence.clone(),
             ],
@@ -188,26 +131,7 @@ fn print_table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> io::Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_package_that_is_another_leaves_the_store_as_it_was() {
-        let folder = tempfile::tempdir().unwrap();
-        let package = folder.path().join("other.tgz");
-        std::fs::write(&package, b"not the package").unwrap();
-        let store = Store::open(folder.path().join("models"));
-        let error = pull(&store, Some(&package)).unwrap_err().to_string();
-        assert!(error.contains(tarball::INTEGRITY), "{error}");
-        assert!(!store.folder().exists());
-    }
-
-    #[test]
-    fn what_does_not_convert_as_tested_is_not_stored() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path());
-        let error = make(&store, &MODELS[0], &tarball::Source::default()).unwrap_err();
-        assert_eq!(format!("{error:#}").split(": ").next(), Some("converting blazeface"));
-        assert!(store.list().unwrap().is_empty());
-    }
+    use crate::models::catalogue::MODELS;
 
     #[test]
     fn checking_counts_the_faulty_ones() {

@@ -75,7 +75,7 @@ fn read_request() -> anyhow::Result<(Request, Vec<u8>, Vec<u8>)> {
 }
 
 fn attempt(runtime: &Runtime, request: &Request, picture: &[u8], model: &[u8]) -> Result<Report, Reason> {
-    let picture = image::decode(picture).map_err(|error| fault(&error))?;
+    let picture = image::decode(picture).map_err(|error| Reason::Picture { message: error.to_string() })?;
     let feed = recognise::input(&request.signature, &request.wishes).map_err(Reason::Unclear)?;
     let loading = Instant::now();
     let mut engine = OrtEngine::from_memory(runtime, model).map_err(refused)?;

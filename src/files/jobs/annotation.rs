@@ -44,6 +44,7 @@ pub fn video_options(options: &Options) -> VideoOptions {
         faces: options.wants(Task::Faces),
         gender: options.wants(Task::Gender),
         objects: options.wants(Task::Objects),
+        text: options.wants(Task::Text),
     };
     VideoOptions {
         tasks,

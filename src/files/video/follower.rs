@@ -10,17 +10,20 @@ use super::{Decoded, Each, Output, Progress, VideoError, ms, ms_since, patiently
 use crate::codec::VideoInfo;
 use crate::frame::{I420Buffer, Picture};
 use crate::pipeline::draw::{DrawnTrack, colour_of, draw, label_of};
-use crate::pipeline::follow::classify;
-use crate::pipeline::recognise::{Found, ModelSet, RecogniseError, Recogniser, Tasks};
+use crate::pipeline::follow::{classify, follow, reading_models};
+use crate::pipeline::labels::Labels;
+use crate::pipeline::read::Reading;
+use crate::pipeline::recognise::{Found, RecogniseError, Recogniser};
 use crate::pipeline::report::{FrameReport, Timings};
+use crate::pipeline::text::Effort;
 use crate::pipeline::track::{TrackConfig, Tracker, Tracks};
 
 pub(super) struct Follower<'a> {
     recogniser: Recogniser,
-    models: &'a ModelSet,
+    labels: Labels,
     tracker: Tracker,
+    reading: Reading,
     config: TrackConfig,
-    tasks: Tasks,
     info: &'a VideoInfo,
     /// Of the last recognition.
     tracks: Tracks,
@@ -31,19 +34,13 @@ pub(super) struct Follower<'a> {
 }
 
 impl<'a> Follower<'a> {
-    pub fn new(
-        recogniser: Recogniser,
-        models: &'a ModelSet,
-        config: TrackConfig,
-        tasks: Tasks,
-        info: &'a VideoInfo,
-    ) -> Self {
+    pub fn new(recogniser: Recogniser, config: TrackConfig, info: &'a VideoInfo) -> Self {
         Self {
             recogniser,
-            models,
-            tracker: Tracker::new(config),
+            labels: Labels::default(),
+            tracker: Tracker::new(config.clone()),
+            reading: Reading::default(),
             config,
-            tasks,
             info,
             tracks: Tracks::default(),
             sightings: Sightings::default(),
@@ -97,23 +94,26 @@ impl<'a> Follower<'a> {
         queue: Duration,
     ) -> Result<FrameReport, RecogniseError> {
         let tracking = Instant::now();
-        self.tracker.reconfigure(self.config);
-        self.tracker.update(&found.detections, at);
+        self.tracker.reconfigure(self.config.clone());
+        follow(&mut self.tracker, &mut self.labels, &found, at);
         let track = ms_since(tracking);
         let (mut models, mut infer) = (found.models, found.infer);
-        if self.tasks.gender {
-            let classifying = Instant::now();
-            let Self { recogniser, tracker, .. } = self;
-            patiently(|| classify(recogniser, tracker, picture, at, &mut models))?;
-            infer += classifying.elapsed();
+        let asking = Instant::now();
+        let Self { recogniser, tracker, reading, .. } = self;
+        patiently(|| classify(recogniser, tracker, picture, at, &mut models))?;
+        while let Some((picture, work)) = reading.next(tracker, Some(picture), at) {
+            let done = patiently(|| work.clone().run(recogniser, &picture, Effort::FILE))?;
+            reading.take(tracker, picture, done, at);
+            models.extend(reading_models(recogniser.models()));
         }
-        self.tracks = self.tracker.snapshot();
+        infer += asking.elapsed();
+        self.tracks = self.tracker.snapshot(&self.labels);
         let (width, height) = (picture.width, picture.height);
         let reports = self
             .tracker
             .tracks()
             .iter()
-            .map(|track| track.report(&self.models.label(track.kind, track.class), at, width, height));
+            .map(|track| track.report(self.labels.of(track.kind, track.class), at, width, height));
         let report = FrameReport {
             seq: self.recognised,
             rtp_timestamp: picture.rtp_timestamp,
@@ -142,10 +142,10 @@ impl<'a> Follower<'a> {
     fn drawn(&self, picture: &Picture, at: Duration, mut canvas: I420Buffer) -> I420Buffer {
         canvas.copy_from(picture);
         let drawn = self.tracks.at(at).map(|(track, bbox)| {
-            let label = self.models.label(track.kind, track.class);
+            let label = self.tracks.label(track);
             DrawnTrack {
                 bbox,
-                label: label_of(&track.report(&label, at, picture.width, picture.height)),
+                label: label_of(&track.report(label, at, picture.width, picture.height)),
                 colour: colour_of(track.kind, track.class),
             }
         });

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::VideoError;
 use crate::frame::Kind;
-use crate::pipeline::report::{FrameReport, GenderReport};
+use crate::pipeline::report::{FrameReport, GenderReport, LabelReport};
 
 /// What a video showed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -57,6 +57,12 @@ pub struct TrackSummary {
     pub score: f32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub apparent_gender: Option<GenderReport>,
+    /// What was written there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<LabelReport>,
+    /// Classifiers' answers, by the models' names.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub classes: BTreeMap<String, LabelReport>,
 }
 
 /// How the reading of a file ended.
@@ -83,12 +89,19 @@ impl Sightings {
                 last_s: at_s,
                 score: track.score,
                 apparent_gender: None,
+                text: None,
+                classes: BTreeMap::new(),
             });
             // A track's label is a vote: the last word counts.
             summary.label.clone_from(&track.label);
             summary.last_s = at_s;
             summary.score = summary.score.max(track.score);
-            summary.apparent_gender = track.attributes.apparent_gender.or(summary.apparent_gender);
+            let said = &track.attributes;
+            summary.apparent_gender = said.apparent_gender.or(summary.apparent_gender);
+            if said.text.is_some() {
+                summary.text.clone_from(&said.text);
+            }
+            summary.classes.extend(said.classes.clone());
         }
     }
 

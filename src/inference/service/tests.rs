@@ -266,3 +266,33 @@ fn slowdown_lengthens_the_run() {
     let done = service.handle().submit(MODEL, 0, row(0.0)).unwrap().wait().unwrap();
     assert!(done.ran >= Duration::from_millis(8), "{:?}", done.ran);
 }
+
+#[test]
+fn a_task_awaits_its_answer() {
+    let service = start(1, Arc::new(()));
+    service.install(MODEL, adders(1, 1.0, None), 8).unwrap();
+    let handle = service.handle();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let answered = runtime.block_on(async {
+        let tickets = (0..20).map(|value| handle.submit(MODEL, 1 + value % 3, row(value as f32)).unwrap());
+        let mut answers = Vec::new();
+        for ticket in tickets.collect::<Vec<_>>() {
+            answers.push(values(&ticket.await.unwrap())[0]);
+        }
+        answers
+    });
+    assert_eq!(answered, (1..=20).map(|value| value as f32).collect::<Vec<_>>());
+    let ticket = handle.submit(MODEL, 1, row(-1.0)).unwrap();
+    assert!(matches!(runtime.block_on(ticket), Err(EngineError::Run { .. })));
+}
+
+#[test]
+fn an_engine_for_one_input_refuses_several() {
+    let service = start(1, Arc::new(()));
+    service.install(MODEL, adders(1, 1.0, None), 8).unwrap();
+    let ask = Ask { others: vec![row(2.0)], ..Ask::of(MODEL, 1, row(1.0)) };
+    assert!(matches!(service.handle().queue(ask).unwrap().wait(), Err(EngineError::Run { .. })));
+    assert_eq!(service.handle().describe(MODEL), Some(Arc::default()));
+    service.remove(MODEL);
+    assert_eq!(service.handle().describe(MODEL), None);
+}

@@ -100,8 +100,8 @@ impl Session {
             trial: None,
             sha256: String::new(),
         };
-        models.replace(Model { id: OBJECTS, manifest: Arc::new(manifest) });
-        let tasks = TaskSwitches { faces: false, gender: false, objects: true };
+        models.replace(Model::new(OBJECTS, manifest));
+        let tasks = TaskSwitches { faces: false, gender: false, objects: true, text: false };
         let settings = watch::Sender::new(Settings { tasks, max_rate: 10_000.0, ..Settings::default() });
         let audience = Audience::new(0);
         let reports = audience.reports();
@@ -110,6 +110,7 @@ impl Session {
             pictures: pictures.clone(),
             recogniser: Recogniser::new(service.handle(), models, asker),
             settings: settings.subscribe(),
+            readers: None,
             tracks: watch::Sender::new(Tracks::default()),
             audience,
             notices: mpsc::channel(1).0,

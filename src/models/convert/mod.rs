@@ -9,7 +9,7 @@
 mod centernet;
 mod emit;
 mod kernel;
-mod onnx;
+pub mod onnx;
 mod rewrite;
 mod tfjs;
 mod window;

@@ -21,9 +21,7 @@ pub fn decode(outputs: &Outputs, rows: usize, classes: usize) -> Result<Vec<Vec<
     };
     let values = outputs.0.iter().find_map(|(_, tensor)| tensor.as_f32().filter(|_| fits(&tensor.shape)));
     let Some(values) = values.filter(|values| classes > 0 && values.len() == rows * classes) else {
-        let shapes = outputs.0.iter().map(|(name, tensor)| format!("{name} {:?}", tensor.shape));
-        let shapes = shapes.collect::<Vec<_>>().join(", ");
-        return Err(HeadError::WrongOutputs { head: "classifier", shapes });
+        return Err(super::wrong_outputs(outputs, "classifier"));
     };
     Ok(values.chunks_exact(classes).map(probabilities).collect())
 }

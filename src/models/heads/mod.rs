@@ -10,6 +10,8 @@ pub mod blazeface;
 pub mod boxes;
 pub mod centernet;
 pub mod classifier;
+pub mod ctc;
+pub mod db;
 pub mod detr;
 pub mod faceres;
 pub mod fastestdet;
@@ -33,6 +35,8 @@ pub enum HeadError {
     WrongElement { name: String },
     #[error("the outputs {shapes} are not those of a {head} head")]
     WrongOutputs { head: &'static str, shapes: String },
+    #[error("output {name} is not a number anywhere")]
+    NotNumbers { name: String },
     #[error("a {head} head does not find things in a picture")]
     NotADetector { head: &'static str },
 }
@@ -117,14 +121,37 @@ impl<'a> Reading<'a> {
         let (_, tensor) = self.outputs.0.iter().find(|(name, tensor)| fits(name, &tensor.shape))?;
         Some(match &tensor.data {
             TensorData::F32(values) => values.clone(),
+            TensorData::I32(values) => values.iter().map(|&value| value as f32).collect(),
             TensorData::I64(values) => values.iter().map(|&value| value as f32).collect(),
             TensorData::U8(values) => values.iter().map(|&value| f32::from(value)).collect(),
         })
     }
 
     fn wrong(&self, head: &'static str) -> HeadError {
-        let shown = self.outputs.0.iter().map(|(name, tensor)| format!("{name} {:?}", tensor.shape));
-        HeadError::WrongOutputs { head, shapes: shown.collect::<Vec<_>>().join(", ") }
+        wrong_outputs(self.outputs, head)
+    }
+}
+
+fn wrong_outputs(outputs: &Outputs, head: &'static str) -> HeadError {
+    let shown = outputs.0.iter().map(|(name, tensor)| format!("{name} {:?}", tensor.shape));
+    HeadError::WrongOutputs { head, shapes: shown.collect::<Vec<_>>().join(", ") }
+}
+
+/// Values of an output that are looked at, spread over all of it.
+const SAMPLES: usize = 256;
+
+/// Whether no output is NaN throughout: a head passes over what is, and would take a broken model for one that sees nothing.
+///
+/// # Errors
+/// [`HeadError::NotNumbers`].
+pub fn numbers(outputs: &Outputs) -> Result<(), HeadError> {
+    let is_broken = |tensor: &Tensor| {
+        let Some(values) = tensor.as_f32().filter(|values| !values.is_empty()) else { return false };
+        values.iter().step_by(values.len().div_ceil(SAMPLES)).all(|value| value.is_nan())
+    };
+    match outputs.0.iter().find(|(_, tensor)| is_broken(tensor)) {
+        Some((name, _)) => Err(HeadError::NotNumbers { name: name.clone() }),
+        None => Ok(()),
     }
 }
 
@@ -243,6 +270,21 @@ mod tests {
         for ((from, to), expected) in cases {
             let bbox = PLACEMENT.clip_to_picture(from, to).map(|b| [b.x, b.y, b.w, b.h]);
             assert_eq!(bbox, expected, "{from:?} {to:?}");
+        }
+    }
+
+    #[test]
+    fn outputs_that_are_no_numbers_are_no_answer() {
+        let of = |values: Vec<f32>| {
+            let good = ("good".into(), Tensor::f32(&[1, 2], vec![0.0, 1.0]));
+            numbers(&Outputs(vec![good, ("other".into(), Tensor::f32(&[values.len()], values))]))
+        };
+        let some = (0..10_000).map(|at| if at % 3 == 0 { 1.0 } else { f32::NAN });
+        for values in [vec![], vec![f32::INFINITY], vec![f32::NAN, 1.0], some.collect()] {
+            assert_eq!(of(values), Ok(()));
+        }
+        for count in [1, 255, 257, 10_000] {
+            assert_eq!(of(vec![f32::NAN; count]), Err(HeadError::NotNumbers { name: "other".into() }));
         }
     }
 

@@ -6,6 +6,7 @@
 //! wrong boxes without an error.
 
 mod complete;
+pub mod fields;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -372,7 +373,12 @@ impl Looked<'_> {
                 false => of(Head::Yolox, second - 5),
             };
         }
-        if is_ultralytics && self.written("description").to_lowercase().contains("rtdetr") && second > 4
+        let is_rtdetr = self.written("head") == "RTDETRDecoder"
+            || is_ultralytics && self.written("description").to_lowercase().contains("rtdetr");
+        if is_rtdetr && second == 6 {
+            return self.rtdetr_of_six(labels);
+        }
+        if is_rtdetr && second > 4
             || is_ultralytics
                 && first == 300
                 && second != 6
@@ -380,7 +386,9 @@ impl Looked<'_> {
         {
             return of(Head::DetrRows, second - 4);
         }
-        if second == 6 && first <= 1000 {
+        // What follows the six are a mask's coefficients or keypoints.
+        let is_finished_with_more = with_more && second > 6 && labels.is_some();
+        if (second == 6 || is_finished_with_more) && first <= 1000 {
             // Score and class stand in each row, so that the number of classes has to be told.
             return match labels {
                 Some(labels) => of(Head::YoloEnd2end, labels),
@@ -391,6 +399,24 @@ impl Looked<'_> {
             };
         }
         Err(self.unknown())
+    }
+
+    /// RT-DETR with six numbers a query: finished detections, or boxes and the scores of two classes.
+    fn rtdetr_of_six(&self, labels: Option<usize>) -> Result<Found, Unclear> {
+        // Files that name their head were written after the change.
+        let is_finished = !self.written("head").is_empty();
+        match labels {
+            Some(2) if !is_finished => Err(self.unclear(
+                "this is RT-DETR of two classes, whose older and newer exports look alike",
+                "say --head detr-rows if a row is a box and two scores, --head detr-end2end if it is a box, a score and a \
+                 class (Ultralytics 8.4 and later)",
+            )),
+            Some(labels) => Ok(Found { head: Head::DetrEnd2end, classes: Some(labels) }),
+            None => Err(self.unclear(
+                "these look like finished detections, which do not say how many classes there are",
+                "give the labels with --labels",
+            )),
+        }
     }
 
     /// A head that a person named: its classes are counted, if its outputs tell.
@@ -410,10 +436,13 @@ impl Looked<'_> {
             Head::Fastestdet => less(self.any(|_, shape| shape.len() == 4).map(|shape| shape[1]), 5),
             Head::Classifier => self.outputs.first().map(|output| output.shape.iter().product()),
             Head::Yunet | Head::Scrfd | Head::Retinaface | Head::Blazeface => Some(1),
-            Head::YoloEnd2end | Head::Boxes | Head::Ssd | Head::Centernet => {
+            Head::YoloEnd2end | Head::DetrEnd2end | Head::Boxes | Head::Ssd | Head::Centernet => {
                 return Ok(Found { head, classes: None });
             }
             Head::Faceres => Some(2),
+            Head::Db => Some(1),
+            // The labels are its characters, and class 0 is none of them.
+            Head::Ctc => None,
         };
         match classes.filter(|classes| *classes > 0) {
             Some(classes) => Ok(Found { head, classes: Some(classes) }),

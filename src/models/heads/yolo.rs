@@ -1,6 +1,6 @@
 //! YOLO as Ultralytics exports it: v8, 11 and 26 (a row of numbers for each of box and classes), v5 and v7
 //! (a row for each anchor, with an objectness), v10 and 26 end to end (finished detections), and RT-DETR
-//! in the same wrapping.
+//! in the same wrapping, before and since Ultralytics 8.4.
 //!
 //! Source: `ultralytics/nn/modules/head.py` (Detect, v10Detect, RTDETRDecoder) and `yolov5/models/yolo.py`.
 
@@ -111,6 +111,22 @@ pub fn decode_detr_rows(reading: &Reading) -> Result<Vec<Detection>, HeadError> 
     Ok(nms::suppress(values.chunks_exact(columns).filter_map(of_row).collect(), reading.iou))
 }
 
+/// Reads `[1, queries, 6]`: finished detections by centre and size, as parts of the input.
+///
+/// # Errors
+/// [`HeadError::WrongOutputs`] when no output has such a shape.
+pub fn decode_detr_end2end(reading: &Reading) -> Result<Vec<Detection>, HeadError> {
+    let found = reading.floats(|_, shape| matches!(shape, &[1, _, FINISHED]));
+    let (_, values) = found.ok_or_else(|| reading.wrong("detr-end2end"))?;
+    let (width, height) = reading.input_size();
+    let of_row = |row: &[f32]| {
+        let &[x, y, w, h, score, class] = row else { return None };
+        let class = (class >= 0.0 && class < reading.classes as f32).then_some(class.round() as usize)?;
+        reading.centred(class, score, [x * width, y * height, w * width, h * height])
+    };
+    Ok(nms::suppress(values.chunks_exact(FINISHED).filter_map(of_row).collect(), reading.iou))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::{flat, reading, whole};
@@ -190,5 +206,16 @@ mod tests {
         let outputs = outputs(&[1, 1, 6], vec![0.5, 0.5, 0.25, 0.5, 0.1, 0.6]);
         let found = decode_detr_rows(&reading(&outputs, &placement, 2)).unwrap();
         assert_eq!(flat(&found), [(1, 0.6, [240, 120, 160, 240])]);
+        let rows = [
+            [0.5, 0.5, 0.25, 0.5, 0.6, 1.0],
+            [0.5, 0.5, 0.25, 0.5, 0.6, 2.0],
+            [0.5, 0.5, 0.25, 0.5, f32::NAN, 0.0],
+            [f32::NAN, 0.5, 0.25, 0.5, 0.6, 0.0],
+        ];
+        let outputs = self::outputs(&[1, 4, 6], rows.concat());
+        let found = decode_detr_end2end(&reading(&outputs, &placement, 2)).unwrap();
+        assert_eq!(flat(&found), [(1, 0.6, [240, 120, 160, 240])]);
+        let seven = self::outputs(&[1, 1, 7], vec![0.0; 7]);
+        assert!(decode_detr_end2end(&reading(&seven, &placement, 2)).is_err());
     }
 }

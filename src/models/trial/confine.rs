@@ -31,6 +31,11 @@ const OPEN_FILES: u64 = 64;
 /// Limits what this process may use from here on, for good.
 pub fn limit(address_space: u64, cpu_seconds: u64) -> Result<(), ConfineError> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // Where memory runs out all the same, as in a container with less of it, this process goes and not its parent. To be
+    // said while the file is still this process's own to write.
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "1000") {
+        tracing::debug!(%error, "the kernel is not told whom to end first");
+    }
     // No memory image is left behind, and none is readable by others.
     prctl::set_dumpable(false)?;
     for (resource, most) in [

@@ -33,6 +33,11 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Megabytes besides four times the model, and seconds of CPU time; twice as many may pass.
+    pub fn of(megabytes: u64, seconds: u64) -> Self {
+        Self { memory_bytes: megabytes << 20, cpu_seconds: seconds, wall_seconds: 2 * seconds }
+    }
+
     /// Address space for the trial of a model of `bytes`.
     pub fn address_space(&self, bytes: usize) -> u64 {
         self.memory_bytes.saturating_add((bytes as u64).saturating_mul(4))
@@ -73,6 +78,8 @@ pub enum Reason {
     Unclear(Unclear),
     #[error("its outputs cannot be read: {message}")]
     Unreadable { message: String },
+    #[error("the picture to try it on cannot be read: {message}")]
+    Picture { message: String },
     #[error("the trial itself failed: {message}")]
     Fault { message: String },
 }
@@ -133,6 +140,7 @@ impl TrialError {
                 Reason::NotANumber { .. } => "not_a_number",
                 Reason::Unclear(_) => "unclear",
                 Reason::Unreadable { .. } => "unreadable_outputs",
+                Reason::Picture { .. } => "picture",
                 Reason::Fault { .. } => "trial_fault",
             },
             Self::WallTime(_) => "wall_time",

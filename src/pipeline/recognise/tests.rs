@@ -6,6 +6,7 @@ use crate::inference::engine::Engine;
 use crate::inference::service::{Options, Service};
 use crate::inference::tensor::{Outputs, TensorData};
 use crate::models::manifest::{Fit, Head, Input, InputFormat, Provenance, Thresholds};
+use crate::models::traffic::{Share, Split, Variant, Visitor};
 
 /// Reads coloured squares as a detector would: a red one is an object of class 0, a blue one of class 1.
 struct FakeDetector;
@@ -98,9 +99,9 @@ fn fixture() -> (Service, ModelSet) {
     let models = ModelSet::default();
     service.install(ModelId(1), vec![Box::new(FakeDetector)], 1).unwrap();
     service.install(ModelId(2), vec![Box::new(FakeClassifier)], 4).unwrap();
-    models.replace(Model { id: ModelId(1), manifest: Arc::new(objects_manifest()) });
+    models.replace(Model::new(ModelId(1), objects_manifest()));
     let gender = manifest(Task::Gender, Head::Faceres, 16, Fit::FaceCrop { scale_percent: 100 });
-    models.replace(Model { id: ModelId(2), manifest: Arc::new(gender) });
+    models.replace(Model::new(ModelId(2), gender));
     (service, models)
 }
 
@@ -129,7 +130,7 @@ fn squares() -> Picture {
     canvas.into_picture(0, Instant::now())
 }
 
-const OBJECTS: Tasks = Tasks { faces: false, gender: false, objects: true };
+const OBJECTS: Tasks = Tasks { faces: false, gender: false, objects: true, text: false };
 
 #[test]
 fn finds_squares_where_they_are() {
@@ -147,7 +148,7 @@ fn finds_squares_where_they_are() {
         assert_eq!(found.detections.iter().map(flat).collect::<Vec<_>>(), expected);
         assert_eq!(found.models, BTreeMap::from([("objects".into(), "3".into())]));
     }
-    let nothing = Tasks { faces: false, gender: false, objects: false };
+    let nothing = Tasks { objects: false, ..OBJECTS };
     assert!(recogniser.detect(&squares(), &nothing, &MinScores::default()).unwrap().models.is_empty());
 }
 
@@ -166,23 +167,23 @@ fn classifies_every_face_that_is_large_enough() {
         })
         .collect();
     let picture = canvas.into_picture(0, Instant::now());
-    let mut recogniser = Recogniser::new(service.handle(), models, 1);
-    let genders = recogniser.genders(&picture, &faces).unwrap();
+    let recogniser = Recogniser::new(service.handle(), models, 1);
+    let genders = recogniser.classify(&Slot::Gender, &picture, &faces).unwrap();
     for (index, gender) in genders.into_iter().enumerate() {
-        let expected = (index % 3 != 0).then_some(if index % 2 == 0 { 1.0 } else { 0.0 });
+        let expected = (index % 3 != 0).then_some(Answer::Male(if index % 2 == 0 { 1.0 } else { 0.0 }));
         assert_eq!(gender, expected, "face {index}");
     }
-    assert_eq!(recogniser.genders(&picture, &[]).unwrap(), []);
+    assert_eq!(recogniser.classify(&Slot::Gender, &picture, &[]).unwrap(), []);
 }
 
 #[test]
 fn says_which_model_failed_and_why() {
     let (service, models) = fixture();
     let mut recogniser = Recogniser::new(service.handle(), models.clone(), 1);
-    let error = recogniser.detect(&squares(), &Tasks::ALL, &MinScores::default()).unwrap_err();
-    assert!(matches!(error, RecogniseError::NoModel(Task::Faces)), "{error}");
+    let error = recogniser.detect(&squares(), &Tasks::USUAL, &MinScores::default()).unwrap_err();
+    assert!(matches!(error, RecogniseError::NoModel(Slot::Faces)), "{error}");
     // The classifier's outputs are not a detector's.
-    models.replace(Model { id: ModelId(2), manifest: Arc::new(objects_manifest()) });
+    models.replace(Model::new(ModelId(2), objects_manifest()));
     let error = recogniser.detect(&squares(), &OBJECTS, &MinScores::default()).unwrap_err();
     assert_eq!(error.to_string(), "model objects 3 gave unreadable outputs");
     drop(service);
@@ -209,14 +210,71 @@ fn models_are_swapped_under_a_recogniser() {
         for id in 10..40 {
             let before = recognised.load(Ordering::Acquire);
             service.install(ModelId(id), vec![Box::new(FakeDetector)], 1).unwrap();
-            let old =
-                models.replace(Model { id: ModelId(id), manifest: Arc::new(objects_manifest()) }).unwrap();
+            let old = models.replace(Model::new(ModelId(id), objects_manifest())).unwrap();
             // A picture may be on its way to the old engine right now; it must not be lost.
-            service.remove(old.id);
+            service.remove(old.stable.id);
             while recognised.load(Ordering::Acquire) < before + 2 {
                 std::thread::yield_now();
             }
         }
         stop.store(true, Ordering::Release);
     });
+}
+
+#[test]
+fn visitors_see_their_own_models_and_files_what_was_there() {
+    let model =
+        |id, name: &str| Model::new(ModelId(id), Manifest { name: name.into(), ..objects_manifest() });
+    let models = ModelSet::default();
+    let variant = Variant { model: model(2, "variant"), attribute: "a".into(), equals: "b".into() };
+    let shadow = Some(Share { model: model(3, "shadow"), percent: 10 });
+    let split = Split { variants: vec![variant], shadow, ..Split::all(model(1, "stable")) };
+    assert!(models.serve(Slot::Objects, split).is_none());
+    let name = |models: &ModelSet| models.find(&Slot::Objects).unwrap().manifest.name.clone();
+    let of_b = models.seen_by(Visitor::named("x", BTreeMap::from([("a".into(), "b".into())])));
+    assert_eq!((name(&models), name(&of_b)), ("stable".into(), "variant".into()));
+    assert_eq!(of_b.shadow(&Slot::Objects).unwrap().model.manifest.name, "shadow");
+    let loaded: Vec<u32> = models.loaded().iter().map(|model| model.id.0).collect();
+    assert_eq!(loaded, [1, 2, 3]);
+    assert!(of_b.find(&Slot::Faces).is_none());
+
+    let pinned = of_b.pinned();
+    let old = models.replace(model(4, "next")).unwrap();
+    assert_eq!((name(&models), name(&of_b), name(&pinned)), ("next".into(), "next".into(), "variant".into()));
+    assert!(old.stable.is_held_elsewhere(), "by the file");
+    drop(pinned);
+    assert!(!old.stable.is_held_elsewhere(), "nobody can ask it any longer");
+}
+
+#[test]
+fn how_a_model_does_is_noted() {
+    let (service, models) = fixture();
+    let mut recogniser = Recogniser::new(service.handle(), models.clone(), 1);
+    let stable = models.find(&Slot::Objects).unwrap();
+    recogniser.detect(&squares(), &OBJECTS, &MinScores::default()).unwrap();
+    let tally = stable.figures.tally();
+    assert_eq!((tally.runs, tally.errors, tally.times.total()), (1, 0, 1));
+    // The classifier's outputs are not a detector's.
+    let wrong = Model::new(ModelId(2), objects_manifest());
+    models.replace(wrong.clone());
+    recogniser.detect(&squares(), &OBJECTS, &MinScores::default()).unwrap_err();
+    assert_eq!((wrong.figures.tally().runs, wrong.figures.tally().errors), (1, 1));
+    // That there is no such engine is nobody's run.
+    let gone = Model::new(ModelId(9), objects_manifest());
+    models.replace(gone.clone());
+    recogniser.detect(&squares(), &OBJECTS, &MinScores::default()).unwrap_err();
+    assert_eq!(gone.figures.tally().runs, 0);
+}
+
+#[test]
+fn a_shadow_looks_while_there_is_room() {
+    let (service, models) = fixture();
+    let recogniser = Recogniser::new(service.handle(), models, 1);
+    let shadow = Model::new(ModelId(1), objects_manifest());
+    let shadowing = recogniser.begin_shadow(shadow.clone(), &squares()).unwrap().expect("the lane is idle");
+    assert_eq!(recogniser.finish_shadow(shadowing, None).unwrap().len(), 2);
+    // With every place taken, somebody who waits for a turn is not made to wait longer.
+    let turns: Vec<_> = (0..3).map(|asker| service.handle().ask_turn(asker, false)).collect();
+    assert!(recogniser.begin_shadow(shadow, &squares()).unwrap().is_none());
+    drop(turns);
 }

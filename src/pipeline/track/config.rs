@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::vote::GenderConfig;
+use super::question::Question;
 use crate::frame::Kind;
 use crate::models::manifest::Thresholds;
 
@@ -36,34 +36,44 @@ impl KindConfig {
         }
     }
 
+    /// For what is looked for about once a second, and is shown until it was looked for in vain a few times.
+    pub fn rare(score: f32) -> Self {
+        Self {
+            birth_hits: 1,
+            instant_score: score,
+            hold: Duration::from_millis(2500),
+            max_age: Duration::from_secs(4),
+            ..Self::above(score)
+        }
+    }
+
     /// The same for single pictures, where nothing can be confirmed by a second look.
     pub fn still(score: f32) -> Self {
         Self { birth_hits: 1, ..Self::above(score) }
     }
 }
 
-/// How a session's things are tracked.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// How a session's things are tracked, and what is asked about them.
+#[derive(Clone, Debug, PartialEq)]
 pub struct TrackConfig {
     pub faces: KindConfig,
     pub objects: KindConfig,
-    pub gender: GenderConfig,
+    pub text: KindConfig,
+    pub questions: Vec<Question>,
 }
 
 impl TrackConfig {
     /// The configuration for models with these thresholds.
-    pub fn of_models(faces: &Thresholds, objects: &Thresholds, gender: &Thresholds) -> Self {
-        Self {
-            faces: KindConfig::above(faces.score),
-            objects: KindConfig::above(objects.score),
-            gender: GenderConfig::of_model(gender),
-        }
+    pub fn of_models(faces: &Thresholds, objects: &Thresholds, questions: Vec<Question>) -> Self {
+        let (faces, objects) = (KindConfig::above(faces.score), KindConfig::above(objects.score));
+        Self { faces, objects, questions, ..Self::default() }
     }
 
     pub(super) fn of(&self, kind: Kind) -> &KindConfig {
         match kind {
             Kind::Face => &self.faces,
             Kind::Object => &self.objects,
+            Kind::Text => &self.text,
         }
     }
 }
@@ -73,7 +83,8 @@ impl Default for TrackConfig {
         Self {
             faces: KindConfig::above(0.5),
             objects: KindConfig::above(0.35),
-            gender: GenderConfig::default(),
+            text: KindConfig::rare(0.5),
+            questions: Vec::new(),
         }
     }
 }

@@ -2,11 +2,12 @@
 //!
 //! It does not decide which detection is taken: that is the association, one level up.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::config::KindConfig;
 use super::kalman::{Motion, carried};
-use super::vote::GenderVotes;
+use super::question::{Answer, Attribute, Votes, take_back};
 use super::{LONGEST_GAP, Track, seconds_between};
 use crate::frame::{BBox, Detection};
 
@@ -35,7 +36,7 @@ pub(super) struct Entry {
     pub(super) hits: u32,
     /// Recognitions in a row that did not find it.
     pub(super) misses: u32,
-    pub(super) gender: GenderVotes,
+    votes: Vec<Votes>,
 }
 
 impl Entry {
@@ -50,15 +51,44 @@ impl Entry {
             landmarks: detection.landmarks,
             first_seen: at,
             last_seen: at,
-            gender: None,
+            attributes: None,
         };
         let classes = ClassVotes::new(detection.class, detection.score);
         let motion = Motion::new(&detection.bbox);
-        Self { track, motion, classes, hits: 1, misses: 0, gender: GenderVotes::default() }
+        Self { track, motion, classes, hits: 1, misses: 0, votes: Vec::new() }
     }
 
     pub(super) fn is_established(&self) -> bool {
         self.track.id != 0
+    }
+
+    /// The votes on an attribute, those of nobody if there were none.
+    pub(super) fn votes(&mut self, attribute: &Attribute) -> &mut Votes {
+        let known = self.votes.iter().position(|votes| votes.are_on(attribute));
+        let place = known.unwrap_or_else(|| {
+            self.votes.push(Votes::on(attribute));
+            self.votes.len() - 1
+        });
+        &mut self.votes[place]
+    }
+
+    /// Counts an answer, and writes it down.
+    pub(super) fn count(&mut self, attribute: &Attribute, answer: &Answer) {
+        let (width, score) = (self.track.bbox.w, self.track.score);
+        let mut said = self.track.attributes.take().unwrap_or_default();
+        self.votes(attribute).count(attribute, answer, width, score, Arc::make_mut(&mut said));
+        self.track.attributes = Some(said).filter(|said| !said.is_empty());
+    }
+
+    /// Forgets what is no longer asked.
+    pub(super) fn keep_votes_on(&mut self, is_asked: impl Fn(&Attribute) -> bool) {
+        let gone: Vec<Votes> = self.votes.extract_if(.., |votes| !is_asked(votes.attribute())).collect();
+        for votes in gone {
+            if let Some(said) = &mut self.track.attributes {
+                take_back(votes.attribute(), Arc::make_mut(said));
+            }
+        }
+        self.track.attributes = self.track.attributes.take().filter(|said| !said.is_empty());
     }
 
     /// Where the track is looked for at `at`.
@@ -89,6 +119,14 @@ impl Entry {
         track.last_seen = at;
     }
 
+    /// Has its classes counted as another model's; whether that one knows such a thing.
+    pub(super) fn translate(&mut self, class: &impl Fn(u16) -> Option<u16>) -> bool {
+        let Some(own) = class(self.track.class) else { return false };
+        self.track.class = own;
+        self.classes.translate(class);
+        true
+    }
+
     pub(super) fn is_alive(&self, at: Duration, config: &KindConfig) -> bool {
         let unseen = at.saturating_sub(self.track.last_seen);
         match self.misses {
@@ -99,7 +137,7 @@ impl Entry {
 
     pub(super) fn is_shown(&self, at: Duration, config: &KindConfig) -> bool {
         let unseen = at.saturating_sub(self.track.last_seen);
-        self.is_established() && (self.misses <= 1 || unseen <= config.hold)
+        self.is_established() && unseen <= config.max_age && (self.misses <= 1 || unseen <= config.hold)
     }
 }
 
@@ -124,6 +162,12 @@ impl ClassVotes {
         match known {
             Some(place) => self.places[place].1 += SMOOTHING * score,
             None => self.places[lightest()] = (class, SMOOTHING * score),
+        }
+    }
+
+    fn translate(&mut self, class: &impl Fn(u16) -> Option<u16>) {
+        for place in &mut self.places {
+            *place = class(place.0).map_or((0, 0.0), |class| (class, place.1));
         }
     }
 

@@ -11,6 +11,7 @@ mod assign;
 mod config;
 mod entry;
 mod kalman;
+mod question;
 #[cfg(test)]
 mod simulation;
 mod vote;
@@ -19,13 +20,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::frame::{BBox, Detection, FaceLandmarks, Kind, Point};
-use crate::pipeline::report::{Attributes, GenderReport, TrackReport};
+use crate::pipeline::labels::Labels;
+use crate::pipeline::report::{Attributes, TrackReport};
 
 pub use config::{KindConfig, TrackConfig};
 use entry::Entry;
 use kalman::carried;
+use question::Votes;
+pub use question::{Answer, Attribute, Pace, Question};
 pub use vote::GenderConfig;
-use vote::GenderVotes;
 
 /// Detections of one kind that are looked at in one picture; those with the lowest scores are left out.
 pub const MAX_DETECTIONS: usize = 300;
@@ -38,6 +41,9 @@ const CARRY: Duration = Duration::from_millis(300);
 
 /// How long the tracks of one recognition are drawn when no other follows.
 const FRESH: Duration = Duration::from_secs(2);
+
+/// The same for lines of text, which are looked for less often.
+const FRESH_TEXT: Duration = Duration::from_secs(4);
 
 /// No track outlives a longer gap between two recognitions: nobody knows what happened meanwhile.
 const LONGEST_GAP: Duration = Duration::from_secs(5);
@@ -61,7 +67,7 @@ const CLASS_PENALTY: f32 = 0.3;
 const DUPLICATE_IOU: f32 = 0.85;
 
 /// One thing followed through the session, as of the last time it was seen.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Track {
     /// Unique within the tracker's life, from 1; never reused.
     pub id: u64,
@@ -78,14 +84,20 @@ pub struct Track {
     pub landmarks: Option<FaceLandmarks>,
     pub first_seen: Duration,
     pub last_seen: Duration,
-    /// Apparent gender, by vote of the classified crops; `None` before the first.
-    pub gender: Option<GenderReport>,
+    /// What second-stage models said, by vote of the crops that they were shown; `None` before the first.
+    pub attributes: Option<Arc<Attributes>>,
 }
 
 impl Track {
     /// The box at media time `at`, carried by its speed for at most 300 ms either way, then still.
     pub fn bbox_at(&self, at: Duration) -> BBox {
         carried(&self.bbox, self.velocity, seconds_between(self.last_seen, at, CARRY))
+    }
+
+    /// As it was last detected.
+    pub fn detection(&self) -> Detection {
+        let Self { kind, class, score, bbox, landmarks, .. } = *self;
+        Detection { kind, class, score, bbox, landmarks }
     }
 
     /// The landmarks at media time `at`, moved and scaled with the box.
@@ -112,7 +124,7 @@ impl Track {
             label: label.to_owned(),
             score: self.score,
             bbox: [x, y, w, h],
-            attributes: Attributes { apparent_gender: self.gender },
+            attributes: self.attributes.as_deref().cloned().unwrap_or_default(),
         }
     }
 }
@@ -121,14 +133,23 @@ impl Track {
 #[derive(Clone, Debug, Default)]
 pub struct Tracks {
     tracks: Arc<[Track]>,
+    labels: Labels,
 }
 
 impl Tracks {
+    /// The word for what a track is.
+    pub fn label(&self, track: &Track) -> &str {
+        self.labels.of(track.kind, track.class)
+    }
+
     /// Each track that is still fresh at media time `at`, with its box carried there.
     ///
     /// When recognition stalls, boxes hold still and are gone after two seconds.
     pub fn at(&self, at: Duration) -> impl Iterator<Item = (&Track, BBox)> {
-        let fresh = move |track: &&Track| at.saturating_sub(track.last_seen) <= FRESH;
+        let fresh = move |track: &&Track| {
+            let most = if track.kind == Kind::Text { FRESH_TEXT } else { FRESH };
+            at.saturating_sub(track.last_seen) <= most
+        };
         self.tracks.iter().filter(fresh).map(move |track| (track, track.bbox_at(at)))
     }
 }
@@ -159,8 +180,8 @@ impl Candidate {
 ///
 /// 1. [`update`](Self::update) after each recognition, with everything that was detected above the
 ///    kinds' `low_score` and the picture's media time.
-/// 2. [`needs_gender`](Self::needs_gender) says which faces of that picture to classify;
-///    [`vote_gender`](Self::vote_gender) brings each answer.
+/// 2. [`needs`](Self::needs) says for each of its [questions](TrackConfig::questions) which things in that picture
+///    to ask about; [`vote`](Self::vote) brings each answer.
 /// 3. [`tracks`](Self::tracks) are reported; [`snapshot`](Self::snapshot) goes to whoever draws.
 ///
 /// Time is media time since the session's start. It may stand still or step back a little; when it
@@ -179,7 +200,8 @@ impl Tracker {
         Self { config, entries: Vec::new(), reported: Vec::new(), clock: Duration::ZERO, last_id: 0 }
     }
 
-    /// Goes on with other settings; tracks and their ids stay, but for those that a raised score excludes.
+    /// Goes on with other settings; tracks and their ids stay, but for those that a raised score excludes, and
+    /// what is no longer asked is no longer said.
     pub fn reconfigure(&mut self, config: TrackConfig) {
         for kind in Kind::ALL {
             let least = config.of(kind).high_score;
@@ -189,15 +211,28 @@ impl Tracker {
                 self.reported.retain(stays);
             }
         }
+        if config.questions != self.config.questions {
+            let is_asked = |attribute: &Attribute| {
+                config.questions.iter().any(|question| Votes::on(&question.attribute).are_on(attribute))
+            };
+            self.entries.iter_mut().for_each(|entry| entry.keep_votes_on(is_asked));
+            self.restate();
+        }
         self.config = config;
     }
 
-    /// Takes in what was detected, of every kind, in the picture of media time `at`.
+    /// The questions that it has.
+    pub fn questions(&self) -> Vec<Question> {
+        self.config.questions.clone()
+    }
+
+    /// Takes in what was detected in the picture of media time `at`, of every kind but text, which is looked for
+    /// at its own rate ([`update_kind`](Self::update_kind)).
     ///
     /// Boxes that are not finite, smaller than a pixel or absurdly far away are ignored.
     pub fn update(&mut self, detections: &[Detection], at: Duration) {
         let at = self.advance(at);
-        for kind in Kind::ALL {
+        for kind in [Kind::Face, Kind::Object] {
             self.associate(kind, detections, at);
         }
         self.publish(at);
@@ -216,68 +251,77 @@ impl Tracker {
         &self.reported
     }
 
-    /// [`tracks`](Self::tracks) as a value for another thread.
-    pub fn snapshot(&self) -> Tracks {
-        Tracks { tracks: self.reported.as_slice().into() }
+    /// [`tracks`](Self::tracks) as a value for another thread, with the words for them.
+    pub fn snapshot(&self, labels: &Labels) -> Tracks {
+        Tracks { tracks: self.reported.as_slice().into(), labels: labels.clone() }
     }
 
-    /// The faces to classify in the picture of media time `at`, the last one given to `update`: new ones
-    /// first, then unsettled ones, then settled ones whose turn has come.
+    /// Goes on with another model's classes for things of a kind; what that one has no class for ends.
+    pub fn translate(&mut self, kind: Kind, class: impl Fn(u16) -> Option<u16>) {
+        self.entries.retain_mut(|entry| entry.track.kind != kind || entry.translate(&class));
+        self.reported.retain_mut(|track| {
+            let Some(translated) = (if track.kind == kind { class(track.class) } else { Some(track.class) })
+            else {
+                return false;
+            };
+            track.class = translated;
+            true
+        });
+    }
+
+    /// The tracks to ask `question` about in the picture of media time `at`, the last one given to `update`:
+    /// new ones first, then unsettled ones, then settled ones whose turn has come.
     ///
-    /// Those returned count as asked for; without an answer they are asked for again after a while.
-    pub fn needs_gender(&mut self, at: Duration) -> Vec<u64> {
+    /// Those returned count as asked about; without an answer they are asked about again after a while.
+    pub fn needs(&mut self, question: &Question, at: Duration) -> Vec<u64> {
         let at = at.max(self.clock);
-        let config = &self.config.gender;
-        let least = self.config.faces.high_score;
-        // Only faces that this very picture shows can be cut out of it.
+        let Question { attribute, pace, .. } = question;
+        // Only what this very picture shows can be cut out of it.
         let seen = self.clock;
-        let mut wanted: Vec<_> = (self.entries.iter().enumerate())
-            .filter(|(_, entry)| entry.track.kind == Kind::Face && entry.is_established())
+        let mut wanted = Vec::new();
+        for (index, entry) in self.entries.iter_mut().enumerate() {
+            let Track { kind, class, score, last_seen, .. } = entry.track;
+            let width = entry.track.bbox.w;
             // What is hardly a face (a cat's, a cup's) is not asked whose it might be.
-            .filter(|(_, entry)| entry.track.score >= least)
-            .filter(|(_, entry)| entry.track.last_seen == seen && entry.track.bbox.w >= config.min_width)
-            .filter_map(|(index, entry)| Some((entry.gender.urgency(at, config)?, index)))
-            .collect();
+            let least = self.config.of(kind).high_score;
+            let is_fit = entry.is_established() && last_seen == seen && score >= least;
+            if is_fit && question.is_about(kind, class) && width >= pace.min_width {
+                let urgency = entry.votes(attribute).urgency(at, width, pace);
+                wanted.extend(urgency.map(|urgency| (urgency, index)));
+            }
+        }
         wanted.sort_unstable();
-        wanted.truncate(config.per_frame);
+        wanted.truncate(pace.per_frame);
         let ask = |(_, index): (_, usize)| {
-            self.entries[index].gender.ask(at);
-            self.entries[index].track.id
+            let entry = &mut self.entries[index];
+            let width = entry.track.bbox.w;
+            entry.votes(attribute).ask(at, width);
+            entry.track.id
         };
         wanted.into_iter().map(ask).collect()
     }
 
-    /// Counts the classifier's answer, p(male) from 0 to 1, for a face asked for at `at`.
+    /// Counts the answer to `question` about a track that was asked about at `at`.
     ///
-    /// Answers for tracks that have gone, or that are not numbers, are ignored.
-    pub fn vote_gender(&mut self, id: u64, p_male: f32, at: Duration) {
-        let established = |entry: &&mut Entry| entry.track.id == id && entry.is_established();
+    /// Answers for tracks that have gone, to what is no longer asked, of another sort, or that are not numbers, are
+    /// ignored.
+    pub fn vote(&mut self, question: &Question, id: u64, answer: &Answer, at: Duration) {
+        // What was switched off meanwhile is not said again.
+        let is_asked = self.config.questions.contains(question);
+        let established = |entry: &&mut Entry| is_asked && entry.track.id == id && entry.is_established();
         let Some(entry) = self.entries.iter_mut().find(established) else {
             return;
         };
-        entry.gender.ask(at.min(self.clock));
-        entry.gender.count(p_male, entry.track.bbox.w, entry.track.score, &self.config.gender);
-        entry.track.gender = entry.gender.report();
-        if let Some(track) = self.reported.iter_mut().find(|track| track.id == id) {
-            track.gender = entry.track.gender;
-        }
+        let width = entry.track.bbox.w;
+        entry.votes(&question.attribute).ask(at.min(self.clock), width);
+        entry.count(&question.attribute, answer);
+        self.restate();
     }
 
     /// Ends all tracks of a kind, for a task that was switched off.
     pub fn forget(&mut self, kind: Kind) {
         self.entries.retain(|entry| entry.track.kind != kind);
         self.reported.retain(|track| track.kind != kind);
-    }
-
-    /// Takes back what was said about apparent gender, for when that task alone was switched off.
-    pub fn forget_gender(&mut self) {
-        for entry in &mut self.entries {
-            entry.gender = GenderVotes::default();
-            entry.track.gender = None;
-        }
-        for track in &mut self.reported {
-            track.gender = None;
-        }
     }
 
     /// Ends all tracks, for another source or a seek; ids go on.
@@ -360,12 +404,18 @@ impl Tracker {
         self.reported.clear();
         let config = &self.config;
         let shown = self.entries.iter().filter(|entry| entry.is_shown(at, config.of(entry.track.kind)));
-        // What has come to look hardly like a face is not spoken of as if it were one.
-        let is_sure = |track: &Track| track.score >= config.of(track.kind).high_score;
-        self.reported.extend(shown.map(|entry| Track {
-            gender: entry.track.gender.filter(|_| is_sure(&entry.track)),
-            ..entry.track
-        }));
+        self.reported.extend(shown.map(|entry| Track { attributes: None, ..entry.track.clone() }));
+        self.restate();
+    }
+
+    /// Repeats in the report what is said of the tracks.
+    fn restate(&mut self) {
+        for track in &mut self.reported {
+            // What has come to look hardly like a face is not spoken of as if it were one.
+            let is_sure = track.kind != Kind::Face || track.score >= self.config.faces.high_score;
+            let entry = self.entries.iter().find(|entry| entry.track.id == track.id).filter(|_| is_sure);
+            track.attributes = entry.and_then(|entry| entry.track.attributes.clone());
+        }
     }
 }
 

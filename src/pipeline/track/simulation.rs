@@ -4,6 +4,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
+use crate::models::manifest::Thresholds;
+use crate::pipeline::report::GenderReport;
 
 fn at_ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -127,7 +129,7 @@ fn play(scene: &Scene, seed: u64) -> Outcome {
                 detections.push(detection(Kind::Face, x, y, random.random_range(40.0..120.0), score));
             }
             tracker.update(&detections, at);
-            tracks = tracker.snapshot();
+            tracks = tracker.snapshot(&Labels::default());
         }
         let boxes: Vec<_> = tracks.at(at).map(|(track, bbox)| (track.id, bbox)).collect();
         ghosts += boxes.iter().filter(|(_, bbox)| actors.iter().all(|a| a.bbox().iou(bbox) < 0.2)).count();
@@ -223,7 +225,7 @@ fn faces_that_cross_keep_their_ids() {
 
 #[test]
 fn an_occluded_thing_comes_back_under_its_id() {
-    let mut tracker = Tracker::new(TrackConfig::default());
+    let mut tracker = Tracker::new(asking_gender());
     for step in 0..60u64 {
         let hidden = (20..32).contains(&step);
         let detections = [face(50.0 + step as f32 * 4.0, 100.0)];
@@ -235,6 +237,26 @@ fn an_occluded_thing_comes_back_under_its_id() {
             _ => {}
         }
     }
+}
+
+fn about_gender() -> Question {
+    Question::gender(&Thresholds { min_width: 24.0, ..Thresholds::default() })
+}
+
+fn asking_gender() -> TrackConfig {
+    TrackConfig { questions: vec![about_gender()], ..TrackConfig::default() }
+}
+
+fn gender_needed(tracker: &mut Tracker, at: Duration) -> Vec<u64> {
+    tracker.needs(&about_gender(), at)
+}
+
+fn vote_gender(tracker: &mut Tracker, id: u64, p_male: f32, at: Duration) {
+    tracker.vote(&about_gender(), id, &Answer::Male(p_male), at);
+}
+
+fn gender(track: &Track) -> Option<GenderReport> {
+    track.attributes.as_ref()?.apparent_gender
 }
 
 #[test]
@@ -254,20 +276,20 @@ fn half_hidden_things_go_on_by_low_scores_which_begin_nothing() {
 
 #[test]
 fn what_is_hardly_a_face_is_not_classified() {
-    let mut tracker = Tracker::new(TrackConfig::default());
+    let mut tracker = Tracker::new(asking_gender());
     tracker.update(&[face(100.0, 100.0)], at_ms(0));
-    tracker.vote_gender(1, 0.9, at_ms(0));
-    assert!(tracker.tracks()[0].gender.is_some());
+    vote_gender(&mut tracker, 1, 0.9, at_ms(0));
+    assert!(gender(&tracker.tracks()[0]).is_some());
     let low = Detection { score: 0.3, ..face(100.0, 100.0) };
     for step in 1..20 {
         tracker.update(std::slice::from_ref(&low), at_ms(step * 50));
     }
-    assert_eq!((ids(&tracker), tracker.needs_gender(at_ms(5000))), (vec![1], vec![]));
-    assert_eq!(tracker.tracks()[0].gender, None, "nor spoken of as one that was");
+    assert_eq!((ids(&tracker), gender_needed(&mut tracker, at_ms(5000))), (vec![1], vec![]));
+    assert_eq!(gender(&tracker.tracks()[0]), None, "nor spoken of as one that was");
     for step in 20..40 {
         tracker.update(&[face(100.0, 100.0)], at_ms(step * 50));
     }
-    assert_eq!(tracker.needs_gender(at_ms(5000)), [1]);
+    assert_eq!(gender_needed(&mut tracker, at_ms(5000)), [1]);
 }
 
 #[test]
@@ -359,7 +381,7 @@ fn carried_boxes_move_for_a_while_and_then_hold_still() {
         let landmarks = Some(landmarks);
         tracker.update(&[Detection { landmarks, ..face(step as f32 * 5.0, 100.0) }], at_ms(step * 50));
     }
-    let tracks = tracker.snapshot();
+    let tracks = tracker.snapshot(&Labels::default());
     let x_at = |ms| tracks.at(at_ms(ms)).next().map(|(_, bbox)| bbox.x);
     let x = |ms| x_at(ms).expect("the track is fresh");
     assert!((x(950) - 95.0).abs() < 2.0, "{}", x(950));
@@ -407,7 +429,7 @@ fn hostile_input_is_borne() {
     ];
     for seed in 0..50 {
         let mut random = StdRng::seed_from_u64(seed);
-        let mut tracker = Tracker::new(TrackConfig::default());
+        let mut tracker = Tracker::new(asking_gender());
         for _ in 0..40 {
             let mut value = |most: f32| match random.random_bool(0.2) {
                 true => hostile[random.random_range(0..hostile.len())],
@@ -415,7 +437,7 @@ fn hostile_input_is_borne() {
             };
             let detections: Vec<_> = (0..40)
                 .map(|index| Detection {
-                    kind: Kind::ALL[index % 2],
+                    kind: Kind::ALL[index % 3],
                     class: index as u16 % 5,
                     score: value(1.0),
                     bbox: BBox { x: value(640.0), y: value(480.0), w: value(200.0), h: value(200.0) },
@@ -424,15 +446,16 @@ fn hostile_input_is_borne() {
                 .collect();
             let at = at_ms(random.random_range(0..5_000));
             tracker.update(&detections, at);
-            for id in tracker.needs_gender(at) {
-                tracker.vote_gender(id, hostile[random.random_range(0..hostile.len())], at);
+            tracker.update_kind(Kind::Text, &detections, at);
+            for id in gender_needed(&mut tracker, at) {
+                vote_gender(&mut tracker, id, hostile[random.random_range(0..hostile.len())], at);
             }
             for track in tracker.tracks() {
                 for bbox in [track.bbox, track.bbox_at(Duration::MAX), track.bbox_at(Duration::ZERO)] {
                     assert!(is_finite(&bbox) && bbox.w > 0.0 && bbox.h > 0.0, "{track:?}");
                 }
                 assert!((0.0..=1.0).contains(&track.score), "{track:?}");
-                assert!(track.gender.is_none_or(|gender| (0.5..=1.0).contains(&gender.score)));
+                assert!(gender(track).is_none_or(|gender| (0.5..=1.0).contains(&gender.score)));
             }
         }
     }
@@ -444,7 +467,7 @@ fn hostile_input_is_borne() {
 
 #[test]
 fn ten_thousand_detections_are_bounded_work() {
-    let mut tracker = Tracker::new(TrackConfig::default());
+    let mut tracker = Tracker::new(asking_gender());
     let many: Vec<_> =
         (0..10_000).map(|index| face((index % 100) as f32 * 40.0, (index / 100) as f32 * 40.0)).collect();
     let same = vec![face(100.0, 100.0); 10_000];
@@ -452,7 +475,10 @@ fn ten_thousand_detections_are_bounded_work() {
         tracker.update(&many, at_ms(step * 100));
         assert!(tracker.entries.len() <= MAX_TRACKS, "{}", tracker.entries.len());
         assert!(!tracker.tracks().is_empty());
-        assert!(tracker.needs_gender(at_ms(step * 100)).len() <= GenderConfig::default().per_frame);
+        assert!(
+            gender_needed(&mut tracker, at_ms(step * 100)).len()
+                <= Pace::of_classifier(&Thresholds::default()).per_frame
+        );
     }
     tracker.reset();
     tracker.update(&same, at_ms(0));
@@ -461,7 +487,7 @@ fn ten_thousand_detections_are_bounded_work() {
 
 #[test]
 fn faces_are_classified_when_new_and_rarely_later() {
-    let mut tracker = Tracker::new(TrackConfig::default());
+    let mut tracker = Tracker::new(asking_gender());
     let narrow = detection(Kind::Face, 500.0, 100.0, 20.0, 0.9);
     let object = detection(Kind::Object, 300.0, 300.0, 90.0, 0.9);
     let all = [face(100.0, 100.0), face(300.0, 100.0), narrow, object];
@@ -473,10 +499,10 @@ fn faces_are_classified_when_new_and_rarely_later() {
         tracker.update(&all, at);
         while answers.front().is_some_and(|&(due, _, _)| due <= at) {
             if let Some((_, id, p_male)) = answers.pop_front() {
-                tracker.vote_gender(id, p_male, at);
+                vote_gender(&mut tracker, id, p_male, at);
             }
         }
-        let wanted = tracker.needs_gender(at);
+        let wanted = gender_needed(&mut tracker, at);
         assert!(step > 0 || wanted == [1, 2], "new faces at once: {wanted:?}");
         for id in wanted {
             *asked.entry(id).or_default() += 1;
@@ -486,26 +512,54 @@ fn faces_are_classified_when_new_and_rarely_later() {
     // Without votes it would be 3600.
     assert_eq!(asked.keys().collect::<Vec<_>>(), [&1, &2], "narrow faces and objects are not classified");
     assert!(asked.values().sum::<usize>() <= 80, "{asked:?}");
-    let labels: Vec<_> = tracker.tracks()[..2].iter().map(|track| track.gender.map(|g| g.label)).collect();
+    let labels: Vec<_> =
+        tracker.tracks()[..2].iter().map(|track| gender(track).map(|gender| gender.label)).collect();
     assert_eq!(labels, [Some(crate::frame::Gender::Male); 2]);
 
-    tracker.forget_gender();
-    assert!(tracker.tracks().iter().all(|track| track.gender.is_none()));
-    assert_eq!(tracker.needs_gender(at_ms(59_990)), [1, 2]);
-    tracker.vote_gender(99, 0.9, at_ms(59_990));
-    tracker.vote_gender(0, 0.9, at_ms(59_990));
+    tracker.reconfigure(TrackConfig::default());
+    assert!(tracker.tracks().iter().all(|track| track.attributes.is_none()));
+    assert_eq!(gender_needed(&mut tracker, at_ms(59_990)), [1, 2]);
+    vote_gender(&mut tracker, 99, 0.9, at_ms(59_990));
+    vote_gender(&mut tracker, 0, 0.9, at_ms(59_990));
 }
 
 #[test]
 fn classifications_per_frame_are_bounded_and_reach_everyone() {
-    let mut tracker = Tracker::new(TrackConfig::default());
+    let mut tracker = Tracker::new(asking_gender());
     let faces: Vec<_> = (0..20).map(|index| face(index as f32 * 100.0, 0.0)).collect();
     let mut asked = std::collections::BTreeSet::new();
     for step in 0..5 {
         tracker.update(&faces, at_ms(step * 33));
-        let wanted = tracker.needs_gender(at_ms(step * 33));
+        let wanted = gender_needed(&mut tracker, at_ms(step * 33));
         assert_eq!(wanted.len(), 4);
         asked.extend(wanted);
     }
     assert_eq!(asked.len(), 20, "nobody is asked for twice before all were once");
+}
+
+#[test]
+fn tracks_keep_their_numbers_when_classes_are_counted_otherwise() {
+    let mut tracker = Tracker::new(TrackConfig::default());
+    let thing = |class, x| Detection { class, ..detection(Kind::Object, x, 50.0, 60.0, 0.95) };
+    let things = [thing(0, 50.0), thing(1, 250.0), thing(2, 450.0), face(600.0, 50.0)];
+    tracker.update(&things, at_ms(0));
+    tracker.update(&things, at_ms(40));
+    let before: Vec<_> = tracker.tracks().iter().map(|track| (track.id, track.kind, track.class)).collect();
+    assert_eq!(before.len(), 4);
+    // The first two change places, and the third is not known any more.
+    tracker
+        .translate(Kind::Object, |class| [Some(1), Some(0), None].get(usize::from(class)).copied().flatten());
+    let expected: Vec<_> = before
+        .iter()
+        .filter(|(_, kind, class)| *kind == Kind::Face || *class < 2)
+        .map(|&(id, kind, class)| (id, kind, if kind == Kind::Object { 1 - class } else { class }))
+        .collect();
+    let now = |tracker: &Tracker| -> Vec<_> {
+        tracker.tracks().iter().map(|track| (track.id, track.kind, track.class)).collect()
+    };
+    assert_eq!(now(&tracker), expected);
+    // The new model's detections go on with them, votes included.
+    let things = [thing(1, 50.0), thing(0, 250.0), face(600.0, 50.0)];
+    tracker.update(&things, at_ms(80));
+    assert_eq!(now(&tracker), expected);
 }

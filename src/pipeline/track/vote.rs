@@ -1,15 +1,16 @@
-//! Second-stage votes: what a face track looks like, from the classifier's answers for its recent crops.
+//! Second-stage votes: what a track looks like or says, from the answers for its recent crops.
 //!
-//! One crop says little: blur, a turned head or a bad alignment flips it. So a track's label is the
-//! weighted mean of the evidence of its last crops, with hysteresis, and a track whose label has
-//! settled is looked at rarely, which saves most of the classifier's work. Pure: it never sees a
-//! pixel, and the classifier is run elsewhere.
+//! One crop says little: blur, a turned head or a bad alignment flips it. So a track's label comes from
+//! its last crops together, and a track whose label has settled is looked at rarely, which saves most of
+//! the work. Apparent gender is the weighted mean of the crops' evidence, with hysteresis; other labels are
+//! voted for. Pure: it never sees a pixel, and the models are run elsewhere.
 
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::frame::Gender;
 use crate::models::manifest::Thresholds;
-use crate::pipeline::report::GenderReport;
+use crate::pipeline::report::{GenderReport, LabelReport};
 
 /// Crops that take part in a vote; older ones are forgotten.
 const CROPS: usize = 8;
@@ -26,36 +27,21 @@ const CLEAR: f32 = 0.9;
 /// One crop's p(male) counts as no further from 0.5 than this, so that none outvotes the others.
 const EXTREME: f32 = 0.98;
 
-/// Pixels: the width from which a face's crop counts in full.
+/// Pixels: the width from which a crop counts in full.
 const FULL_WIDTH: f32 = 64.0;
 
-/// When faces are classified and how the answers become a label.
+/// How answers about apparent gender become a label.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GenderConfig {
     /// p(male): at or below the first "female", at or above the second "male", between them "unsure".
     pub unsure: (f32, f32),
     /// How far back past its threshold p(male) must fall before a label turns "unsure" again.
     pub hysteresis: f32,
-    /// Pixels: narrower faces are not classified.
-    pub min_width: f32,
-    /// Classifications asked for per recognised frame, at most.
-    pub per_frame: usize,
-    /// Between two crops of a track that has not settled; nearer ones show the same picture again.
-    pub unsettled_every: Duration,
-    /// Between two crops of a settled track.
-    pub settled_every: Duration,
 }
 
 impl Default for GenderConfig {
     fn default() -> Self {
-        Self {
-            unsure: (0.35, 0.65),
-            hysteresis: 0.1,
-            min_width: 24.0,
-            per_frame: 4,
-            unsettled_every: Duration::from_millis(100),
-            settled_every: Duration::from_secs(2),
-        }
+        Self { unsure: (0.35, 0.65), hysteresis: 0.1 }
     }
 }
 
@@ -64,7 +50,7 @@ impl GenderConfig {
     pub fn of_model(thresholds: &Thresholds) -> Self {
         let default = Self::default();
         let (a, b) = thresholds.unsure.unwrap_or(default.unsure);
-        Self { unsure: (a.min(b), a.max(b)), min_width: thresholds.min_width, ..default }
+        Self { unsure: (a.min(b), a.max(b)), ..default }
     }
 }
 
@@ -76,15 +62,13 @@ struct Crop {
     weight: f32,
 }
 
-/// The votes of one face track.
+/// The votes on the apparent gender of one face track.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct GenderVotes {
     crops: [Crop; CROPS],
     /// Crops ever counted; the newest stands at `(count - 1) % CROPS`.
     count: usize,
     label: Option<Gender>,
-    /// When a crop was last asked for or answered.
-    asked: Option<Duration>,
 }
 
 impl GenderVotes {
@@ -137,7 +121,7 @@ impl GenderVotes {
     }
 
     /// Whether more crops would hardly change the label: a clear one after few, any after all.
-    fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self) -> bool {
         let p_male = self.p_male();
         match self.count {
             0..CLEAR_CROPS => false,
@@ -147,22 +131,92 @@ impl GenderVotes {
         }
     }
 
-    /// How urgently a crop is wanted at `at`, if at all; smaller is more urgent.
-    pub(super) fn urgency(&self, at: Duration, config: &GenderConfig) -> Option<(u8, Duration)> {
-        let Some(asked) = self.asked else {
-            return Some((0, Duration::ZERO));
-        };
-        let (rank, every) = match (self.count, self.is_settled()) {
-            (0, _) => (1, config.unsettled_every),
-            (_, false) => (2, config.unsettled_every),
-            (_, true) => (3, config.settled_every),
-        };
-        (at.saturating_sub(asked) >= every).then_some((rank, asked))
+    /// Crops ever counted.
+    pub(super) fn crops(&self) -> usize {
+        self.count
+    }
+}
+
+/// When votes for a label have settled.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LabelConfig {
+    /// Answers that are enough when they agree.
+    pub clear_count: usize,
+    /// From which score on they do.
+    pub clear_score: f32,
+    /// Answers that are enough in any case.
+    pub most: usize,
+}
+
+/// What an answer that there is nothing counts for: less than anything that was made out.
+const NOTHING: f32 = 0.4;
+
+/// The votes for a label of one track.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LabelVotes {
+    /// Label, score and weight of the last crops, oldest first.
+    crops: VecDeque<(Arc<str>, f32, f32)>,
+    count: usize,
+    /// Answers since the votes last rested.
+    restless: usize,
+    is_settled: bool,
+}
+
+impl LabelVotes {
+    /// Counts one crop of `width` pixels; an empty label says that there was nothing.
+    pub(super) fn count(&mut self, label: &Arc<str>, score: f32, width: f32, config: &LabelConfig) {
+        let score = if label.is_empty() { NOTHING } else { score };
+        if !score.is_finite() {
+            return;
+        }
+        if self.crops.len() == config.most.clamp(1, CROPS) {
+            self.crops.pop_front();
+        }
+        let weight = (width / FULL_WIDTH).clamp(0.1, 1.0);
+        self.crops.push_back((Arc::clone(label), score.clamp(0.0, 1.0), weight));
+        self.count += 1;
+        self.restless += 1;
+        self.is_settled = self.agree(config) || self.restless >= config.most;
+        if self.is_settled {
+            self.restless = 0;
+        }
     }
 
-    /// Notes that a crop of the picture of `at` was asked for or answered, so that it is not asked for twice while the answer is on its way.
-    pub(super) fn ask(&mut self, at: Duration) {
-        self.asked = self.asked.max(Some(at));
+    /// Whether the last crops say one thing, clearly: one that says another thing has to be looked into.
+    fn agree(&self, config: &LabelConfig) -> bool {
+        let Some((winner, score)) = self.winner() else { return false };
+        let last = self.crops.iter().rev().take(config.clear_count);
+        let is_clear = score >= config.clear_score || winner.is_empty();
+        is_clear
+            && last.clone().count() == config.clear_count
+            && last.clone().all(|(label, ..)| label == winner)
+    }
+
+    /// The label with the most behind it, and the weighted mean of the scores that the crops gave it.
+    fn winner(&self) -> Option<(&Arc<str>, f32)> {
+        let total: f32 = self.crops.iter().map(|(.., weight)| weight).sum();
+        let behind = |wanted: &Arc<str>| -> f32 {
+            let same = self.crops.iter().filter(|(label, ..)| label == wanted);
+            same.map(|(_, score, weight)| score * weight).sum()
+        };
+        let candidates = self.crops.iter().map(|(label, ..)| (label, behind(label) / total));
+        candidates.max_by(|(_, a), (_, b)| a.total_cmp(b))
+    }
+
+    /// `None` before the first crop, and where there is nothing.
+    pub(super) fn report(&self) -> Option<LabelReport> {
+        let (label, score) = self.winner().filter(|(label, _)| !label.is_empty())?;
+        Some(LabelReport { label: label.to_string(), score })
+    }
+
+    /// Crops ever counted.
+    pub(super) fn readings(&self) -> usize {
+        self.count
+    }
+
+    /// Whether more crops would hardly change the label.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_settled
     }
 }
 
@@ -226,32 +280,58 @@ mod tests {
     }
 
     #[test]
-    fn settled_tracks_are_examined_rarely() {
-        let config = GenderConfig::default();
-        let (soon, late) = (Duration::from_millis(1100), Duration::from_millis(3000));
+    fn clear_labels_settle_early() {
         let cases: [(&[f32], bool); 6] = [
-            (&[], true),
-            (&[0.97, 0.97], true),
-            (&[0.97, 0.97, 0.97], false),
-            (&[0.7, 0.7, 0.7, 0.7], true),
-            (&[0.7, 0.7, 0.7, 0.7, 0.7], false),
-            (&[0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5], true),
+            (&[], false),
+            (&[0.97, 0.97], false),
+            (&[0.97, 0.97, 0.97], true),
+            (&[0.7, 0.7, 0.7, 0.7], false),
+            (&[0.7, 0.7, 0.7, 0.7, 0.7], true),
+            (&[0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5], false),
         ];
-        for (answers, wanted_soon) in cases {
-            let mut votes = votes_for(answers);
-            assert!(votes.urgency(Duration::ZERO, &config).is_some(), "never asked: {answers:?}");
-            votes.ask(Duration::from_secs(1));
-            assert!(votes.urgency(Duration::from_millis(1010), &config).is_none(), "just asked: {answers:?}");
-            assert_eq!(votes.urgency(soon, &config).is_some(), wanted_soon, "{answers:?}");
-            assert!(votes.urgency(late, &config).is_some(), "{answers:?}");
+        for (answers, is_settled) in cases {
+            assert_eq!(votes_for(answers).is_settled(), is_settled, "{answers:?}");
         }
     }
 
     #[test]
+    fn labels_are_voted_for() {
+        const CONFIG: LabelConfig = LabelConfig { clear_count: 2, clear_score: 0.75, most: 5 };
+        /// Label and score of each crop; the label that wins; whether that has settled.
+        type Case = (&'static [(&'static str, f32)], Option<&'static str>, bool);
+        let cases: [Case; 9] = [
+            (&[], None, false),
+            (&[("STOP", 0.9)], Some("STOP"), false),
+            (&[("STOP", 0.9), ("STOP", 0.95)], Some("STOP"), true),
+            (&[("ST0P", 0.6), ("STOP", 0.95)], Some("STOP"), false),
+            (&[("STOP", 0.6), ("STOP", 0.6)], Some("STOP"), false),
+            (&[("", 0.0), ("STOP", 0.6)], Some("STOP"), false),
+            (&[("", 0.0), ("", 0.0)], None, true),
+            (&[("a", 0.5), ("b", 0.5), ("c", 0.5), ("d", 0.5), ("e", 0.9)], Some("e"), true),
+            // A sign that changes is believed after a while.
+            (
+                &[("12:00", 0.9), ("12:00", 0.9), ("12:01", 0.9), ("12:01", 0.9), ("12:01", 0.9)],
+                Some("12:01"),
+                false,
+            ),
+        ];
+        for (crops, label, is_settled) in cases {
+            let mut votes = LabelVotes::default();
+            for &(label, score) in crops {
+                votes.count(&label.into(), score, 80.0, &CONFIG);
+            }
+            assert_eq!(votes.report().map(|report| report.label).as_deref(), label, "{crops:?}");
+            assert_eq!(votes.is_settled(), is_settled, "{crops:?}");
+        }
+        let mut votes = LabelVotes::default();
+        votes.count(&"STOP".into(), f32::NAN, 80.0, &CONFIG);
+        assert_eq!(votes.report(), None);
+    }
+
+    #[test]
     fn thresholds_come_from_the_model() {
-        let thresholds = Thresholds { unsure: Some((0.2, 0.8)), min_width: 32.0, ..Default::default() };
-        let config = GenderConfig::of_model(&thresholds);
-        assert_eq!((config.unsure, config.min_width), ((0.2, 0.8), 32.0));
+        let thresholds = Thresholds { unsure: Some((0.2, 0.8)), ..Default::default() };
+        assert_eq!(GenderConfig::of_model(&thresholds).unsure, (0.2, 0.8));
         assert_eq!(GenderConfig::of_model(&Thresholds::default()).unsure, (0.35, 0.65));
     }
 }

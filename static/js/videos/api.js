@@ -7,7 +7,7 @@ import { fetchApi } from '../api.js';
  * @typedef {'queued' | 'running' | 'done' | 'failed' | 'cancelled'} JobState
  * @typedef {{ frames: number, of_frames?: number, fps: number, seconds_left?: number, media_s: number, duration_s?: number }} Progress
  * @typedef {{ label: string, score: number }} Gender
- * @typedef {{ id: number, kind: string, label: string, score?: number, first_s: number, last_s: number, apparent_gender?: Gender }} Track
+ * @typedef {{ id: number, kind: string, label: string, score?: number, first_s: number, last_s: number, apparent_gender?: Gender, text?: Gender, classes?: Record<string, Gender> }} Track
  * @typedef {object} Summary
  * @property {number} width
  * @property {number} height

@@ -125,6 +125,7 @@ export const VIDEO_TEXTS = {
   fault_task_not_allowed: ['Your token does not allow one of the tasks that are switched on.', 'Votre jeton n’autorise pas l’une des tâches activées.'],
   fault_upload_lost: ['The server has lost the file. Send it again.', 'Le serveur a perdu le fichier. Envoyez-le à nouveau.'],
   fault_file_unreadable: ['The file cannot be read: was it changed, moved or unplugged?', 'Le fichier est illisible : a-t-il été modifié, déplacé ou débranché ?'],
+  fault_no_model: ['Text cannot be read here: the server has no models for it.', 'Le texte ne peut pas être lu ici : le serveur n’a pas de modèle pour cela.'],
   fault_busy: ['The server has as much to do as it takes. Try again later.', 'Le serveur a autant de travail qu’il en accepte. Réessayez plus tard.'],
   fault_internal: ['The server failed by a fault of its own.', 'Le serveur a échoué par sa propre faute.'],
   fault_gave_up: ['It ended its worker each time it was tried, and was given up.', 'Elle a interrompu son exécuteur à chaque essai, et a été abandonnée.'],

@@ -2,7 +2,7 @@
 // time. A click goes there; so do the keys.
 
 import { formatScore, t, translateLabel } from '../i18n.js';
-import { trackColour } from '../overlay.js';
+import { describeAttributes, describeText, trackColour } from '../overlay.js';
 import { formatTime } from './words.js';
 
 /** @typedef {import('./api.js').Track} Track */
@@ -46,8 +46,8 @@ export function layOut(tracks, durationS) {
 /** A track in words. @param {Track} track */
 export function describe(track) {
   const words = [translateLabel(track.label) + (track.score === undefined ? '' : ` ${formatScore(track.score)}`)];
-  const gender = track.apparent_gender;
-  if (gender) words.push(gender.label === 'unsure' ? t('unsure_gender') : `${translateLabel(gender.label)} ${formatScore(gender.score)}`);
+  words.push(...describeAttributes({ ...(track.apparent_gender && { apparent_gender: track.apparent_gender }), ...track.classes }));
+  if (track.text) words.push(describeText(track.text));
   words.push(t('from_to', { from: formatTime(track.first_s, true), to: formatTime(track.last_s, true) }));
   return words.join(' · ');
 }

@@ -13,7 +13,9 @@ const GREY: u8 = 114;
 impl Looked<'_> {
     pub(super) fn complete(&self, Found { head, classes }: Found) -> Result<Recognised, Unclear> {
         let mut notes = Vec::new();
-        if head == Head::Yolo && matches!(self.written("task"), "segment" | "pose") {
+        if matches!(head, Head::Yolo | Head::YoloEnd2end)
+            && matches!(self.written("task"), "segment" | "pose")
+        {
             notes
                 .push(format!("of a model for \"{}\" only boxes and classes are read", self.written("task")));
         }
@@ -147,7 +149,7 @@ fn usual_thresholds(head: Head) -> (f32, f32) {
         Head::Fastestdet => (0.5, 0.45),
         Head::Scrfd | Head::Retinaface | Head::Blazeface => (0.5, 0.4),
         Head::Ssd | Head::Boxes => (0.5, 0.6),
-        Head::Detr | Head::DetrRows => (0.45, 0.8),
+        Head::Detr | Head::DetrRows | Head::DetrEnd2end => (0.45, 0.8),
         Head::YoloEnd2end => (0.35, 0.8),
         _ => (0.35, 0.5),
     }

@@ -72,6 +72,7 @@ fn every_known_export_is_told_by_its_outputs() {
         (Head::YoloV5, &SQUARE, vec![("stride", "32"), ("names", names)], vec![("output0", &[1, 25200, 8])]),
         (Head::YoloEnd2end, &SQUARE, detect.clone(), vec![("output0", &[1, 300, 6])]),
         (Head::DetrRows, &SQUARE, rtdetr.to_vec(), vec![("output0", &[1, 300, 7])]),
+        (Head::DetrEnd2end, &SQUARE, rtdetr.to_vec(), vec![("output0", &[1, 300, 6])]),
         (Head::Yolox, &SQUARE, vec![], vec![("output", &[1, 8400, 85])]),
         (Head::Detr, &SQUARE, vec![], vec![("logits", &[1, 300, 80]), ("pred_boxes", &[1, 300, 4])]),
         (Head::Detr, &[1, 3, 560, 560], vec![], vec![("dets", &[1, 300, 4]), ("labels", &[1, 300, 91])]),
@@ -127,6 +128,76 @@ fn every_known_export_is_told_by_its_outputs() {
         let found = found.unwrap_or_else(|unclear| panic!("{expected:?}: {unclear}"));
         assert_eq!(found.head, expected, "{outputs:?}");
         assert!(!found.labels.is_empty());
+    }
+}
+
+/// As `tests/exports/run` had them written by ultralytics 8.4.190, torchvision 0.28 and transformers 5.
+#[test]
+fn what_exporters_of_today_write_is_told() {
+    let names = "{0: '0', 1: '1', 2: '2'}";
+    let ultralytics = |head, task, end2end| {
+        let mut metadata = ultralytics(task, names);
+        metadata.extend([("head", head), ("channels", "3"), ("end2end", end2end)]);
+        metadata
+    };
+    let free_batch: &[i64] = &[-1, 3, -1, -1];
+    let small: &[i64] = &[1, 3, 320, 320];
+    type Case<'a> = (Head, &'a [i64], Vec<(&'a str, &'a str)>, Vec<(&'a str, &'a [usize])>);
+    let cases: Vec<Case> = vec![
+        (Head::Yolo, small, ultralytics("v10Detect", "detect", "False"), vec![("output0", &[1, 7, 2100])]),
+        (
+            Head::YoloEnd2end,
+            small,
+            ultralytics("v10Detect", "detect", "True"),
+            vec![("output0", &[1, 300, 6])],
+        ),
+        (Head::YoloEnd2end, small, ultralytics("Detect", "detect", "True"), vec![("output0", &[1, 300, 6])]),
+        (Head::Yolo, free_batch, ultralytics("Detect", "detect", "False"), vec![("output0", &[1, 7, 2100])]),
+        (
+            Head::YoloEnd2end,
+            small,
+            ultralytics("Segment26", "segment", "True"),
+            vec![("output0", &[1, 300, 38]), ("output1", &[1, 32, 80, 80])],
+        ),
+        (
+            Head::DetrEnd2end,
+            small,
+            ultralytics("RTDETRDecoder", "detect", "False"),
+            vec![("output0", &[1, 300, 6])],
+        ),
+        (Head::Boxes, small, vec![], vec![("boxes", &[300, 4]), ("scores", &[300]), ("labels", &[300])]),
+        (Head::Detr, &[1, 3, 384, 384], vec![], vec![("dets", &[1, 300, 4]), ("labels", &[1, 300, 91])]),
+        (Head::Detr, small, vec![], vec![("logits", &[1, 300, 80]), ("pred_boxes", &[1, 300, 4])]),
+    ];
+    for (expected, input, metadata, outputs) in cases {
+        let declared: Vec<&str> = outputs.iter().map(|(name, _)| *name).collect();
+        let metadata: Vec<_> =
+            metadata.into_iter().filter(|(key, _)| *key != "imgsz" || input == free_batch).collect();
+        let mut signature = signature(input, &declared, &metadata);
+        if input == free_batch {
+            signature.metadata.insert("imgsz".into(), "[320, 320]".into());
+        }
+        let found = recognised(&signature, &outputs, &Wishes::default());
+        let found = found.unwrap_or_else(|unclear| panic!("{expected:?}: {unclear}"));
+        assert_eq!(found.head, expected, "{outputs:?}");
+    }
+}
+
+#[test]
+fn rt_detr_of_two_classes_is_told_by_when_it_was_written() {
+    let two = "{0: 'a', 1: 'b'}";
+    let older = [("description", "Ultralytics rtdetr-l model"), ("task", "detect"), ("names", two)];
+    let newer = [("author", "Ultralytics"), ("task", "detect"), ("names", two), ("head", "RTDETRDecoder")];
+    let shapes: &[(&str, &[usize])] = &[("output0", &[1, 300, 6])];
+    let of = |metadata: &[(&str, &str)], wishes: &Wishes| {
+        recognised(&signature(&SQUARE, &["output0"], metadata), shapes, wishes)
+    };
+    assert_eq!(of(&newer, &Wishes::default()).unwrap().head, Head::DetrEnd2end);
+    let unclear = of(&older, &Wishes::default()).unwrap_err().to_string();
+    assert!(unclear.contains("--head detr-rows") && unclear.contains("--head detr-end2end"), "{unclear}");
+    for head in [Head::DetrRows, Head::DetrEnd2end] {
+        let wishes = Wishes { head: Some(head), ..Wishes::default() };
+        assert_eq!(of(&older, &wishes).unwrap().labels, ["a", "b"]);
     }
 }
 
