@@ -10,7 +10,6 @@ use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -33,8 +32,10 @@ pub const PREDICT_PATH: &str = "/control/v1/predict";
 /// How long a worker may take to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
-/// Bytes: what a worker says of itself is no longer.
-const MAX_ANSWER_BYTES: usize = 1 << 20;
+/// How long a worker may take to begin its answer to a picture, its turn included. One whose machine stands still accepts
+/// connections all the same, and would be waited for without end.
+const PICTURE_LIMIT: Duration = Duration::from_secs(30);
+
 /// Bytes: no refusal of a worker is longer.
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 
@@ -70,7 +71,7 @@ pub enum RemoteError {
 pub enum PredictError {
     #[error("the worker refused the picture: {}", fault.message)]
     Refused { fault: PictureFault, retry_after_s: u32 },
-    #[error("the worker at {address} did not accept a connection in time")]
+    #[error("the worker at {address} did not answer in time")]
     Silent { address: SocketAddr },
     #[error("the worker at {address} cannot be reached")]
     Unreachable { address: SocketAddr, source: std::io::Error },
@@ -102,7 +103,9 @@ pub fn peer_address(socket: &SessionSocket) -> Option<SocketAddr> {
 impl Remote {
     /// Opens a session within these terms.
     pub async fn open_session(&self, terms: &SessionTerms) -> Result<SessionSocket, RemoteError> {
-        self.open_socket(&format!("?{}", terms.to_query())).await
+        let tasks = terms.tasks.map(|tasks| format!("&tasks={}", tasks.to_text())).unwrap_or_default();
+        let limit = terms.max_seconds.map(|seconds| format!("&max_seconds={seconds}")).unwrap_or_default();
+        self.open_socket(&format!("?{tasks}{limit}")).await
     }
 
     /// Attaches to a session that lives there.
@@ -138,12 +141,7 @@ impl Remote {
 
     /// Asks how loaded the worker is.
     pub async fn status(&self) -> Result<WorkerStatus, RemoteError> {
-        self.look_up(STATUS_PATH).await
-    }
-
-    /// Asks for what lies at `path`, a short answer in JSON.
-    pub(super) async fn look_up<T: DeserializeOwned>(&self, path: &str) -> Result<T, RemoteError> {
-        let answer = timeout(STATUS_LIMIT, self.get(path)).await;
+        let answer = timeout(STATUS_LIMIT, self.get(STATUS_PATH)).await;
         let body = answer.unwrap_or(Err(RemoteError::Silent { address: self.address }))?;
         serde_json::from_slice(&body).map_err(|source| self.unreachable(source))
     }
@@ -163,7 +161,7 @@ impl Remote {
         if response.status() != StatusCode::OK {
             return Err(self.refused(response.status()));
         }
-        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
+        let body = Limited::new(response.into_body(), MAX_MESSAGE_BYTES).collect().await;
         Ok(body.map_err(|source| self.unreachable(source))?.to_bytes())
     }
 
@@ -192,7 +190,7 @@ impl Remote {
         picture: Bytes,
     ) -> Result<http::Response<Incoming>, PredictError> {
         let address = self.address;
-        let connected = tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(address)).await;
+        let connected = timeout(CONNECT_LIMIT, TcpStream::connect(address)).await;
         let stream = connected
             .map_err(|_| PredictError::Silent { address })?
             .map_err(|source| PredictError::Unreachable { address, source })?;
@@ -207,7 +205,8 @@ impl Remote {
             .header(http::header::AUTHORIZATION, self.token.bearer())
             .body(Full::new(picture))
             .expect("a path, a query, an address and a token of visible characters make a request");
-        let response = sender.send_request(request).await.map_err(broken)?;
+        let answer = timeout(PICTURE_LIMIT, sender.send_request(request)).await;
+        let response = answer.map_err(|_| PredictError::Silent { address })?.map_err(broken)?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -226,7 +225,7 @@ pub fn is_authorised(headers: &http::HeaderMap, token: &ClusterToken) -> bool {
     given.is_some_and(|given| token.is_shown_by(given))
 }
 
-pub(super) fn retry_after(headers: &http::HeaderMap) -> u32 {
+fn retry_after(headers: &http::HeaderMap) -> u32 {
     const DEFAULT_S: u32 = 3;
     let value = headers.get(http::header::RETRY_AFTER).and_then(|value| value.to_str().ok());
     value.and_then(|value| value.parse().ok()).unwrap_or(DEFAULT_S)
