@@ -317,3 +317,75 @@ fn there_are_no_cookies() {
         assert!(!text.contains("document.cookie"), "{}", path.display());
     }
 }
+
+#[test]
+fn the_reference_names_every_route_and_every_code() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| fs::read_to_string(root.join(name)).unwrap();
+    let parts = ["api", "whip", "oip", "models", "rollout"].map(|name| read(&format!("docs/{name}.md")));
+    let reference = parts.concat();
+    let mut missing = BTreeSet::new();
+    for (path, text) in sources() {
+        if path.starts_with("signalling/") {
+            // A parameter may have another name there, and a route stands among others of its path.
+            let routes = text.split(".route(\"").skip(1).filter_map(|rest| rest.split('"').next());
+            let starts = routes.map(|route| route.split('{').next().unwrap_or_default());
+            missing.extend(starts.filter(|start| !reference.contains(start)).map(str::to_owned));
+        }
+        if ["signalling/error.rs", "signalling/uploads.rs", "cluster/whip.rs"].contains(&path.as_str()) {
+            let codes = code(&text);
+            let codes =
+                codes.lines().filter_map(|line| line.trim().strip_suffix("\",")?.split("=> \"").nth(1));
+            let codes = codes.filter(|code| code.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
+            missing.extend(codes.filter(|code| !reference.contains(&format!("`{code}`"))).map(str::to_owned));
+        }
+    }
+    assert!(missing.is_empty(), "docs/api.md lacks {missing:#?}");
+}
+
+#[test]
+fn images_are_built_from_all_that_the_source_includes() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| fs::read_to_string(root.join(name)).unwrap();
+    let (dockerfile, let_in) = (read("Dockerfile"), read(".dockerignore"));
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        for marker in ["include_bytes!(\"", "include_str!(\"", "#[folder = \""] {
+            for rest in text.split(marker).skip(1) {
+                let named = rest.split('"').next().unwrap();
+                let above = named.matches("../").count();
+                let outside = named.trim_start_matches("../").trim_end_matches('/');
+                // A file of `src/a/b/` is inside up to `../../`; an embedded folder stands beside `src/`.
+                let is_inside = above < path.split('/').count() && !marker.starts_with('#');
+                let is_in = |folder: &Path| {
+                    let folder = folder.display();
+                    let_in.lines().any(|line| line == format!("!{folder}"))
+                        && dockerfile.contains(&format!("COPY {folder} {folder}"))
+                };
+                if !is_inside && !Path::new(outside).ancestors().any(is_in) {
+                    wrong.push(format!("{path} includes {outside}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "not in the Dockerfile and .dockerignore: {wrong:#?}");
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let top = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
+    let mut wrong = Vec::new();
+    for document in docs.chain(top).filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+    {
+        let text = fs::read_to_string(&document).unwrap();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            let is_elsewhere = target.is_empty() || target.contains(':');
+            if !is_elsewhere && !document.parent().unwrap().join(target).exists() {
+                wrong.push(format!("{}: {target}", document.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
