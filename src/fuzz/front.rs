@@ -24,9 +24,11 @@ use crate::cluster::fleet::Fleet;
 use crate::cluster::token::ClusterToken;
 use crate::jobs::queue::{self, Queue};
 use crate::jobs::service::Jobs;
+use crate::models::registry::Registry;
 use crate::shutdown::Inside;
 use crate::signalling::auth::{Door, TokenKey};
 use crate::signalling::limits::{LimitSettings, Limits};
+use crate::signalling::models::Models;
 use crate::signalling::router::{Front, router};
 use crate::signalling::uploads::Videos;
 use crate::telemetry::metrics::Metrics;
@@ -56,6 +58,7 @@ impl Stage {
         let token = ClusterToken::new(CLUSTER_TOKEN).expect("it is long enough");
         let metrics = Arc::new(Metrics::new());
         let blobs = Blobs::open(&store.path().display().to_string()).expect("a store");
+        let models = Models::new(Registry::new(blobs.clone()));
         let queue = Queue::local(queue::Options::default());
         let jobs = Arc::new(Jobs::new(blobs, queue, Duration::from_secs(3600), Arc::clone(&metrics)));
         let key = |secret| TokenKey::new(secret).expect("it is long enough");
@@ -65,6 +68,8 @@ impl Stage {
             metrics,
             sockets: Inside::default(),
             uploads: Arc::default(),
+            relay: Arc::default(),
+            models: Some(Arc::new(models)),
             videos: Some(Arc::new(Videos::new(jobs, MAX_BYTES as u64, tokio::sync::watch::channel(false).1))),
             readiness: Arc::new(|| Ok(())),
             ice: Arc::default(),

@@ -94,7 +94,7 @@ pub(super) fn write(packets: &[Packet]) -> Vec<u8> {
     let (mut data, mut timestamp) = (Vec::new(), None);
     for packet in packets {
         let is_next = timestamp.replace(packet.timestamp).is_some_and(|before| before != packet.timestamp);
-        let flags = u8::from(packet.marker) * MARKER | u8::from(is_next) * NEXT_FRAME;
+        let flags = (u8::from(packet.marker) * MARKER) | (u8::from(is_next) * NEXT_FRAME);
         data.extend([1, flags]);
         data.extend((packet.payload.len() as u16).to_be_bytes());
         data.extend(&packet.payload);
