@@ -98,6 +98,21 @@ fn letters(text: &str) -> String {
     text.chars().filter(|c| !c.is_whitespace()).collect()
 }
 
+/// The length of the longest sequence of letters that two texts have in common.
+fn in_common(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row = vec![0; b.len() + 1];
+    for letter in a.chars() {
+        let mut diagonal = 0;
+        for (at, other) in b.iter().enumerate() {
+            let above = row[at + 1];
+            row[at + 1] = if letter == *other { diagonal + 1 } else { above.max(row[at]) };
+            diagonal = above;
+        }
+    }
+    row[b.len()]
+}
+
 #[test]
 fn a_map_gives_the_lines_that_the_wheels_own_steps_give() {
     let map = image::open(data("text/map.png")).unwrap().into_luma8();
@@ -145,10 +160,9 @@ fn pictures_are_read_as_the_wheel_reads_them() {
             }
             let read = &texts[lines.iter().position(|other| other == line).unwrap()];
             let (ours, theirs) = (letters(&read.text), letters(&golden.text));
-            let differ = ours.chars().zip(theirs.chars()).filter(|(a, b)| a != b).count()
-                + ours.chars().count().abs_diff(theirs.chars().count());
-            // A letter in doubt may fall to the other side.
-            assert!(differ * 10 <= theirs.chars().count(), "{name}: {ours} is not {theirs}");
+            // A letter in doubt may fall to the other side, and one more or less may stand at a line's end.
+            let (same, most) = (in_common(&ours, &theirs), ours.chars().count().max(theirs.chars().count()));
+            assert!(same * 10 >= most * 8, "{name}: {ours} is not {theirs}");
             assert!((read.score - golden.score).abs() < 0.1, "{name}, {theirs}: {}", read.score);
         }
     }
@@ -234,23 +248,24 @@ async fn text_comes_in_live_reports_and_others_do_not_wait_for_it() {
     let wanted = ["STOP", "VIGIE2026"];
     // A busy machine reads late, but it reads.
     let mut longer = [10, 30, 90].into_iter();
-    let outcome = loop {
+    let mut pictures = 0;
+    loop {
         let duration = Duration::from_secs(longer.next().expect("the signs are read in a minute and a half"));
         let publisher = service.publisher(duration, settings.clone());
         let config = PublisherConfig { clip: Arc::clone(&clip), rate: 10.0, ..publisher };
         let outcome = publish(config).await.unwrap();
+        pictures += outcome.reports.len();
         let first = outcome.reports.first().unwrap();
         assert!(first.texts.is_empty(), "the first report does not wait to be read");
         let texts: Vec<String> =
             outcome.reports.iter().flat_map(|report| &report.texts).map(|text| letters(text)).collect();
         if wanted.iter().all(|wanted| texts.iter().any(|text| text == wanted)) {
-            break outcome;
+            break;
         }
-    };
+    }
     let count = |outcome: &str| service.metric(&format!("vigie_text_reads_total{{outcome=\"{outcome}\"}}"));
     assert!(count("searched") >= 1.0 && count("read") >= 2.0);
-    let pictures = outcome.reports.len() as f64;
-    assert!(count("searched") <= pictures, "{} searches of {pictures} pictures", count("searched"));
+    assert!(count("searched") <= pictures as f64, "{} searches of {pictures} pictures", count("searched"));
     assert_eq!(service.metric("vigie_session_panics_total"), 0.0);
 }
 

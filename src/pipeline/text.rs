@@ -51,7 +51,7 @@ pub struct Effort {
 
 impl Effort {
     /// Beside live recognition, which must not feel it.
-    pub const LIVE: Self = Self { side: 736, at_once: 1 };
+    pub const LIVE: Self = Self { side: 640, at_once: 1 };
     /// For a file, which waits for it.
     pub const FILE: Self = Self { side: 1280, at_once: 4 };
 }

@@ -27,7 +27,7 @@ describe('reading text', () => {
     assert.deepEqual(await texts(), []);
 
     await page.click('label:has([data-task="text"])');
-    await eventually('the stop sign', async () => (await texts()).includes('STOP'), 60_000);
+    await eventually('the stop sign', async () => (await texts()).includes('STOP'), 120_000);
     await eventually('it in view', async () => (await page.textContent('#counts'))?.includes('“STOP”'));
 
     await page.click('label:has([data-task="text"])');
