@@ -121,6 +121,7 @@ fn main() {
         duration: WARM_UP + COUNTED + Duration::from_secs(1),
         settings: json!({ "output": "both", "max_rate": 120 }),
         stop_at_first_report: false,
+        reads_counter: false,
     };
     let counter = std::thread::spawn(|| {
         std::thread::sleep(WARM_UP);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use vigie::codec::{Decoder, MAX_PIXELS};
 use vigie::frame::{BBox, Codec, Detection, EncodedFrame, FaceLandmarks, Gender, Kind, Picture, Point};
+use vigie::imgproc::{Halves, Source};
 use vigie::inference::batcher::{Batcher, Limits, ModelId, Payload, Policy, Poll, Request};
 use vigie::inference::tensor::{Outputs, Tensor};
 use vigie::inference::turns::{Turns, Wish};
@@ -63,10 +64,11 @@ fn preparing(criterion: &mut Criterion) {
         ("objects-320", input(320, Fit::TopLeft { fill: 114, multiple: 32 })),
         ("objects-512", input(512, Fit::TopLeft { fill: 114, multiple: 32 })),
     ] {
-        let mut used = Tensor::default();
+        let (mut used, mut halves) = (Tensor::default(), Halves::default());
         group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
             bencher.iter(|| {
-                let prepared = prepare_in(std::mem::take(&mut used), &picture, &input).expect("it fits");
+                let mut source = Source::new(&picture, &mut halves).expect("a picture");
+                let prepared = prepare_in(std::mem::take(&mut used), &mut source, &input).expect("it fits");
                 used = prepared.tensor;
             });
         });
@@ -157,7 +159,8 @@ fn batcher(criterion: &mut Criterion) {
     for waiting in [1_u64, 16, 256] {
         for (name, max_batch) in [("alone", 1), ("batch-16", 16)] {
             let mut batcher = Batcher::new(Limits { per_asker: 16, total: 4096 });
-            let request = |asker| Request { model: ModelId(0), asker, is_ahead: false, payload: Ask };
+            let request =
+                |asker| Request { model: ModelId(0), asker, is_ahead: false, is_first: false, payload: Ask };
             batcher.admit(ModelId(0), Policy { max_batch, max_wait: Duration::ZERO });
             for asker in (0..waiting).chain(0..waiting) {
                 assert!(batcher.push(request(asker), now).is_ok());

@@ -6,7 +6,8 @@ RUST_MINIMUM=1.92
 
 BUILD_PACKAGES="build-essential pkg-config cmake clang libclang-dev libavcodec-dev libavformat-dev
   libavutil-dev libswscale-dev libopencv-core-dev libopencv-imgproc-dev python3 python3-pip"
-TEST_PACKAGES="ffmpeg chromium firefox-esr coturn nats-server openssl curl iproute2 python3-venv"
+TEST_PACKAGES="ffmpeg chromium firefox-esr coturn nats-server openssl curl jq iproute2 libfaketime python3-venv"
+DEPLOY_PACKAGES="podman buildah runc debootstrap netavark aardvark-dns iptables prometheus python3-yaml"
 
 say() { printf '\n\033[1m== %s\033[0m\n' "$*" >&2; }
 fail() {

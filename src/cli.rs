@@ -8,11 +8,14 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+#[cfg(feature = "media")]
 use crate::commands::{
-    annotate::AnnotateArgs, bench::BenchArgs, doctor::DoctorArgs, guard::GuardArgs, load::LoadArgs,
-    models::ModelsArgs, token::TokenArgs,
+    annotate::AnnotateArgs, bench::BenchArgs, doctor::DoctorArgs, load::LoadArgs, models::ModelsArgs,
 };
+use crate::commands::{guard::GuardArgs, health::HealthArgs, token::TokenArgs};
+#[cfg(feature = "media")]
 use crate::load::target::Target;
+#[cfg(feature = "media")]
 use crate::load::tls::{self, Trust};
 use crate::telemetry::logging::LogFormat;
 
@@ -29,22 +32,31 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run everything on this machine: pages, signalling and one media worker.
+    #[cfg(feature = "media")]
     Serve(Box<ServeArgs>),
     /// Run a front: pages and signalling, for workers that run elsewhere.
     Signal(Box<SignalArgs>),
     /// Run a media worker, for fronts that run elsewhere.
+    #[cfg(feature = "media")]
     Worker(Box<WorkerProcessArgs>),
     /// Mint a token that opens sessions, or an admin's.
     Token(TokenArgs),
+    /// Ask whether the service on this machine lives: for an image's HEALTHCHECK.
+    Health(HealthArgs),
     /// Annotate pictures and video files.
+    #[cfg(feature = "media")]
     Annotate(Box<AnnotateArgs>),
     /// Fetch, list, check, add and remove models.
+    #[cfg(feature = "media")]
     Models(ModelsArgs),
     /// Measure this machine with real WebRTC sessions.
+    #[cfg(feature = "media")]
     Bench(BenchArgs),
     /// Visit a running service with many synthetic browsers, and report how it does.
+    #[cfg(feature = "media")]
     Load(Box<LoadArgs>),
     /// Check this machine, and a deployment: what works, what does not, and what to do about it.
+    #[cfg(feature = "media")]
     Doctor(Box<DoctorArgs>),
 }
 
@@ -269,6 +281,7 @@ pub enum AnnotatedCodec {
 }
 
 /// How a client gets into a running service.
+#[cfg(feature = "media")]
 #[derive(Clone, Debug, Args)]
 pub struct AccessArgs {
     /// A bearer token, where the service wants one.
@@ -282,6 +295,7 @@ pub struct AccessArgs {
     pub insecure: bool,
 }
 
+#[cfg(feature = "media")]
 impl AccessArgs {
     /// Whose certificates are taken.
     pub fn trust(&self) -> Trust<'_> {
@@ -341,7 +355,9 @@ mod tests {
     fn every_setting_of_a_service_is_also_an_environment_variable() {
         let cli = Cli::command();
         cli.clone().debug_assert();
-        for name in ["serve", "signal", "worker"] {
+        let services: &[_] =
+            if cfg!(feature = "media") { &["serve", "signal", "worker"] } else { &["signal"] };
+        for name in services {
             let command = cli.find_subcommand(name).unwrap();
             for argument in command.get_arguments() {
                 let Some(long) = argument.get_long().filter(|long| !["help", "version"].contains(long))
@@ -357,7 +373,8 @@ mod tests {
 
     #[test]
     fn secrets_are_not_in_what_is_printed_of_arguments() {
-        let arguments = ["vigie", "worker", "--cluster-token", "hush-hush-hush-hush"];
+        let arguments =
+            ["vigie", "signal", "--workers", "worker:8090", "--cluster-token", "hush-hush-hush-hush"];
         let cli = Cli::try_parse_from(arguments).unwrap();
         assert!(!format!("{cli:?}").contains("hush"));
     }

@@ -5,19 +5,21 @@
 //! detections: callers say where.
 //!
 //! Pictures are resized as planes and only the small result is converted to RGB, which costs a
-//! fraction of converting the whole picture first.
+//! fraction of converting the whole picture first. How planes come to their size, [`sizes`] knows.
 
 mod regions;
+mod sizes;
 
-use std::marker::PhantomData;
 use std::sync::Once;
 
 use opencv::core::{self, BORDER_CONSTANT, CV_8UC1, Mat, MatTraitConst, MatTraitConstManual, Scalar, Size};
-use opencv::imgproc::{self, INTER_AREA, INTER_LINEAR, WARP_INVERSE_MAP};
+use opencv::imgproc::{self, INTER_LINEAR, WARP_INVERSE_MAP};
 
+pub use self::regions::bright_regions;
+pub use self::sizes::{Halves, Source};
+
+use self::sizes::{View, resize_part, whole};
 use crate::frame::{BBox, I420Buffer, Picture, Plane, Point};
-
-pub use regions::bright_regions;
 
 /// Pixels: OpenCV's warp counts source positions in 16 bits.
 const MAX_SIDE: usize = 32_000;
@@ -54,32 +56,27 @@ pub struct Region {
     pub height: usize,
 }
 
-/// Scales `picture` into `content` of a `width` × `height` RGB canvas (`[height, width, 3]`, row-major)
+/// Scales a picture into `content` of a `width` × `height` RGB canvas (`[height, width, 3]`, row-major)
 /// and fills the rest with `fill`.
 ///
-/// Converts BT.601 limited range. Shrinks by more than two average all source pixels, others interpolate.
+/// Converts BT.601 limited range. Shrinks by two and more average all source pixels, others interpolate.
 ///
 /// # Errors
 /// [`ImgError::Size`] when `rgb` is not exactly the canvas or `content` is empty or sticks out.
 pub fn letterbox(
-    picture: &Picture,
+    source: &mut Source<'_>,
     (width, height): (usize, usize),
     content: Region,
     fill: u8,
     rgb: &mut [u8],
 ) -> Result<(), ImgError> {
-    keep_to_one_thread();
     check_canvas((width, height), content, rgb)?;
-    let planes = checked_planes(picture)?;
-    let [y, u, v] = &planes;
-    let y = resize(y, content.width, content.height)?;
-    let u = resize(u, content.width, content.height)?;
-    let v = resize(v, content.width, content.height)?;
     if (content.width, content.height) != (width, height) {
         rgb.fill(fill);
     }
+    let [y, u, v] = source.planes(content.width, content.height)?;
     let target = RgbTarget { rgb, stride: width * 3, left: content.x * 3, top: content.y };
-    target.convert(&y, &u, &v)
+    target.convert(y, u, v)
 }
 
 /// Copies `picture` onto `canvas` at a `divisor`-th of its width and height, rounded down to even.
@@ -98,7 +95,8 @@ pub fn shrink(picture: &Picture, divisor: usize, canvas: &mut I420Buffer) -> Res
     }
     for (index, plane) in checked_planes(picture)?.iter().enumerate() {
         let (rows, width, height) = canvas.plane_mut(index);
-        let small = resize(plane, width, height)?;
+        let mut small = Mat::default();
+        resize_part(plane, whole(plane), width, height, &mut small)?;
         rows.copy_from_slice(small.data_bytes().map_err(failed("read a shrunken plane"))?);
     }
     Ok(())
@@ -206,50 +204,6 @@ fn checked_planes(picture: &Picture) -> Result<[Plane<'_>; 3], ImgError> {
     Ok(planes)
 }
 
-/// OpenCV's view of a part of a plane, for reading only.
-struct View<'a> {
-    mat: Mat,
-    borrowed: PhantomData<&'a [u8]>,
-}
-
-impl<'a> View<'a> {
-    fn new(plane: &Plane<'a>, part: Region) -> Result<Self, ImgError> {
-        let Region { x, y, width, height } = part;
-        let data = plane.data.get(y * plane.stride + x..).unwrap_or_default();
-        let is_inside = width > 0 && height > 0 && x + width <= plane.width && y + height <= plane.height;
-        if !is_inside || data.len() < plane.stride * (height - 1) + width {
-            return Err(ImgError::Size { what: "view", width, height });
-        }
-        // SAFETY: `data` holds `height` rows of `width` bytes, `stride` apart, as just checked, and
-        // outlives the view, which borrows it. OpenCV takes a mutable pointer but every use here is as
-        // an input array, which it only reads.
-        let mat = unsafe {
-            let data = data.as_ptr().cast_mut().cast();
-            Mat::new_rows_cols_with_data_unsafe(height as i32, width as i32, CV_8UC1, data, plane.stride)
-        };
-        Ok(Self { mat: mat.map_err(failed("view a plane"))?, borrowed: PhantomData })
-    }
-}
-
-fn whole(plane: &Plane<'_>) -> Region {
-    Region { x: 0, y: 0, width: plane.width, height: plane.height }
-}
-
-fn resize(plane: &Plane<'_>, width: usize, height: usize) -> Result<Mat, ImgError> {
-    resize_part(plane, whole(plane), width, height)
-}
-
-fn resize_part(plane: &Plane<'_>, part: Region, width: usize, height: usize) -> Result<Mat, ImgError> {
-    let source = View::new(plane, part)?;
-    // Bilinear reads four pixels; beyond a factor of two it skips some, and edges flicker.
-    let skips = part.width > 2 * width || part.height > 2 * height;
-    let how = if skips { INTER_AREA } else { INTER_LINEAR };
-    let mut small = Mat::default();
-    imgproc::resize(&source.mat, &mut small, Size::new(width as i32, height as i32), 0.0, 0.0, how)
-        .map_err(failed("resize a plane"))?;
-    Ok(small)
-}
-
 /// Cuts `place`, given in the plane's own pixels, out of one plane.
 fn warp(
     plane: &Plane<'_>,
@@ -266,14 +220,14 @@ fn warp(
     // As in resizing: average before interpolating when the place is much larger than the crop.
     let shrink = ((place.width / width as f32).min(place.height / height as f32) as usize).max(1);
     let small = (part.width.div_ceil(shrink), part.height.div_ceil(shrink));
-    let resized;
+    let mut resized = Mat::default();
     let view;
     let source = if shrink > 1 {
-        resized = resize_part(plane, part, small.0, small.1)?;
+        resize_part(plane, part, small.0, small.1, &mut resized)?;
         &resized
     } else {
         view = View::new(plane, part)?;
-        &view.mat
+        view.mat()
     };
     // Crop pixel (i, j) → plane point → source index; pixel centres lie at a half.
     let (scale_x, scale_y) = match shrink {
@@ -325,13 +279,13 @@ struct RgbTarget<'a> {
 }
 
 impl RgbTarget<'_> {
-    /// Converts three planes of equal size, tightly packed.
+    /// Converts three planes of equal size.
     fn convert(self, y: &Mat, u: &Mat, v: &Mat) -> Result<(), ImgError> {
         let width = y.cols() as usize;
-        let [y, u, v] = [y, u, v].map(|plane| plane.data_bytes().map_err(failed("read a plane")));
-        let rows = y?.chunks_exact(width).zip(u?.chunks_exact(width)).zip(v?.chunks_exact(width));
-        for (row, ((y, u), v)) in self.rgb.chunks_exact_mut(self.stride).skip(self.top).zip(rows) {
-            convert_row(y, u, v, &mut row[self.left..][..width * 3]);
+        let rows = self.rgb.chunks_exact_mut(self.stride).skip(self.top);
+        for (index, row) in (0..y.rows()).zip(rows) {
+            let [y, u, v] = [y, u, v].map(|plane| plane.at_row(index).map_err(failed("read a plane")));
+            convert_row(y?, u?, v?, &mut row[self.left..][..width * 3]);
         }
         Ok(())
     }

@@ -69,6 +69,7 @@ fn publisher(server: SocketAddr, duration: Duration) -> PublisherConfig {
         duration,
         settings: Value::Null,
         stop_at_first_report: false,
+        reads_counter: false,
     }
 }
 

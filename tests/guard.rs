@@ -668,3 +668,30 @@ fn what_would_leave_the_door_open_is_not_started() {
     assert!(refused(vigie().args(["token", "--subject", "x"])).contains("VIGIE_SESSION_SECRET"));
     assert!(refused(keyed(vigie().args(["token", "--subject", "x", "--tasks", "ears"]))).contains("ears"));
 }
+
+/// OWASP ASVS 5.0, 3.4.3 to 3.4.6: whatever is asked for, and whatever comes of it.
+#[tokio::test]
+async fn every_answer_keeps_a_page_to_itself() {
+    let front = Process::start(&mut front(&[]));
+    let asked = [
+        ("GET", "/"),
+        ("GET", "/js/main.js"),
+        ("GET", "/nothing"),
+        ("POST", "/predict"),
+        ("GET", "/metrics"),
+    ];
+    for (method, path) in asked {
+        let head = ask(front.address, method, path, "", b"").await.head.to_lowercase();
+        let value = |name: &str| {
+            head.lines().find_map(|line| line.strip_prefix(&format!("{name}: "))).unwrap_or_default()
+        };
+        let policy = value("content-security-policy");
+        for rule in ["default-src 'self'", "object-src 'none'", "base-uri 'none'", "frame-ancestors 'none'"] {
+            assert!(policy.contains(rule), "{method} {path}: {head}");
+        }
+        assert!(!policy.contains("unsafe") && !policy.contains('*'), "{policy}");
+        assert_eq!(value("x-content-type-options"), "nosniff", "{method} {path}");
+        assert_eq!(value("referrer-policy"), "no-referrer", "{method} {path}");
+        assert!(value("permissions-policy").contains("camera=(self)"), "{method} {path}");
+    }
+}

@@ -86,6 +86,7 @@ const NAMED_IN: &[(&str, &[&str])] = &[
             "oip/control.rs",
             "trials/control.rs",
             "commands/",
+            "fuzz/",
         ],
     ),
 ];
@@ -221,16 +222,168 @@ fn documents_name_only_files_and_metrics_that_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let metrics = fs::read_to_string(root.join("src/telemetry/metrics.rs")).unwrap();
     let mut wrong = Vec::new();
-    for document in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"] {
+    for document in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/security.md", "docs/weather.md"]
+    {
         let text = fs::read_to_string(root.join(document)).unwrap();
         for quoted in text.split('`').skip(1).step_by(2) {
-            let folders =
-                ["src/", "static/", "tests/", "benches/", "models/", "docs/", "scripts/", "turn/", "k8s/"];
+            let folders = [
+                "src/", "static/", "tests/", "benches/", "models/", "docs/", "scripts/", "turn/", "k8s/",
+                "fuzz/",
+            ];
             if folders.iter().any(|folder| quoted.starts_with(folder)) && !root.join(quoted).exists() {
                 wrong.push(format!("{document}: {quoted}"));
             }
             if quoted.starts_with("vigie_") && !metrics.contains(&format!("\"{quoted}\"")) {
                 wrong.push(format!("{document}: {quoted}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// `docs/security.md` names the test of a rule as `tests/FILE`: `NAME`.
+#[test]
+fn the_tests_that_the_security_review_names_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("docs/security.md")).unwrap();
+    let quoted: Vec<&str> = text.split('`').collect();
+    let mut named = 0;
+    // What is quoted stands at the odd places.
+    for at in (1..quoted.len().saturating_sub(2)).step_by(2) {
+        let (file, between, name) = (quoted[at], quoted[at + 1], quoted[at + 2]);
+        if between == ": " && file.starts_with("tests/") {
+            let test = fs::read_to_string(root.join(file)).unwrap_or_else(|_| panic!("there is no {file}"));
+            assert!(test.contains(&format!("fn {name}()")), "{file} has no test {name}");
+            named += 1;
+        }
+    }
+    assert!(named >= 10, "only {named}: is the table written otherwise?");
+}
+
+#[test]
+fn unsafe_code_stands_where_the_security_review_says() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("docs/security.md")).unwrap();
+    let (_, section) = text.split_once("\n## `unsafe`\n").expect("the section is there");
+    let section = section.split("\n## ").next().unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `src/")?.split_once("` | "));
+    let listed: BTreeMap<String, usize> = rows
+        .map(|(file, rest)| (file.to_owned(), rest.split(' ').next().unwrap().parse().unwrap()))
+        .collect();
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let uses = |text: &str| {
+        let lines = text.lines().map(|line| line.split("//").next().unwrap());
+        lines.flat_map(|line| line.split(|c| !is_word(c))).filter(|word| *word == "unsafe").count()
+    };
+    let found = sources().into_iter().map(|(path, text)| (path, uses(&text))).filter(|(_, count)| *count > 0);
+    assert_eq!(
+        found.collect::<BTreeMap<_, _>>(),
+        listed,
+        "docs/security.md lists the uses and their reasons"
+    );
+}
+
+/// Every file of the page, with its name.
+fn page() -> Vec<(PathBuf, String)> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { walk(&path, found) } else { found.push(path) }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("static"), &mut found);
+    found.into_iter().filter_map(|path| Some((path.clone(), fs::read_to_string(path).ok()?))).collect()
+}
+
+#[test]
+fn pages_show_text_as_text() {
+    let page = page();
+    assert!(page.len() > 10);
+    for (path, text) in page {
+        for way in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"]
+        {
+            assert!(!text.contains(way), "{} has {way}", path.display());
+        }
+    }
+}
+
+#[test]
+fn there_are_no_cookies() {
+    for (path, text) in sources() {
+        assert!(!text.to_lowercase().contains("set-cookie") && !text.contains("SET_COOKIE"), "{path}");
+    }
+    for (path, text) in page() {
+        assert!(!text.contains("document.cookie"), "{}", path.display());
+    }
+}
+
+#[test]
+fn the_reference_names_every_route_and_every_code() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| fs::read_to_string(root.join(name)).unwrap();
+    let parts = ["api", "whip", "oip", "models", "rollout"].map(|name| read(&format!("docs/{name}.md")));
+    let reference = parts.concat();
+    let mut missing = BTreeSet::new();
+    for (path, text) in sources() {
+        if path.starts_with("signalling/") {
+            // A parameter may have another name there, and a route stands among others of its path.
+            let routes = text.split(".route(\"").skip(1).filter_map(|rest| rest.split('"').next());
+            let starts = routes.map(|route| route.split('{').next().unwrap_or_default());
+            missing.extend(starts.filter(|start| !reference.contains(start)).map(str::to_owned));
+        }
+        if ["signalling/error.rs", "signalling/uploads.rs", "cluster/whip.rs"].contains(&path.as_str()) {
+            let codes = code(&text);
+            let codes =
+                codes.lines().filter_map(|line| line.trim().strip_suffix("\",")?.split("=> \"").nth(1));
+            let codes = codes.filter(|code| code.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
+            missing.extend(codes.filter(|code| !reference.contains(&format!("`{code}`"))).map(str::to_owned));
+        }
+    }
+    assert!(missing.is_empty(), "docs/api.md lacks {missing:#?}");
+}
+
+#[test]
+fn images_are_built_from_all_that_the_source_includes() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| fs::read_to_string(root.join(name)).unwrap();
+    let (dockerfile, let_in) = (read("Dockerfile"), read(".dockerignore"));
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        for marker in ["include_bytes!(\"", "include_str!(\"", "#[folder = \""] {
+            for rest in text.split(marker).skip(1) {
+                let named = rest.split('"').next().unwrap();
+                let above = named.matches("../").count();
+                let outside = named.trim_start_matches("../").trim_end_matches('/');
+                // A file of `src/a/b/` is inside up to `../../`; an embedded folder stands beside `src/`.
+                let is_inside = above < path.split('/').count() && !marker.starts_with('#');
+                let is_in = |folder: &Path| {
+                    let folder = folder.display();
+                    let_in.lines().any(|line| line == format!("!{folder}"))
+                        && dockerfile.contains(&format!("COPY {folder} {folder}"))
+                };
+                if !is_inside && !Path::new(outside).ancestors().any(is_in) {
+                    wrong.push(format!("{path} includes {outside}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "not in the Dockerfile and .dockerignore: {wrong:#?}");
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let top = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
+    let mut wrong = Vec::new();
+    for document in docs.chain(top).filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+    {
+        let text = fs::read_to_string(&document).unwrap();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            let is_elsewhere = target.is_empty() || target.contains(':');
+            if !is_elsewhere && !document.parent().unwrap().join(target).exists() {
+                wrong.push(format!("{}: {target}", document.display()));
             }
         }
     }

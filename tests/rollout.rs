@@ -186,6 +186,7 @@ fn publisher(service: &Process, duration: Duration) -> PublisherConfig {
         duration,
         settings: json!({ "tasks": { "faces": false, "gender": false, "objects": true } }),
         stop_at_first_report: false,
+        reads_counter: false,
     }
 }
 

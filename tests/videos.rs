@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::process::{Reply, Service, read_reply, request, vigie};
+use common::s3::{self, S3};
 use serde_json::Value;
 use tempfile::TempDir;
 use vigie::cluster::protocol::{SessionTerms, TaskList};
@@ -143,6 +144,44 @@ fn result(address: SocketAddr, id: &str, file: &str, headers: &[(&str, &str)]) -
     request(address, "GET", &format!("/api/videos/{id}/{file}"), headers, &[])
 }
 
+/// Asks for parts of an annotated video of which this is the whole.
+fn as_players_ask(address: SocketAddr, id: &str, whole: &[u8]) {
+    let length = whole.len();
+    let ask = |headers: &[(&str, &str)]| result(address, id, "annotated.mp4", headers);
+    let part = ask(&[("Range", "bytes=4-7")]);
+    assert_eq!((part.status, &part.body[..]), (206, &b"ftyp"[..]));
+    assert_eq!(part.header("content-range"), Some(format!("bytes 4-7/{length}").as_str()));
+    assert_eq!(part.header("accept-ranges"), Some("bytes"));
+    let rest = ask(&[("Range", &format!("bytes={}-", length / 2))]);
+    assert_eq!((rest.status, &rest.body[..]), (206, &whole[length / 2..]));
+    assert_eq!(ask(&[("Range", "bytes=-10")]).body, whole[length - 10..]);
+    assert_eq!(ask(&[("Range", "bytes=99999999-")]).status, 416);
+    let etag = part.header("etag").unwrap().to_owned();
+    assert_eq!(ask(&[("If-None-Match", &etag)]).status, 304);
+    assert_eq!(ask(&[("Range", "bytes=0-1"), ("If-Range", "\"another\"")]).status, 200);
+}
+
+#[test]
+fn results_are_served_from_a_bucket_in_parts() {
+    let server = S3::start();
+    let service = Service::start_with(
+        &s3::settings(&server.endpoint),
+        &["--store", "s3://store/videos", "--lanes", "1", "--log", "warn"],
+    );
+    let address = service.address;
+    let folder = tempfile::tempdir().unwrap();
+    let id = submit(address, "?tasks=faces&every=5", &film(folder.path(), "film.mp4", "2"));
+    let done = ended(address, &id);
+    assert_eq!(done["state"], "done", "{done}");
+    let whole = result(address, &id, "annotated.mp4", &[]);
+    assert_eq!((whole.status, &whole.body[4..8]), (200, &b"ftyp"[..]));
+    as_players_ask(address, &id, &whole.body);
+    assert_eq!(result(address, &id, "summary.json", &[]).json(), done["summary"]);
+    assert!(server.request("GET", "/store?list-type=2").contains("annotated.mp4"), "it is in the bucket");
+    assert_eq!(request(address, "DELETE", &format!("/api/videos/{id}"), &[], &[]).status, 204);
+    assert!(!server.request("GET", "/store?list-type=2").contains("<Key>"), "nothing is left");
+}
+
 #[test]
 fn a_video_comes_back_annotated() {
     let store = Store::new();
@@ -191,19 +230,7 @@ fn a_video_comes_back_annotated() {
     assert!(lines.iter().all(|line| line["time_s"].is_number() && line["tracks"].is_array()));
     assert_eq!(result(address, &id, "summary.json", &[]).json(), last["summary"]);
 
-    // As players ask.
-    let whole = annotated.body;
-    let part = result(address, &id, "annotated.mp4", &[("Range", "bytes=4-7")]);
-    assert_eq!((part.status, &part.body[..]), (206, &b"ftyp"[..]));
-    assert_eq!(part.header("content-range"), Some(format!("bytes 4-7/{}", whole.len()).as_str()));
-    let tail = result(address, &id, "annotated.mp4", &[("Range", "bytes=-10")]);
-    assert_eq!(tail.body, whole[whole.len() - 10..]);
-    let beyond = result(address, &id, "annotated.mp4", &[("Range", "bytes=99999999-")]);
-    assert_eq!(beyond.status, 416);
-    let etag = part.header("etag").unwrap().to_owned();
-    assert_eq!(result(address, &id, "annotated.mp4", &[("If-None-Match", &etag)]).status, 304);
-    let changed = [("Range", "bytes=0-1"), ("If-Range", "\"another\"")];
-    assert_eq!(result(address, &id, "annotated.mp4", &changed).status, 200);
+    as_players_ask(address, &id, &annotated.body);
     let saved = result(address, &id, "annotated.mp4?download=1", &[]);
     assert!(saved.header("content-disposition").unwrap().contains("filename=\"a day-annotated.mp4\""));
     assert_eq!(result(address, &id, "job.json", &[]).status, 404);
@@ -505,7 +532,8 @@ fn who_sends_a_video_needs_a_token_and_who_knows_a_job_none() {
     let (session, admin) = ("s".repeat(32), "a".repeat(32));
     let service = store.serve(&[QUICK, &["--session-secret", &session, "--admin-token", &admin]].concat());
     let film = film(inputs.path(), "film.mp4", "1");
-    let terms = SessionTerms { tasks: Some(TaskList { faces: true, ..TaskList::NONE }), max_seconds: None };
+    let terms =
+        SessionTerms { tasks: Some(TaskList { faces: true, ..TaskList::NONE }), ..SessionTerms::default() };
     let token = TokenKey::new(&session).unwrap().mint(&Claims::session("alice", now_s(), 600, terms));
     let bearer = format!("Bearer {token}");
     let length = film.len().to_string();

@@ -10,6 +10,8 @@ mod process;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -82,6 +84,63 @@ async fn publish(front: &Process, query: &str) -> (Peer, Reply) {
     peer.accept(&created.body);
     peer.run_until("connected", |peer| peer.is_connected).await;
     (peer, created)
+}
+
+/// A DTLS record (RFC 9147 §4.1) as anybody can write it: of epoch 0, which is neither encrypted nor authenticated.
+fn plain_record(kind: u8, sequence: u8, body: &[u8]) -> Vec<u8> {
+    let length = (body.len() as u16).to_be_bytes();
+    [&[kind, 254, 253, 0, 0, 0, 0, 0, 0, 0, sequence][..], &length, body].concat()
+}
+
+#[tokio::test]
+async fn who_is_no_peer_cannot_meddle_with_the_handshake() {
+    let worker = worker(&[]);
+    let front = front(&worker, &[]);
+    let mut peer = Peer::publisher().await;
+    peer.add_candidate();
+    let created = ask(front.address, "POST", "/whip", &[SDP], &peer.offer());
+    assert_eq!(created.status, 201, "{}", created.body);
+    let candidate = created.body.lines().find(|line| line.starts_with("a=candidate:")).unwrap();
+    let words: Vec<&str> = candidate.split(' ').collect();
+    let port: SocketAddr = format!("{}:{}", words[4], words[5]).parse().unwrap();
+    // Somebody else at the same port, from before the handshake until after it: fatal alerts, a hello, nonsense.
+    let is_over = Arc::new(AtomicBool::new(false));
+    let meddler = std::thread::spawn({
+        let is_over = Arc::clone(&is_over);
+        move || {
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            let hello = [
+                &[1, 0, 0, 42, 0, 0, 0, 0, 0, 0, 0, 42, 254, 253][..],
+                &[7; 32],
+                &[0, 0, 0, 2, 0xc0, 0x2b, 1, 0],
+            ]
+            .concat();
+            let mut sent = 0_u64;
+            while !is_over.load(Ordering::Relaxed) {
+                let sequence = sent as u8;
+                for record in [
+                    plain_record(21, sequence, &[2, 40]),
+                    plain_record(22, sequence, &hello),
+                    plain_record(20, sequence, &[1]),
+                ] {
+                    let _ = socket.send_to(&record, port);
+                }
+                sent += 1;
+                std::thread::sleep(Duration::from_micros(500));
+            }
+            sent
+        }
+    });
+    peer.accept(&created.body);
+    peer.run_until("connected", |peer| peer.is_connected).await;
+    peer.run_for(Duration::from_secs(2)).await;
+    is_over.store(true, Ordering::Relaxed);
+    assert!(meddler.join().unwrap() > 100);
+    eventually("frames are recognised", || {
+        worker.get("/metrics").contains("vigie_frames_total{stage=\"total\"}")
+    })
+    .await;
+    assert_eq!(worker.metric("vigie_sessions_active"), 1.0);
 }
 
 #[tokio::test]

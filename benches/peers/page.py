@@ -3,7 +3,7 @@
 import html
 import math
 
-COLOURS = {"vigie": "#0072b2", "aiortc": "#d55e00", "aiortc-executor": "#009e73"}
+COLOURS = {"vigie": "#0072b2", "aiortc": "#d55e00", "aiortc-executor": "#009e73", "webrtcbin": "#cc79a7"}
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 420, 250, 54, 34, 26, 12
 
 STYLE = """
@@ -78,6 +78,8 @@ def render(result, servers):
         plot("Annotated frames a second and session", of("annotated_fps"), counts, "sessions", marks=[("sent", 30)]),
         plot("Sender to report, ms, p50", of("report_p50_ms"), counts, "sessions", logarithmic=True),
         plot("Sender to report, ms, p99", of("report_p99_ms"), counts, "sessions", logarithmic=True),
+        plot("Glass to glass, by a number in the picture, ms, p50", of("glass_p50_ms"), counts, "sessions", logarithmic=True),
+        plot("Glass to glass, ms, p99", of("glass_p99_ms"), counts, "sessions", logarithmic=True),
         plot("CPU of the server a recognised frame, ms", of("cpu_ms_per_recognised"), counts, "sessions", logarithmic=True),
         plot("CPU of the server an annotated frame, ms", of("cpu_ms_per_annotated"), counts, "sessions", logarithmic=True),
         plot("Memory of the server, MiB", of("memory_mib"), counts, "sessions"),

@@ -167,7 +167,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Lent<B> {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.own.as_ref().map_or(self.hint, B::size_hint)
+        self.own.as_ref().map_or_else(|| self.hint, B::size_hint)
     }
 }
 

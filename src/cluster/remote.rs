@@ -35,6 +35,10 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
 /// Bytes: what a worker says of itself is no longer.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
+/// How long a worker may take to begin its answer to a picture, its turn included. One whose machine stands still accepts
+/// connections all the same, and would be waited for without end.
+const PICTURE_LIMIT: Duration = Duration::from_secs(30);
+
 /// Bytes: no refusal of a worker is longer.
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 
@@ -70,7 +74,7 @@ pub enum RemoteError {
 pub enum PredictError {
     #[error("the worker refused the picture: {}", fault.message)]
     Refused { fault: PictureFault, retry_after_s: u32 },
-    #[error("the worker at {address} did not accept a connection in time")]
+    #[error("the worker at {address} did not answer in time")]
     Silent { address: SocketAddr },
     #[error("the worker at {address} cannot be reached")]
     Unreachable { address: SocketAddr, source: std::io::Error },
@@ -192,7 +196,7 @@ impl Remote {
         picture: Bytes,
     ) -> Result<http::Response<Incoming>, PredictError> {
         let address = self.address;
-        let connected = tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(address)).await;
+        let connected = timeout(CONNECT_LIMIT, TcpStream::connect(address)).await;
         let stream = connected
             .map_err(|_| PredictError::Silent { address })?
             .map_err(|source| PredictError::Unreachable { address, source })?;
@@ -207,7 +211,8 @@ impl Remote {
             .header(http::header::AUTHORIZATION, self.token.bearer())
             .body(Full::new(picture))
             .expect("a path, a query, an address and a token of visible characters make a request");
-        let response = sender.send_request(request).await.map_err(broken)?;
+        let answer = timeout(PICTURE_LIMIT, sender.send_request(request)).await;
+        let response = answer.map_err(|_| PredictError::Silent { address })?.map_err(broken)?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);

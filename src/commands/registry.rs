@@ -2,16 +2,19 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
-
-use super::recognition::find_library;
 use crate::blobs::Blobs;
-use crate::cli::{InferenceArgs, StoreArgs, WorkerArgs};
-use crate::models::intake::Intake;
+use crate::cli::StoreArgs;
 use crate::models::registry::Registry;
-use crate::models::trial::Limits;
 use crate::signalling::models::Models;
-use crate::trials::desk::TrialDesk;
+#[cfg(feature = "media")]
+use {
+    super::recognition::find_library,
+    crate::cli::{InferenceArgs, WorkerArgs},
+    crate::models::intake::Intake,
+    crate::models::trial::Limits,
+    crate::trials::desk::TrialDesk,
+    anyhow::Context,
+};
 
 /// The registry in the store; none, and a warning, where the store cannot be used: live recognition does without.
 pub fn open(args: &StoreArgs) -> Option<Registry> {
@@ -34,6 +37,7 @@ pub fn front(registry: Option<&Registry>) -> Option<Arc<Models>> {
 ///
 /// # Errors
 /// When this program or ONNX Runtime cannot be found.
+#[cfg(feature = "media")]
 pub fn desk(
     registry: Option<&Registry>,
     worker: &WorkerArgs,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::guard;
+use super::media;
 use super::recognition::Recognition;
 use super::registry;
 use super::service::{self, FrontDoor, Stop};
@@ -36,14 +37,14 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
     let token = ClusterToken::random();
     let readers = recognition.start_readers(&metrics)?;
     let resources = Resources {
-        peers: service::peer_config(&args.worker),
+        peers: media::peer_config(&args.worker),
         inference: recognition.handle(),
         models: recognition.models(),
         metrics: Arc::clone(&metrics),
         readers,
         max_viewers: args.worker.max_viewers,
     };
-    let admission = service::admission(&args.worker, recognition);
+    let admission = media::admission(&args.worker, recognition);
     let worker = Worker::new("w1", admission, token.session_key(), resources);
     let fleet = Fleet::new(vec![internal.local_addr()?.to_string()], token.clone());
     let readiness = {
@@ -85,11 +86,11 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         .merge(whip::router(Arc::clone(&worker), token.clone()))
         .merge(files::control::router(Arc::new(desk), token.clone()))
         .merge(trials::control::router(trial_desk, token.clone()))
-        .merge(oip::control::router(service::oip(recognition, &worker, &metrics), token));
+        .merge(oip::control::router(media::oip(recognition, &worker, &metrics), token));
     let serving =
         async { tokio::try_join!(public.serve(&args.front, front, &stop), stop.serve(internal, control),) };
     let stopping = async {
-        loader.settled(service::LOADING_LIMIT).await;
+        loader.settled(media::LOADING_LIMIT).await;
         fleet.refresh().await;
         // The one line on standard output, for people and for scripts.
         println!("vigie is ready: {url}");

@@ -1,7 +1,6 @@
 //! The parts of a process that take videos in, run their jobs and sweep up after them.
 
-use std::fs::{File, TryLockError};
-use std::path::Path;
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,16 +8,20 @@ use anyhow::Context;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::recognition::Recognition;
 use crate::blobs::Blobs;
-use crate::cli::{FrontArgs, StoreArgs, WorkerArgs};
-use crate::files::jobs::Runner;
+use crate::cli::{FrontArgs, StoreArgs};
 use crate::jobs::queue::{Options, Queue};
 use crate::jobs::service::Jobs;
 use crate::signalling::uploads::Videos;
 use crate::telemetry::metrics::Metrics;
+#[cfg(feature = "media")]
+use {
+    super::recognition::Recognition, crate::cli::WorkerArgs, crate::files::jobs::Runner,
+    std::fs::TryLockError, std::path::Path,
+};
 
 /// The file in a store's folder that the one process holds which takes up what another left.
+#[cfg(feature = "media")]
 const LOCK: &str = ".alone";
 
 /// The video jobs of a process.
@@ -33,27 +36,6 @@ pub struct VideoJobs {
 }
 
 impl VideoJobs {
-    /// Opens store and queue of a process that serves alone; nothing where it is to run no jobs and nobody else can.
-    ///
-    /// # Errors
-    /// When one of them cannot be used.
-    pub async fn alone(
-        args: &StoreArgs,
-        worker: &WorkerArgs,
-        metrics: &Arc<Metrics>,
-    ) -> anyhow::Result<Option<Self>> {
-        if args.nats_url.is_some() {
-            return Self::shared(args, metrics).await;
-        }
-        if worker.video_jobs == 0 {
-            tracing::info!("no videos are annotated: --video-jobs is 0");
-            return Ok(None);
-        }
-        let mut alone = Self::open(args, Queue::local(Options::default()), metrics)?;
-        alone.recover(&args.store).await?;
-        Ok(Some(alone))
-    }
-
     /// Opens store and queue of one process of several; nothing where they have no queue in common.
     ///
     /// # Errors
@@ -77,6 +59,48 @@ impl VideoJobs {
         let tended = Arc::clone(&jobs);
         let tending = tokio::spawn(async move { tended.tend().await });
         Ok(Self { jobs, leaving: watch::Sender::new(false), running: None, tending, _lock: None })
+    }
+
+    /// What the front needs to take videos in.
+    pub fn front(&self, args: &FrontArgs) -> Arc<Videos> {
+        let closing = self.leaving.subscribe();
+        Arc::new(Videos::new(Arc::clone(&self.jobs), args.max_upload_bytes, closing))
+    }
+
+    /// Ends the progress streams, and hands the jobs that run here back, within `limit`.
+    async fn leave(mut self, limit: Duration) {
+        self.leaving.send_replace(true);
+        self.tending.abort();
+        if let Some(running) = self.running.take()
+            && tokio::time::timeout(limit, running).await.is_err()
+        {
+            tracing::warn!("a video job was not handed back in time: it runs again elsewhere");
+        }
+    }
+}
+
+/// What is left to processes with workers: to take up and to run.
+#[cfg(feature = "media")]
+impl VideoJobs {
+    /// Opens store and queue of a process that serves alone; nothing where it is to run no jobs and nobody else can.
+    ///
+    /// # Errors
+    /// When one of them cannot be used.
+    pub async fn alone(
+        args: &StoreArgs,
+        worker: &WorkerArgs,
+        metrics: &Arc<Metrics>,
+    ) -> anyhow::Result<Option<Self>> {
+        if args.nats_url.is_some() {
+            return Self::shared(args, metrics).await;
+        }
+        if worker.video_jobs == 0 {
+            tracing::info!("no videos are annotated: --video-jobs is 0");
+            return Ok(None);
+        }
+        let mut alone = Self::open(args, Queue::local(Options::default()), metrics)?;
+        alone.recover(&args.store).await?;
+        Ok(Some(alone))
     }
 
     /// Queues again what the last process left, and clears what it was writing, unless it still lives.
@@ -104,12 +128,6 @@ impl VideoJobs {
         Ok(())
     }
 
-    /// What the front needs to take videos in.
-    pub fn front(&self, args: &FrontArgs) -> Arc<Videos> {
-        let closing = self.leaving.subscribe();
-        Arc::new(Videos::new(Arc::clone(&self.jobs), args.max_upload_bytes, closing))
-    }
-
     /// Begins to run jobs here.
     pub fn start(&mut self, args: &WorkerArgs, recognition: &Recognition, metrics: &Arc<Metrics>) {
         let runner = Runner {
@@ -121,17 +139,6 @@ impl VideoJobs {
         };
         let (places, leaving) = (args.video_jobs, self.leaving.subscribe());
         self.running = Some(tokio::spawn(async move { runner.run(places, &leaving).await }));
-    }
-
-    /// Ends the progress streams, and hands the jobs that run here back, within `limit`.
-    async fn leave(mut self, limit: Duration) {
-        self.leaving.send_replace(true);
-        self.tending.abort();
-        if let Some(running) = self.running.take()
-            && tokio::time::timeout(limit, running).await.is_err()
-        {
-            tracing::warn!("a video job was not handed back in time: it runs again elsewhere");
-        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 
+use super::media;
 use super::recognition::Recognition;
 use super::registry;
 use super::service::{self, Stop};
@@ -62,22 +63,22 @@ async fn serve(
     let mut loader = recognition.follow(registry.as_ref(), name)?;
     let trial_desk = registry::desk(registry.as_ref(), &args.worker, &args.inference)?;
     let resources = Resources {
-        peers: service::peer_config(&args.worker),
+        peers: media::peer_config(&args.worker),
         inference: recognition.handle(),
         models: recognition.models(),
         metrics: Arc::clone(&metrics),
         readers,
         max_viewers: args.worker.max_viewers,
     };
-    let admission = service::admission(&args.worker, recognition);
+    let admission = media::admission(&args.worker, recognition);
     let worker = Worker::new(name, admission, token.session_key(), resources);
-    let inference = service::oip(recognition, &worker, &metrics);
+    let inference = media::oip(recognition, &worker, &metrics);
     let stop = Stop::default();
     let models = match &open {
         Some(open) => format!(" serves its models at http://{} and", open.local_addr()?),
         None => String::new(),
     };
-    loader.settled(service::LOADING_LIMIT).await;
+    loader.settled(media::LOADING_LIMIT).await;
     // The one line on standard output, for people and for scripts.
     println!("vigie worker {name}{models} is ready: http://{}", listener.local_addr()?);
     let stopping = async {
@@ -106,7 +107,7 @@ async fn serve(
         .merge(oip::control::router(Arc::clone(&inference), token));
     let openly = async {
         match open {
-            Some(listener) => service::serve_openly(listener, inference, &stop).await,
+            Some(listener) => media::serve_openly(listener, inference, &stop).await,
             None => Ok(()),
         }
     };

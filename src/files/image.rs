@@ -15,7 +15,7 @@ use image::{DynamicImage, ImageDecoder, ImageEncoder, ImageFormat, ImageReader, 
 
 use crate::codec::{self, CodecError, FileError, Heif};
 use crate::frame::{I420Buffer, Picture};
-use crate::imgproc::{self, Region};
+use crate::imgproc::{self, Halves, Region, Source};
 
 /// Bytes: no longer file is read. A camera's best JPEG has about 25 MB.
 pub const MAX_BYTES: usize = 32 << 20;
@@ -223,35 +223,37 @@ pub fn to_i420(rgb: &RgbImage) -> I420Buffer {
     if width == 0 || height == 0 {
         return buffer;
     }
-    let (luma, ..) = buffer.plane_mut(0);
+    let (luma, chroma) = buffer.data.split_at_mut(width * height);
     for (to, pixel) in luma.iter_mut().zip(rgb.as_raw().chunks_exact(3)) {
         let value = weigh(LUMA, [pixel[0], pixel[1], pixel[2]].map(i32::from));
         *to = (((value + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS) + 16) as u8;
     }
-    let row_of = |y: usize| &rgb.as_raw()[y.min(height - 1) * width * 3..][..width * 3];
-    let (chroma_width, chroma_height) = (width.div_ceil(2), height.div_ceil(2));
-    let mut planes = [(BLUE, Vec::new()), (RED, Vec::new())];
-    for (_, plane) in &mut planes {
-        plane.reserve_exact(chroma_width * chroma_height);
-    }
-    for y in 0..chroma_height {
-        let rows = [row_of(2 * y), row_of(2 * y + 1)];
-        for x in 0..chroma_width {
-            let (left, right) = (6 * x, (6 * x + 3).min(3 * (width - 1)));
-            let sum = [0, 1, 2].map(|channel| {
-                rows.iter().map(|row| i32::from(row[left + channel]) + i32::from(row[right + channel])).sum()
+    let chroma_width = width.div_ceil(2);
+    let (blue, red) = chroma.split_at_mut(chroma_width * height.div_ceil(2));
+    let lines = blue.chunks_exact_mut(chroma_width).zip(red.chunks_exact_mut(chroma_width));
+    for (rows, (blue, red)) in rgb.as_raw().chunks(6 * width).zip(lines) {
+        let (upper, lower) = rows.split_at(3 * width);
+        // The last row of an odd height, and the last pixel of an odd width, count twice.
+        let lower = if lower.is_empty() { upper } else { lower };
+        let pairs = upper.chunks(6).zip(lower.chunks(6));
+        for ((upper, lower), (blue, red)) in pairs.zip(blue.iter_mut().zip(red)) {
+            let sum: [i32; 3] = std::array::from_fn(|channel| {
+                let pair = |pixels: &[u8]| {
+                    let right = pixels.get(channel + 3).unwrap_or(&pixels[channel]);
+                    i32::from(pixels[channel]) + i32::from(*right)
+                };
+                pair(upper) + pair(lower)
             });
-            for (weights, plane) in &mut planes {
-                // The sum of four pixels has two bits more.
-                let value = weigh(*weights, sum) + (1 << (FRACTION_BITS + 1));
-                plane.push(((value >> (FRACTION_BITS + 2)) + 128).clamp(0, 255) as u8);
-            }
+            (*blue, *red) = (chroma_of(BLUE, sum), chroma_of(RED, sum));
         }
     }
-    for (index, (_, plane)) in planes.iter().enumerate() {
-        buffer.plane_mut(index + 1).0.copy_from_slice(plane);
-    }
     buffer
+}
+
+/// A chroma sample from the sum of four pixels, which has two bits more than one.
+fn chroma_of(weights: [i32; 3], sum: [i32; 3]) -> u8 {
+    let value = weigh(weights, sum) + (1 << (FRACTION_BITS + 1));
+    ((value >> (FRACTION_BITS + 2)) + 128).clamp(0, 255) as u8
 }
 
 /// Writes a picture as a file of `format`.
@@ -262,7 +264,8 @@ pub fn encode(picture: &Picture, format: Format) -> Result<Vec<u8>, EncodeError>
     let (width, height) = (picture.width, picture.height);
     let mut rgb = vec![0; width * height * 3];
     let whole = Region { x: 0, y: 0, width, height };
-    imgproc::letterbox(picture, (width, height), whole, 0, &mut rgb)?;
+    let mut halves = Halves::default();
+    imgproc::letterbox(&mut Source::new(picture, &mut halves)?, (width, height), whole, 0, &mut rgb)?;
     let (width, height, colour) = (width as u32, height as u32, image::ExtendedColorType::Rgb8);
     let mut bytes = Vec::new();
     match format {

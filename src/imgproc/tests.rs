@@ -49,6 +49,17 @@ fn picture(buffer: I420Buffer) -> Picture {
     buffer.into_picture(0, Instant::now())
 }
 
+/// A letterbox in buffers of its own.
+fn letterboxed(
+    picture: &Picture,
+    canvas: (usize, usize),
+    content: Region,
+    fill: u8,
+    rgb: &mut [u8],
+) -> Result<(), ImgError> {
+    letterbox(&mut Source::new(picture, &mut Halves::default())?, canvas, content, fill, rgb)
+}
+
 /// RGB of one pixel in floats, chroma repeated.
 fn reference_pixel(buffer: &I420Buffer, x: usize, y: usize) -> [f32; 3] {
     use crate::frame::Planes;
@@ -95,17 +106,42 @@ fn scaled_planes_look_like_a_scaled_rgb_picture() {
         ((640, 480), (320, 240)),
         ((640, 480), (256, 192)),
         ((1280, 720), (320, 180)),
+        ((1920, 1080), (256, 144)),
+        ((1284, 724), (320, 180)),
+        ((1000, 600), (100, 60)),
         ((321, 241), (256, 192)),
+        ((2000, 30), (100, 15)),
         ((200, 150), (200, 150)),
     ] {
         let buffer = gradient(from_w, from_h);
         let expected = reference(&buffer, to_w, to_h);
         let mut rgb = vec![0; to_w * to_h * 3];
         let content = Region { x: 0, y: 0, width: to_w, height: to_h };
-        letterbox(&picture(buffer), (to_w, to_h), content, 0, &mut rgb).unwrap();
+        letterboxed(&picture(buffer), (to_w, to_h), content, 0, &mut rgb).unwrap();
         let (worst, mean) = worst_and_mean(&rgb, &expected);
         assert!(worst < 5.0 && mean < 1.2, "{from_w}x{from_h} to {to_w}x{to_h}: worst {worst}, mean {mean}");
     }
+}
+
+#[test]
+fn a_size_does_not_depend_on_those_made_before() {
+    let made = |sizes: &[(usize, usize)]| {
+        let pictures = [gradient(96, 64), gradient(640, 480)].map(picture);
+        let mut halves = Halves::default();
+        let mut rgb = Vec::new();
+        for picture in &pictures {
+            let mut source = Source::new(picture, &mut halves).unwrap();
+            for &(width, height) in sizes {
+                rgb = vec![0; width * height * 3];
+                let content = Region { x: 0, y: 0, width, height };
+                letterbox(&mut source, (width, height), content, 0, &mut rgb).unwrap();
+            }
+        }
+        rgb
+    };
+    let alone = made(&[(100, 75)]);
+    assert_eq!(made(&[(320, 240), (20, 15), (100, 75)]), alone);
+    assert_eq!(made(&[(256, 192), (100, 75)]), alone);
 }
 
 #[test]
@@ -117,7 +153,7 @@ fn colours_survive_both_ways() {
         paint(&mut canvas, yuv(r, g, b));
         let mut rgb = [0; 4 * 4 * 3];
         let content = Region { x: 0, y: 0, width: 4, height: 4 };
-        letterbox(&picture(canvas), (4, 4), content, 0, &mut rgb).unwrap();
+        letterboxed(&picture(canvas), (4, 4), content, 0, &mut rgb).unwrap();
         for (ours, theirs) in rgb[..3].iter().zip([r, g, b]) {
             assert!(ours.abs_diff(theirs) <= 2, "{:?} for {:?}", &rgb[..3], (r, g, b));
         }
@@ -130,7 +166,7 @@ fn letterbox_fills_around_the_content() {
     paint(&mut white, WHITE);
     let mut rgb = vec![9; 10 * 10 * 3];
     let content = Region { x: 1, y: 3, width: 8, height: 4 };
-    letterbox(&picture(white), (10, 10), content, 114, &mut rgb).unwrap();
+    letterboxed(&picture(white), (10, 10), content, 114, &mut rgb).unwrap();
     for (at, pixel) in rgb.chunks(3).enumerate() {
         let (x, y) = (at % 10, at / 10);
         let expected = if (1..9).contains(&x) && (3..7).contains(&y) { 255 } else { 114 };
@@ -143,7 +179,7 @@ fn every_size_works() {
     for (width, height) in [(1, 1), (1, 2), (3, 1), (5, 7), (1, 480), (641, 1), (4096, 2160), (4095, 3)] {
         let picture = picture(gradient(width, height));
         let mut rgb = vec![0; 96 * 64 * 3];
-        letterbox(&picture, (96, 64), Region { x: 0, y: 0, width: 96, height: 64 }, 0, &mut rgb).unwrap();
+        letterboxed(&picture, (96, 64), Region { x: 0, y: 0, width: 96, height: 64 }, 0, &mut rgb).unwrap();
         for side in [0.5, 3.0, 300.0, 20_000.0] {
             let centre = Point { x: width as f32 / 2.0, y: height as f32 / 2.0 };
             let mut rgb = vec![0; 32 * 32 * 3];
@@ -156,15 +192,18 @@ fn every_size_works() {
 fn what_does_not_fit_is_an_error() {
     let at = Region { x: 0, y: 0, width: 4, height: 4 };
     let source = picture(gradient(8, 8));
-    assert!(letterbox(&source, (4, 4), at, 0, &mut [0; 47]).is_err(), "buffer too small");
-    assert!(letterbox(&source, (3, 4), at, 0, &mut [0; 36]).is_err(), "content sticks out");
-    assert!(letterbox(&source, (4, 4), Region { width: 0, ..at }, 0, &mut [0; 48]).is_err(), "no content");
+    assert!(letterboxed(&source, (4, 4), at, 0, &mut [0; 47]).is_err(), "buffer too small");
+    assert!(letterboxed(&source, (3, 4), at, 0, &mut [0; 36]).is_err(), "content sticks out");
+    assert!(letterboxed(&source, (4, 4), Region { width: 0, ..at }, 0, &mut [0; 48]).is_err(), "no content");
     for (x, side) in [(f32::NAN, 1.0), (0.0, f32::INFINITY), (0.0, 0.0), (0.0, -4.0), (1e30, 1.0)] {
         let square = square(Point { x, y: 0.0 }, side, 0.0);
         assert!(crop_square(&source, &square, 4, &mut [0; 48]).is_err(), "{square:?}");
     }
     let lying = Picture { width: 9, ..source };
-    assert!(matches!(letterbox(&lying, (4, 4), at, 0, &mut [0; 48]), Err(ImgError::Planes { index: 0, .. })));
+    assert!(matches!(
+        letterboxed(&lying, (4, 4), at, 0, &mut [0; 48]),
+        Err(ImgError::Planes { index: 0, .. })
+    ));
 }
 
 #[test]

@@ -8,7 +8,8 @@
 //! 1. A request whose asker has gone is never run; it is removed and counted.
 //! 2. A batch holds requests of one model whose inputs differ in axis 0 only; one with several inputs runs alone.
 //! 3. Askers take turns, so one that floods waits behind its own requests and not others behind it;
-//!    an asker's own requests run in order, save those that it puts ahead.
+//!    an asker's own requests run in order, save those that it puts ahead. Those of an asker's first picture
+//!    go before everybody's: who joins does not wait for all who are there.
 //! 4. Askers in the background go when nobody else waits, and take turns like others once they have waited long.
 //! 5. A batch runs when it is full or when its oldest request has waited `max_wait`.
 //! 6. What would not fit the bounds is refused at the door.
@@ -78,6 +79,8 @@ pub struct Request<T> {
     pub asker: u64,
     /// Runs before the asker's other requests: it belongs to an older picture than they do.
     pub is_ahead: bool,
+    /// Belongs to the asker's first picture.
+    pub is_first: bool,
     /// The tensor and where the answer goes.
     pub payload: T,
 }
@@ -213,7 +216,11 @@ impl<T: Payload> Batcher<T> {
         }
         let asker = request.asker;
         let queue = self.queues.entry(asker).or_insert_with(|| {
-            self.turns.push_back(asker);
+            if request.is_first {
+                self.turns.push_front(asker);
+            } else {
+                self.turns.push_back(asker);
+            }
             self.spare.pop().unwrap_or_default()
         });
         let queued = Queued { request, since: now };
@@ -313,15 +320,15 @@ impl<T: Payload> Batcher<T> {
         Batch { model, requests, rows }
     }
 
-    /// Removes one request and sends its asker to the back of the turns.
+    /// Removes one request and sends its asker to the back of the turns, if no more of a first picture follows.
     fn take_one(&mut self, turn: usize, position: usize) -> Queued<T> {
         let asker = self.turns.remove(turn).expect("the turn was just found");
         let queue = self.queues.get_mut(&asker).expect("an asker with a turn has a queue");
         let taken = queue.remove(position).expect("the position was just found");
-        if queue.is_empty() {
-            self.spare.extend(self.queues.remove(&asker));
-        } else {
-            self.turns.push_back(asker);
+        match queue.front() {
+            None => self.spare.extend(self.queues.remove(&asker)),
+            Some(next) if next.request.is_first => self.turns.push_front(asker),
+            Some(_) => self.turns.push_back(asker),
         }
         self.waiting -= 1;
         taken
@@ -407,12 +414,12 @@ mod tests {
             shape: &[usize],
             payload: u32,
         ) -> Result<Arc<AtomicBool>, Refusal> {
-            self.push_as(false, ms, model, asker, shape, payload)
+            self.push_as((false, false), ms, model, asker, shape, payload)
         }
 
         fn push_as(
             &mut self,
-            is_ahead: bool,
+            (is_ahead, is_first): (bool, bool),
             ms: u64,
             model: u32,
             asker: u64,
@@ -421,7 +428,7 @@ mod tests {
         ) -> Result<Arc<AtomicBool>, Refusal> {
             let withdrawn = Arc::new(AtomicBool::new(false));
             let payload = Item { value, shape: shape.to_vec(), withdrawn: withdrawn.clone() };
-            let request = Request { model: ModelId(model), asker, is_ahead, payload };
+            let request = Request { model: ModelId(model), asker, is_ahead, is_first, payload };
             self.batcher.push(request, self.at(ms)).map_err(|(refusal, _)| refusal)?;
             Ok(withdrawn)
         }
@@ -541,9 +548,22 @@ mod tests {
         bench.push(0, 0, 1, &SMALL, 10).unwrap();
         bench.push(0, 0, 1, &SMALL, 11).unwrap();
         bench.push(0, 0, 2, &SMALL, 20).unwrap();
-        bench.push_as(true, 0, 0, 2, &SMALL, 21).unwrap();
+        bench.push_as((true, false), 0, 0, 2, &SMALL, 21).unwrap();
         let order: Vec<u32> = bench.drain(0).into_iter().flatten().collect();
         assert_eq!(order, [10, 21, 11, 20]);
+    }
+
+    #[test]
+    fn a_first_picture_goes_before_everybodys() {
+        let mut bench = Bench::new(Limits::default(), &[(0, 1, 0)]);
+        for asker in 1..4 {
+            bench.push(0, 0, asker, &SMALL, asker as u32).unwrap();
+        }
+        for value in [90, 91] {
+            bench.push_as((false, true), 0, 0, 9, &SMALL, value).unwrap();
+        }
+        bench.push(0, 0, 9, &SMALL, 92).unwrap();
+        assert_eq!(bench.drain(0).concat(), [90, 91, 1, 2, 3, 92]);
     }
 
     #[test]

@@ -37,9 +37,9 @@ impl Handle {
     /// # Errors
     /// As [`Handle::submit`].
     pub fn queue(&self, ask: Ask) -> Result<Ticket, EngineError> {
-        let Ask { model, asker, is_ahead, input, others, outputs } = ask;
+        let Ask { model, asker, is_ahead, is_first, input, others, outputs } = ask;
         let (work, ticket) = ticket(input, others, outputs);
-        let request = Request { model, asker, is_ahead, payload: work };
+        let request = Request { model, asker, is_ahead, is_first, payload: work };
         let mut state = self.shared.lock();
         if state.is_stopping {
             return Err(EngineError::Stopped);
@@ -103,6 +103,8 @@ pub struct Ask {
     pub asker: u64,
     /// Runs before the asker's other requests.
     pub is_ahead: bool,
+    /// Belongs to the asker's first picture: runs before everybody else's.
+    pub is_first: bool,
     /// The batch on axis 0.
     pub input: Tensor,
     /// The graph's other inputs in its order, after `input`, or none of them. With any, the request runs alone.
@@ -114,7 +116,8 @@ pub struct Ask {
 impl Ask {
     /// An asker's next request, with nothing special about it.
     pub fn of(model: ModelId, asker: u64, input: Tensor) -> Self {
-        Self { model, asker, is_ahead: false, input, others: Vec::new(), outputs: Outputs::default() }
+        let (others, outputs) = (Vec::new(), Outputs::default());
+        Self { model, asker, is_ahead: false, is_first: false, input, others, outputs }
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod batcher;
 pub mod engine;
 mod handle;
+#[cfg(feature = "media")]
 pub mod ort;
 mod rows;
 pub mod service;

@@ -110,7 +110,9 @@ fn play(sessions: &[Session], lanes: usize, places: usize) -> Outcome {
             let mut push = |model, picture, is_ahead| {
                 let payload = Ask { session: index, picture };
                 let asker = index as u64;
-                assert!(batcher.push(Request { model, asker, is_ahead, payload }, now).is_ok());
+                assert!(
+                    batcher.push(Request { model, asker, is_ahead, is_first: false, payload }, now).is_ok()
+                );
             };
             if let Some(oldest) = play.under_way.front_mut()
                 && oldest.answers_missing == 0
@@ -144,7 +146,8 @@ fn play(sessions: &[Session], lanes: usize, places: usize) -> Outcome {
                 let picture = play.waiting.take().unwrap();
                 for model in [FACES, OBJECTS] {
                     let payload = Ask { session: index, picture: picture.number };
-                    let request = Request { model, asker: index as u64, is_ahead: false, payload };
+                    let request =
+                        Request { model, asker: index as u64, is_ahead: false, is_first: false, payload };
                     assert!(batcher.push(request, now).is_ok());
                 }
                 play.under_way.push_back(picture);

@@ -6,7 +6,8 @@
 //! 1. No more pictures are under way than there are places.
 //! 2. Askers take turns: each gets the same number of pictures, however many of its own wait.
 //! 3. An asker that has a picture under way gets a second place only while nobody waits for a first.
-//! 4. An asker's very first picture has the next turn: who joins does not wait for all who are there.
+//! 4. An asker's very first picture has the next turn, and one place more is there for it: who joins does not
+//!    wait for all who are there.
 //! 5. Askers in the background go when nobody else waits, and take turns like others once they have waited long.
 
 use std::collections::VecDeque;
@@ -72,11 +73,12 @@ impl<T> Turns<T> {
 
     /// The one whose turn it is, if there is a place; it has the place until [`Turns::end`].
     pub fn grant(&mut self, now: Instant) -> Option<T> {
-        if self.under_way >= self.places {
-            return None;
-        }
         let is_next = |waiter: &Waiter<T>| goes_first(waiter.wish.asker, waiter.wish.since, now);
         let position = self.waiting.iter().position(is_next).unwrap_or(0);
+        let is_first = self.waiting.get(position)?.wish.is_first;
+        if self.under_way >= self.places + usize::from(is_first) {
+            return None;
+        }
         let granted = self.waiting.remove(position)?;
         self.round = self.round.max(granted.round);
         self.under_way += 1;
@@ -193,6 +195,25 @@ mod tests {
         bench.ask(60, 61);
         bench.ask_as(true, 60, 62);
         assert_eq!(bench.grant_all(), [50, 60, 1, 2, 3, 4, 61, 62]);
+    }
+
+    #[test]
+    fn one_place_more_is_there_for_who_joins() {
+        let mut bench = Bench::new(2);
+        for asker in 1..4 {
+            bench.ask(asker, asker as u32);
+        }
+        assert_eq!(bench.grant_all(), [1, 2]);
+        for asker in [50, 60] {
+            bench.ask_as(true, asker, asker as u32);
+        }
+        assert_eq!(bench.grant_all(), [50]);
+        bench.turns.end();
+        assert_eq!(bench.grant_all(), [60]);
+        bench.turns.end();
+        assert_eq!(bench.grant(), None, "the place more is not for others");
+        bench.turns.end();
+        assert_eq!(bench.grant_all(), [3]);
     }
 
     #[test]

@@ -3,7 +3,9 @@
 //! A runner that stalls may be taken for dead and its job given to another. Whoever writes the record next
 //! has the job; the other finds it changed and stops without a word.
 
-use chrono::Utc;
+use std::collections::VecDeque;
+
+use chrono::{DateTime, Utc};
 
 use super::id::JobId;
 use super::queue::Delivery;
@@ -13,6 +15,9 @@ use crate::blobs::{BlobError, Version};
 
 /// Seconds after which a run that wrote nothing is no longer believed in; runners write every few seconds.
 const SILENCE_S: i64 = 20;
+
+/// Writes without an answer that are remembered: a store is given a minute for each.
+const MAX_UNSURE: usize = 32;
 
 /// What is to be done with a delivery.
 pub enum Begin {
@@ -38,6 +43,14 @@ pub enum Verdict {
 pub struct Run {
     pub job: Job,
     version: Version,
+    /// The records that were written without an answer: the number of the run, and when.
+    unsure: VecDeque<(u32, DateTime<Utc>)>,
+}
+
+impl Run {
+    fn new(job: Job, version: Version) -> Self {
+        Self { job, version, unsure: VecDeque::new() }
+    }
 }
 
 impl Jobs {
@@ -62,7 +75,7 @@ impl Jobs {
         if delivery.spent() {
             let last = job.error.as_ref().map_or("its worker ended without a word", |error| &error.message);
             let error = format!("it was tried {} times; the last error: {last}", job.tries);
-            let run = Run { job, version };
+            let run = Run::new(job, version);
             self.refuse(run, Fault::new("gave_up", &error)).await?;
             return Ok(Begin::Spent(error));
         }
@@ -70,7 +83,7 @@ impl Jobs {
         // What stands here when this run ends without a word.
         job.error = Some(Fault::new("interrupted", "its worker ended without a word"));
         let version = self.put(&mut job, &version).await?;
-        let run = Run { job, version };
+        let run = Run::new(job, version);
         Ok(match self.verdict(run.job.id).await? {
             Verdict::GoOn => Begin::Run(Box::new(run)),
             verdict => {
@@ -175,6 +188,35 @@ impl Jobs {
         match self.put(&mut run.job, &run.version).await {
             Ok(version) => {
                 run.version = version;
+                run.unsure.clear();
+                Ok(true)
+            }
+            Err(JobsError::Unknown) => Ok(false),
+            Err(JobsError::Store(BlobError::Changed { .. })) => self.write_again(run).await,
+            Err(error) => {
+                if run.unsure.len() == MAX_UNSURE {
+                    run.unsure.pop_front();
+                }
+                run.unsure.push_back((run.job.tries, run.job.updated_at));
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes the record although it was changed, if it was this run that did so: a store that falls silent may have
+    /// taken what it never answered. Without this the job would be nobody's.
+    async fn write_again(&self, run: &mut Run) -> Result<bool, JobsError> {
+        let (stored, version) = match self.look(run.job.id).await {
+            Err(JobsError::Unknown) => return Ok(false),
+            found => found?,
+        };
+        if !run.unsure.contains(&(stored.tries, stored.updated_at)) {
+            return Ok(false);
+        }
+        match self.put(&mut run.job, &version).await {
+            Ok(version) => {
+                run.version = version;
+                run.unsure.clear();
                 Ok(true)
             }
             Err(JobsError::Unknown | JobsError::Store(BlobError::Changed { .. })) => Ok(false),
@@ -190,5 +232,44 @@ impl Jobs {
             Ok(_) => self.wished(job.id).await? == Some(Wish::Delete),
         };
         if is_deleted { self.erase(job, true).await } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::blobs::Blobs;
+    use crate::jobs::id::JobId;
+    use crate::jobs::queue::{self, Queue};
+    use crate::jobs::record::{Options, Upload};
+    use crate::jobs::service::record_key;
+    use crate::telemetry::metrics::Metrics;
+
+    #[tokio::test]
+    async fn a_write_that_arrived_without_an_answer_costs_no_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(&folder.path().display().to_string()).unwrap();
+        let queue = Queue::local(queue::Options::default());
+        let jobs = Jobs::new(blobs, queue, Duration::from_secs(3600), Arc::new(Metrics::new()));
+        for is_own in [true, false] {
+            let options = Options::read(None, None, None).unwrap();
+            let upload = Upload { sha256: "00".into(), bytes: 1 };
+            let job = Job::new(JobId::random(), &upload, "film", options, Utc::now(), jobs.expiry);
+            let text = serde_json::to_vec(&job).unwrap();
+            jobs.blobs.create(&record_key(job.id), text.into()).await.unwrap();
+            let (job, version) = jobs.look(job.id).await.unwrap();
+            let mut run = Run::new(job, version);
+            // Written, as the store has it; of which the run, if it was its own, heard nothing.
+            let mut written = run.job.clone();
+            jobs.put(&mut written, &run.version).await.unwrap();
+            if is_own {
+                run.unsure.push_back((written.tries, written.updated_at));
+            }
+            let expected = if is_own { Verdict::GoOn } else { Verdict::Lost };
+            assert_eq!(jobs.report(&mut run, Progress::default()).await.unwrap(), expected);
+        }
     }
 }

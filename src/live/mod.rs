@@ -17,7 +17,7 @@ mod media;
 pub mod peer;
 pub mod readers;
 mod recognition;
-mod sdp;
+pub(crate) mod sdp;
 pub mod session;
 pub mod settings;
 mod usage;

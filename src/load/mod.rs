@@ -5,6 +5,7 @@
 //! results back.
 
 pub mod clip;
+pub mod counter;
 pub mod poster;
 pub mod publisher;
 mod signalling;

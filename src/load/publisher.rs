@@ -15,9 +15,11 @@ use str0m::{Candidate, Event, IceConnectionState, Input, Output, Rtc, RtcError};
 use tokio::net::UdpSocket;
 
 use super::clip::Clip;
+use super::counter::Reader;
 use super::signalling::{Received, Signalling};
 use super::target::{Target, TargetError};
 use crate::cluster::protocol::ServerMessage;
+use crate::frame;
 use crate::pipeline::report::{FrameReport, Timings};
 
 /// What a synthetic browser does.
@@ -32,6 +34,8 @@ pub struct PublisherConfig {
     pub settings: Value,
     /// End as soon as the first report has come.
     pub stop_at_first_report: bool,
+    /// The clip is a [`counted`](super::counter::counted) one: decode the annotated track and read its numbers.
+    pub reads_counter: bool,
 }
 
 /// Why a visit ended before its time.
@@ -150,8 +154,10 @@ pub struct Outcome {
     pub sent_at: Vec<Duration>,
     pub reports: Vec<ReportSample>,
     /// When each annotated picture had come in full, since the publisher's start, and how long after its
-    /// frame was written.
-    pub annotated: Vec<(Duration, Duration)>,
+    /// frame was written, where the service keeps timestamps.
+    pub annotated: Vec<(Duration, Option<Duration>)>,
+    /// By the numbers in them, how old annotated pictures were once they were decoded.
+    pub glass: Vec<Duration>,
     /// Pictures that the server says newer ones replaced.
     pub dropped: u64,
     pub key_frames_asked: u64,
@@ -204,6 +210,7 @@ pub struct Publisher {
     next_frame: usize,
     /// RTP timestamp and instant of the frames sent last.
     sent: VecDeque<(u32, Instant)>,
+    counter: Option<Reader>,
     pub outcome: Outcome,
     is_asked_to_migrate: bool,
     /// Since when no answer to ICE's checks has come.
@@ -255,6 +262,7 @@ impl Publisher {
         });
         let control = change.add_channel("control".into());
         let (offer, pending) = change.apply().expect("media and channels were added");
+        let counter = config.reads_counter.then(Reader::default);
         Ok(Self {
             config,
             socket,
@@ -272,6 +280,7 @@ impl Publisher {
             connected: false,
             next_frame: 0,
             sent: VecDeque::with_capacity(REMEMBERED_FRAMES),
+            counter,
             outcome: Outcome::default(),
             is_asked_to_migrate: false,
             silent_since: None,
@@ -402,8 +411,11 @@ impl Publisher {
                 }
             }
             Event::MediaData(data) => {
-                if let Some(sent) = self.sent_at(data.time.numer() as u32) {
-                    self.outcome.annotated.push((self.began.elapsed(), sent.elapsed()));
+                let sent = self.sent_at(data.time.numer() as u32);
+                self.outcome.annotated.push((self.began.elapsed(), sent.map(|sent| sent.elapsed())));
+                let codec = frame::Codec::from_mime(&format!("video/{}", data.params.spec().codec));
+                if let (Some(counter), Some(codec)) = (&mut self.counter, codec) {
+                    self.outcome.glass.extend(counter.age(codec, &data.data));
                 }
             }
             Event::KeyframeRequest(_) => {
@@ -498,7 +510,11 @@ impl Publisher {
         let payload = writer.payload_params().find(|p| p.spec().codec == Codec::Vp8).map(|p| p.pt());
         let payload = payload.ok_or_else(|| VisitError::Unexpected("VP8 was not negotiated".into()))?;
         let frames = &self.config.clip.frames;
-        let frame = frames[self.next_frame % frames.len()].clone();
+        let number = self.next_frame % frames.len();
+        let frame = frames[number].clone();
+        if let Some(counter) = &mut self.counter {
+            counter.note_sent(number as u16, now);
+        }
         writer.write(payload, now, MediaTime::from_90khz(media_ticks), frame.to_vec())?;
         self.next_frame += 1;
         self.outcome.sent_at.push(now.duration_since(self.began));

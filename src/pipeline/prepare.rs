@@ -5,7 +5,7 @@
 //! others get floats, made from the bytes in one pass.
 
 use crate::frame::{BBox, Detection, FaceLandmarks, Picture, Point};
-use crate::imgproc::{self, ImgError, Rectangle, Region};
+use crate::imgproc::{self, Halves, ImgError, Rectangle, Region, Source};
 use crate::inference::tensor::Tensor;
 use crate::models::heads::Placement;
 use crate::models::manifest::{Channels, Fit, FloatFormat, Input, InputFormat, Layout};
@@ -98,17 +98,19 @@ pub fn plan(input: &Input, width: usize, height: usize) -> Result<Plan, PrepareE
 /// # Errors
 /// See [`plan`]; [`PrepareError::Pixels`] when the picture's planes do not fit its size.
 pub fn prepare(picture: &Picture, input: &Input) -> Result<Prepared, PrepareError> {
-    prepare_in(Tensor::default(), picture, input)
+    let mut halves = Halves::default();
+    prepare_in(Tensor::default(), &mut Source::new(picture, &mut halves)?, input)
 }
 
-/// As [`prepare`], in the buffers of a tensor that is no longer needed.
+/// As [`prepare`], of a picture that other models read too, in the buffers of a tensor that is no longer
+/// needed.
 ///
 /// # Errors
 /// As [`prepare`].
-pub fn prepare_in(used: Tensor, picture: &Picture, input: &Input) -> Result<Prepared, PrepareError> {
-    let plan = plan(input, picture.width, picture.height)?;
+pub fn prepare_in(used: Tensor, source: &mut Source<'_>, input: &Input) -> Result<Prepared, PrepareError> {
+    let plan = plan(input, source.width(), source.height())?;
     let (width, height) = plan.canvas;
-    let draw = |rgb: &mut [u8]| imgproc::letterbox(picture, plan.canvas, plan.content, plan.fill, rgb);
+    let draw = |rgb: &mut [u8]| imgproc::letterbox(source, plan.canvas, plan.content, plan.fill, rgb);
     let tensor = tensor_in(used, [1, height, width], input.format, draw)?;
     Ok(Prepared { tensor, placement: plan.placement })
 }

@@ -9,7 +9,7 @@ pub mod figures;
 mod models;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use super::detect::detect;
 use super::prepare::{PrepareError, prepare_crops_in, prepare_in};
 use super::track::Answer;
 use crate::frame::{Detection, Kind, Picture};
+use crate::imgproc::{Halves, ImgError, Source};
 use crate::inference::batcher::{BACKGROUND, ModelId};
 use crate::inference::engine::EngineError;
 use crate::inference::service::{Ask, Handle, Ticket, Turn};
@@ -34,6 +35,8 @@ const MAX_CROPS: usize = 8;
 pub enum RecogniseError {
     #[error("no model is loaded for {0}")]
     NoModel(Slot),
+    #[error("the picture is not usable")]
+    Picture(#[from] ImgError),
     #[error("model {model} could not be given the picture")]
     Prepare {
         model: String,
@@ -162,16 +165,21 @@ impl Classifying {
     }
 }
 
-/// Buffers of requests that were answered, for the next ones of the same model.
+/// Buffers that the next pictures use again.
 #[derive(Default)]
-pub(super) struct Spares(Mutex<Vec<(ModelId, Tensor, Outputs)>>);
+pub(super) struct Spares {
+    /// Of requests that were answered, for the next ones of the same model.
+    requests: Mutex<Vec<(ModelId, Tensor, Outputs)>>,
+    /// Of pictures that were prepared.
+    halves: Mutex<Halves>,
+}
 
 /// Pictures under way, times models: more buffers than this are not needed.
 const MAX_SPARES: usize = 6;
 
 impl Spares {
     pub(super) fn take(&self, model: ModelId) -> (Tensor, Outputs) {
-        let mut spares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spares = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         let found = spares.iter().position(|(of, ..)| *of == model);
         found
             .map(|index| spares.swap_remove(index))
@@ -180,7 +188,7 @@ impl Spares {
     }
 
     fn keep(&self, model: ModelId, input: Tensor, outputs: Outputs) {
-        let mut spares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spares = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         if spares.len() == MAX_SPARES {
             // The oldest may be of a model that is no longer asked.
             spares.remove(0);
@@ -195,15 +203,15 @@ pub struct Recogniser {
     handle: Handle,
     models: ModelSet,
     asker: u64,
-    /// Whether it has queued for a turn before.
-    has_asked: Arc<AtomicBool>,
+    /// Turns that it has queued for.
+    turns: Arc<AtomicU64>,
     pub(super) spares: Arc<Spares>,
 }
 
 impl Recogniser {
     /// `asker` is the session's or job's number, by which the service takes turns.
     pub fn new(handle: Handle, models: ModelSet, asker: u64) -> Self {
-        Self { handle, models, asker, has_asked: Arc::default(), spares: Arc::default() }
+        Self { handle, models, asker, turns: Arc::default(), spares: Arc::default() }
     }
 
     /// The models that it asks.
@@ -213,7 +221,7 @@ impl Recogniser {
 
     /// Queues for the asker's next turn to begin a picture; the calling thread is unparked when it comes.
     pub fn ask_turn(&self) -> Turn {
-        let is_first = !self.has_asked.swap(true, Ordering::Relaxed);
+        let is_first = self.turns.fetch_add(1, Ordering::Relaxed) == 0;
         self.handle.ask_turn(self.asker, is_first)
     }
 
@@ -293,7 +301,10 @@ impl Recogniser {
         scores: &MinScores,
     ) -> Result<Begun, RecogniseError> {
         let started = Instant::now();
-        let ask = |slot: &Slot, is_wanted: bool| is_wanted.then(|| self.ask(slot, picture)).transpose();
+        let mut halves = self.spares.halves.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut source = Source::new(picture, &mut halves)?;
+        let mut ask =
+            |slot: &Slot, is_wanted: bool| is_wanted.then(|| self.ask(slot, &mut source)).transpose();
         // The first model runs while the second one's input is prepared.
         let asked = [ask(&Slot::Faces, tasks.faces)?, ask(&Slot::Objects, tasks.objects)?];
         let submitted = Instant::now();
@@ -331,7 +342,9 @@ impl Recogniser {
         if !self.handle.has_room() {
             return Ok(None);
         }
-        self.ask_model(shadow, picture, self.asker | BACKGROUND).map(|asked| Some(Shadowing(asked)))
+        let mut halves = Halves::default();
+        let mut source = Source::new(picture, &mut halves)?;
+        self.ask_model(shadow, &mut source, self.asker | BACKGROUND).map(|asked| Some(Shadowing(asked)))
     }
 
     /// Waits for a shadow and reads what it found, of scores from `min_score` on.
@@ -346,12 +359,12 @@ impl Recogniser {
         self.read(shadowing.0, min_score)
     }
 
-    fn ask(&self, slot: &Slot, picture: &Picture) -> Result<Asked, RecogniseError> {
+    fn ask(&self, slot: &Slot, picture: &mut Source<'_>) -> Result<Asked, RecogniseError> {
         let model = self.find(slot)?;
         self.ask_model(model, picture, self.asker)
     }
 
-    fn ask_model(&self, model: Model, picture: &Picture, asker: u64) -> Result<Asked, RecogniseError> {
+    fn ask_model(&self, model: Model, picture: &mut Source<'_>, asker: u64) -> Result<Asked, RecogniseError> {
         let (used, outputs) = self.spares.take(model.id);
         let prepared = prepare_in(used, picture, &model.manifest.input)
             .map_err(|source| RecogniseError::Prepare { model: title(&model.manifest), source })?;
@@ -427,7 +440,9 @@ impl Recogniser {
         outputs: Outputs,
     ) -> Result<Ticket, RecogniseError> {
         let refused = |source| RecogniseError::Infer { model: title(&model.manifest), source };
-        let ask = Ask { is_ahead, outputs, ..Ask::of(model.id, asker, input) };
+        // Who never queues, such as a video's follower, is no newcomer.
+        let is_first = self.turns.load(Ordering::Relaxed) == 1;
+        let ask = Ask { is_ahead, is_first, outputs, ..Ask::of(model.id, asker, input) };
         self.handle.queue(ask).map_err(refused)
     }
 

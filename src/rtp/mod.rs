@@ -14,8 +14,10 @@ mod reorder;
 mod vp8;
 mod vp9;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod clips;
 #[cfg(test)]
-mod fuzz;
+mod mutated;
 #[cfg(test)]
 mod round_trip;
 

@@ -152,7 +152,7 @@ pub enum TokenFault {
 
 impl Door {
     /// What a request with these headers may do.
-    fn admit(&self, headers: &HeaderMap) -> Result<Grant, TokenFault> {
+    pub(crate) fn admit(&self, headers: &HeaderMap) -> Result<Grant, TokenFault> {
         let Self::Keyed { session, admin } = self else {
             return Ok(Grant { is_admin: true, ..Grant::default() });
         };

@@ -6,6 +6,7 @@
 
 pub mod cluster;
 pub mod media;
+pub mod outside;
 pub mod process;
 pub mod s3;
 

@@ -85,7 +85,13 @@ impl DerefMut for Service {
 
 impl Service {
     pub fn start(arguments: &[&str]) -> Self {
+        Self::start_with(&[], arguments)
+    }
+
+    /// With these variables in its environment.
+    pub fn start_with(variables: &[(String, String)], arguments: &[&str]) -> Self {
         let mut command = vigie();
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
         command.args(["serve", "--listen", "127.0.0.1:0", "--media", "127.0.0.1:0"]).args(arguments);
         Self(Process::start(&mut command))
     }
@@ -112,6 +118,7 @@ impl Service {
             duration,
             settings,
             stop_at_first_report: false,
+            reads_counter: false,
         }
     }
 

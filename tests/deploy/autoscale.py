@@ -2,8 +2,10 @@
 """Autoscaling with real parts: `vigie worker` processes, a `vigie signal` before them, a Prometheus that scrapes them, the queries of
 the manifests, Kubernetes' rules (hpa.py), and `vigie load` as the people who come and go. Only the cluster is played.
 
-Time runs faster: every window and period of the manifest is divided by SPEED. Sessions that are lost fail the run.
-Writes a CSV and an SVG plot to the folder given. Needs PyYAML and Debian's prometheus.
+With --speed above 1 time runs faster: every window and period of the manifest is divided by it, but starting a worker and moving a
+session take what they take. Sessions that are lost fail the run. All workers stand on one machine, so they admit by count: their
+measured headroom would be one and the same. Writes autoscaling.csv, .json and .svg to the folder given. Needs PyYAML and Debian's
+prometheus; from the models and ONNX Runtime of this checkout, or where VIGIE_MODELS and VIGIE_ORT_LIBRARY say.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import secrets
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.parse
@@ -28,6 +31,7 @@ from hpa import Autoscaler, wanted
 ROOT = Path(__file__).resolve().parents[2]
 SYNC_SECONDS = 15  # how often the autoscaler looks (--horizontal-pod-autoscaler-sync-period)
 MOST_WORKERS = 4
+STAYERS = 5
 
 
 def free_port():
@@ -55,7 +59,8 @@ class Processes:
 
     def start(self, name, command, **environment):
         log = open(self.folder / f"{name}.log", "wb")
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **environment})
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT,
+                                   env={**os.environ, "ORT_DISABLE_TELEMETRY": "1", **environment})
         self.all.append(process)
         return process
 
@@ -97,7 +102,10 @@ class Cluster:
 
     def start(self):
         self.write_targets()
-        config = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": [
+        scrape = (ROOT / "k8s/components/monitoring/scrape.yaml").read_text()
+        seconds = int(re.search(r"interval: (\d+)s", scrape)[1])
+        interval = f"{max(1000, round(seconds * 1000 / self.speed))}ms"
+        config = {"global": {"scrape_interval": interval, "scrape_timeout": interval}, "scrape_configs": [
             {"job_name": "worker", "file_sd_configs": [{"files": [str(self.targets)], "refresh_interval": "1s"}]}]}
         (self.folder / "prometheus.yml").write_text(yaml.safe_dump(config))
         self.processes.start("prometheus", ["prometheus", f"--config.file={self.folder}/prometheus.yml",
@@ -118,7 +126,7 @@ class Cluster:
         index = self.addresses.index(address)
         self.workers[address] = self.processes.start(
             f"worker-{index}-{time.monotonic():.0f}", [self.binary, "worker", "--control", address, "--name", f"worker-{index}",
-                                  "--media", "127.0.0.1:0", "--max-sessions", str(self.per_worker), "--drain-seconds", "30"],
+                                  "--media", "127.0.0.1:0", "--lanes", "1", "--admit", "count", "--max-sessions", str(self.per_worker), "--drain-seconds", "30"],
             VIGIE_CLUSTER_TOKEN=self.token)
         until(f"worker {index} is ready", 60, lambda: answers(f"http://{address}/readyz"))
         self.write_targets()
@@ -140,6 +148,9 @@ class Cluster:
         self.leaving.append((address, process))
 
     def reap(self):
+        for address, process in self.leaving:
+            if process.poll() is not None and process.returncode != 0:
+                raise RuntimeError(f"the worker at {address} ended with {process.returncode}")
         self.leaving = [(address, process) for address, process in self.leaving if process.poll() is None]
 
     def measure(self, query, name):
@@ -156,16 +167,16 @@ class Cluster:
 
 def plot(rows, path):
     """Sessions, capacity and load over time, as an SVG."""
-    width, height, left, bottom = 760, 300, 46, 30
+    width, height, left, bottom, right = 760, 300, 46, 30, 24
     end, top = rows[-1]["seconds"], max(max(r["sessions"], r["capacity"]) for r in rows) * 1.1
-    x = lambda s: left + (width - left - 12) * s / end
+    x = lambda s: left + (width - left - right) * s / end
     y = lambda v: height - bottom - (height - bottom - 26) * v / top
     steps = lambda key: " ".join(f"{x(r['seconds']):.1f},{y(r[key]):.1f}" for r in rows)
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="system-ui, sans-serif" font-size="12">',
              f'<rect width="{width}" height="{height}" fill="#fff"/>']
     for value in range(0, int(top) + 1, max(1, int(top / 6))):
-        parts.append(f'<path d="M{left} {y(value):.1f}H{width - 12}" stroke="#e5e7eb"/><text x="{left - 8}" y="{y(value) + 4:.1f}" text-anchor="end" fill="#6b7280">{value}</text>')
-    for second in range(0, int(end) + 1, max(10, int(end / 8) // 10 * 10)):
+        parts.append(f'<path d="M{left} {y(value):.1f}H{width - right}" stroke="#e5e7eb"/><text x="{left - 8}" y="{y(value) + 4:.1f}" text-anchor="end" fill="#6b7280">{value}</text>')
+    for second in range(0, int(end) + 1, next((step for step in (10, 30, 60, 120, 300) if end / step < 9), 600)):
         parts.append(f'<text x="{x(second):.1f}" y="{height - 10}" text-anchor="middle" fill="#6b7280">{second} s</text>')
     parts.append(f'<polyline points="{steps("capacity")}" fill="none" stroke="#9ca3af" stroke-width="2" stroke-dasharray="5 3"/>')
     parts.append(f'<polyline points="{steps("sessions")}" fill="none" stroke="#2563eb" stroke-width="2.5"/>')
@@ -178,9 +189,9 @@ def main():
     parser.add_argument("binary", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--speed", type=float, default=20, help="how many times faster than in the manifest")
-    parser.add_argument("--per-worker", type=int, default=4, help="sessions of one worker")
-    parser.add_argument("--most", type=int, default=12, help="sessions at the height")
-    parser.add_argument("--high", type=int, default=45, help="seconds that they stay")
+    parser.add_argument("--per-worker", type=int, default=8, help="sessions of one worker")
+    parser.add_argument("--most", type=int, default=24, help="sessions at the height")
+    parser.add_argument("--high", type=int, default=60, help="seconds that most of them stay")
     options = parser.parse_args()
     binary, output = options.binary.resolve(), options.output
     output.mkdir(parents=True, exist_ok=True)
@@ -196,7 +207,14 @@ def main():
             cluster.add()
             until("the front is ready", 30, lambda: answers(f"http://{cluster.front}/readyz"))
             began = time.monotonic()
-            loads = [load(cluster, output, "few", 2, 1, options.high * 3), load(cluster, output, "many", options.most - 2, 1, options.high)]
+            # Some stay until the workers have gone again: theirs are the sessions that have to move.
+            down = spec["behavior"]["scaleDown"]
+            gone = (down["stabilizationWindowSeconds"] + MOST_WORKERS * down["policies"][0]["periodSeconds"]) / options.speed
+            stay = round(options.high + gone + 45)
+            # They come while workers do, and so stand on several.
+            slowly = STAYERS / (10 + 90 / options.speed)
+            loads = [load(cluster, scratch, "few", STAYERS, slowly, stay),
+                     load(cluster, scratch, "many", options.most - STAYERS, 2, options.high)]
             idle_since = None
             while True:
                 now = time.monotonic() - began
@@ -218,34 +236,54 @@ def main():
                     idle_since = idle_since or now
                     if now - idle_since > 5:
                         break
-                if now > options.high * 3 + 240:
+                if now > stay + 240:
                     raise TimeoutError("the workers did not go back to one")
                 time.sleep(SYNC_SECONDS / options.speed)
+            reports = [json.loads(Path(scratch, f"load-{name}.json").read_text()) for name in ("few", "many")]
+        except BaseException:
+            for log in sorted(Path(scratch).glob("*.log")):
+                print(f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-8:], sep="\n", file=sys.stderr)
+            raise
         finally:
             cluster.processes.end()
-    finish(rows, output, options)
+    finish(rows, reports, output, options)
 
 
-def load(cluster, output, name, sessions, ramp, seconds):
+def load(cluster, folder, name, sessions, ramp, seconds):
     return cluster.processes.start(f"load-{name}", [
         cluster.binary, "load", f"http://{cluster.front}", "--sessions", str(sessions), "--ramp", str(ramp), "--seconds", str(seconds),
-        "--size", "320x240", "--rate", "10", "--max-rate", "1", "--json", str(output.resolve() / f"load-{name}.json")])
+        "--size", "320x240", "--rate", "10", "--max-rate", "1", "--tasks", "faces", "--json", f"{folder}/load-{name}.json"])
 
 
-def finish(rows, output, options):
+def finish(rows, reports, output, options):
     with open(output / "autoscaling.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
     plot(rows, output / "autoscaling.svg")
-    most = max(row["workers"] for row in rows)
-    needed = -(-options.most // options.per_worker)
-    full = next((row["seconds"] for row in rows if row["sessions"] >= options.most), None)
-    reports = {name: json.loads((output / f"load-{name}.json").read_text()) for name in ("few", "many")}
-    print(json.dumps({"speed": options.speed, "most_workers": most, "all_sessions_after_s": full,
-                      "loads": {name: report.get("summary", report) for name, report in reports.items()}}, indent=1)[:4000])
-    assert most >= needed, f"{most} workers for {options.most} sessions of {options.per_worker} each"
-    assert full is not None, "not everybody got in"
+    first = lambda true: next((row["seconds"] for row in rows if true(row)), None)
+    last_of_several = max(index for index, row in enumerate(rows) if row["workers"] > 1)
+    sessions = [report["sessions"] for report in reports]
+    figures = {
+        "speed": options.speed,
+        "sessions_wanted": options.most,
+        "places_per_worker": options.per_worker,
+        "most_workers": max(row["workers"] for row in rows),
+        "seconds_from_load_to_capacity": first(lambda row: row["capacity"] >= options.most),
+        "seconds_until_everybody_is_in": first(lambda row: row["sessions"] >= options.most),
+        "seconds_until_one_worker_again": rows[last_of_several + 1]["seconds"],
+        "joined": sum(one["joined"] for one in sessions),
+        "moved": sum(one["migrated"] for one in sessions),
+        "refused_tries": sum(sum(one["failed_tries"].values()) for one in sessions),
+        "lost": {reason: count for one in sessions for reason, count in one["lost"].items()},
+        "longest_silence_ms": max(visitor["longest_silence_ms"] for report in reports for visitor in report["visitors"]),
+    }
+    (output / "autoscaling.json").write_text(json.dumps(figures, indent=2) + "\n")
+    print(json.dumps(figures, indent=2))
+    assert figures["most_workers"] == MOST_WORKERS, "it did not go up to the most"
+    assert figures["joined"] == options.most, "not everybody got in"
+    assert figures["moved"] > 0, "no session had to move, so nothing is shown"
+    assert not figures["lost"], figures["lost"]
 
 
 if __name__ == "__main__":

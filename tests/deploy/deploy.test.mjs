@@ -41,7 +41,7 @@ describe('the deployment', () => {
   before(async () => {
     await eventually('the front is ready', async () => (await fetch(`${URL_BASE}/readyz`).catch(() => null))?.ok, 120_000);
     // A page that is not on localhost has no camera without HTTPS.
-    browser = await launch({ camera: await clip('people.y4m'), args: [`--unsafely-treat-insecure-origin-as-secure=${URL_BASE}`] });
+    browser = await launch({ camera: await clip('people.y4m'), switches: [`--unsafely-treat-insecure-origin-as-secure=${URL_BASE}`] });
   });
   after(() => browser?.close());
 

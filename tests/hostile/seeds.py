@@ -41,10 +41,10 @@ def ffmpeg(arguments):
     subprocess.run(command, check=True)
 
 
-def make():
+def make(size="96x64", seconds=1.2, sampling=44100):
     """Name -> bytes of every seed."""
-    moving = ["-f", "lavfi", "-i", "testsrc2=size=96x64:rate=10"]
-    tone = ["-f", "lavfi", "-i", "sine=440"]
+    moving = ["-f", "lavfi", "-i", f"testsrc2=size={size}:rate=10"]
+    tone = ["-f", "lavfi", "-i", f"sine=440:sample_rate={sampling}"]
     good = {}
     with tempfile.TemporaryDirectory() as folder:
         def write(name, inputs, arguments):
@@ -53,9 +53,9 @@ def make():
             good[name] = path.read_bytes()
 
         for name, arguments in VIDEOS.items():
-            write(name, [*moving, *tone, "-t", "1.2"], arguments)
+            write(name, [*moving, *tone, "-t", str(seconds)], arguments)
         for name, arguments in SOUNDS.items():
-            write(name, [*tone, "-t", "1"], arguments)
+            write(name, [*tone, "-t", str(min(seconds, 1))], arguments)
         for name, arguments in PICTURES.items():
             write(name, [*moving, "-frames:v", "1"], arguments)
         write("one-frame.mp4", [*moving, "-frames:v", "1"], [*X264, "-an"])

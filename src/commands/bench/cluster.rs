@@ -203,6 +203,7 @@ async fn join(front: SocketAddr) -> anyhow::Result<Joining> {
         duration: Duration::from_secs(60),
         settings: Value::Null,
         stop_at_first_report: true,
+        reads_counter: false,
     };
     Ok(publish(config).await?.joining)
 }

@@ -143,6 +143,7 @@ fn publisher(service: &Service, args: &LiveArgs, settings: Value) -> PublisherCo
         duration: WARM_UP + Duration::from_secs(args.seconds),
         settings,
         stop_at_first_report: false,
+        reads_counter: false,
     }
 }
 
@@ -325,8 +326,12 @@ impl Settled {
     fn of(outcome: &Outcome, seconds: u64) -> Self {
         let seconds = seconds as f64;
         let reports: Vec<_> = outcome.reports.iter().filter(|r| r.at >= WARM_UP).cloned().collect();
-        let annotated: Vec<_> =
-            outcome.annotated.iter().filter(|(at, _)| *at >= WARM_UP).map(|(_, latency)| *latency).collect();
+        let annotated: Vec<_> = outcome
+            .annotated
+            .iter()
+            .filter(|(at, _)| *at >= WARM_UP)
+            .filter_map(|(_, latency)| *latency)
+            .collect();
         Self {
             sent_fps: outcome.sent_at.iter().filter(|at| **at >= WARM_UP).count() as f64 / seconds,
             annotated_fps: annotated.len() as f64 / seconds,

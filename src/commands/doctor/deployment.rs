@@ -141,6 +141,7 @@ async fn session(target: &Target, findings: &mut Findings) -> Option<String> {
         duration: SESSION_LIMIT,
         settings: Value::Null,
         stop_at_first_report: true,
+        reads_counter: false,
     };
     let advice = "pages on this network would fail as well: open the workers' UDP ports, or give pages a relay \
                   (--turn-url). This check speaks to workers directly only";

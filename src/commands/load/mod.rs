@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use crate::cli::AccessArgs;
 use crate::commands::bench::machine::{self, cpu_seconds};
 use crate::load::clip::Clip;
+use crate::load::counter;
 use crate::load::poster::{BUILT_IN_PICTURE, Posts, post};
 use crate::load::publisher::PublisherConfig;
 use crate::load::visitor::{Tally, Visits, visit};
@@ -56,6 +57,10 @@ pub struct LoadArgs {
     /// What comes back besides the reports.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
+    /// Draw a number into each picture and read it back from the first session's annotated track: latency glass
+    /// to glass.
+    #[arg(long)]
+    counter: bool,
     /// Clients that post pictures to /predict, one after another each.
     #[arg(long, default_value_t = 0, value_name = "CLIENTS")]
     predict: usize,
@@ -154,6 +159,12 @@ fn clip(args: &LoadArgs) -> anyhow::Result<(Clip, f64)> {
     })
 }
 
+/// The bit rate of a clip.
+fn kbps(clip: &Clip, rate: f64) -> u32 {
+    let bytes: usize = clip.frames.iter().map(|frame| frame.len()).sum();
+    (bytes as f64 * 8.0 / 1000.0 * rate / clip.frames.len() as f64) as u32
+}
+
 fn settings(args: &LoadArgs) -> Value {
     let wants = |task| args.tasks.contains(&task);
     let mut settings = json!({
@@ -173,7 +184,10 @@ fn settings(args: &LoadArgs) -> Value {
 
 async fn load(args: &LoadArgs) -> anyhow::Result<Summary> {
     let target = args.access.target(&args.url).await?;
-    let (clip, rate) = clip(args)?;
+    let (mut clip, rate) = clip(args)?;
+    if args.counter {
+        clip = counter::counted(&clip, kbps(&clip, rate)).context("drawing numbers into the clip")?;
+    }
     let picture = match &args.picture {
         Some(path) => {
             Bytes::from(std::fs::read(path).with_context(|| format!("reading {}", path.display()))?)
@@ -204,6 +218,7 @@ async fn load(args: &LoadArgs) -> anyhow::Result<Summary> {
         duration: length,
         settings: plan.settings.clone(),
         stop_at_first_report: false,
+        reads_counter: false,
     };
     let mut visitors = JoinSet::new();
     let mut clients = JoinSet::new();
@@ -215,6 +230,8 @@ async fn load(args: &LoadArgs) -> anyhow::Result<Summary> {
             let at = Duration::from_secs_f64(number as f64 / args.ramp);
             tokio::time::sleep_until((began + at).into()).await;
             config.duration = length.saturating_sub(began.elapsed());
+            // One is enough: decoding takes from the service's processors.
+            config.reads_counter = args.counter && number == 0;
             visitors.spawn(visit(config.clone(), Arc::clone(&tally)));
         }
         let visits: Vec<Visits> = std::mem::take(&mut visitors).join_all().await;

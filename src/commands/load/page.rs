@@ -251,6 +251,7 @@ fn table(summary: &Summary) -> String {
     row(&mut html, "frame to report", &video.report_ms);
     row(&mut html, "of that in the server", &video.server_ms);
     row(&mut html, "frame to annotated picture", &video.annotated_ms);
+    row(&mut html, "glass to glass, by a number in the picture", &video.glass_ms);
     row(&mut html, "longest time without a report", &video.silence_ms);
     if let Some(predict) = &summary.predict {
         row(&mut html, "picture posted to answer", &predict.latency_ms);

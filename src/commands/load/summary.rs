@@ -87,6 +87,8 @@ pub struct Video {
     /// From a frame's last packet to its report, in the server.
     pub server_ms: Percentiles,
     pub annotated_ms: Percentiles,
+    /// By the numbers in the pictures, from writing a frame to having decoded it from the annotated track.
+    pub glass_ms: Percentiles,
     /// The longest time without a report of each visitor.
     pub silence_ms: Percentiles,
     pub packets_sent: u64,
@@ -133,6 +135,7 @@ pub struct Second {
     pub annotated: usize,
     pub report_p50_ms: f64,
     pub report_p95_ms: f64,
+    pub report_p99_ms: f64,
     pub predicted: usize,
     pub predict_p50_ms: f64,
 }
@@ -198,6 +201,9 @@ impl Summary {
             if video.annotated_fps.max > 0.0 {
                 println!("  annotated a session      {}", spread(&video.annotated_fps));
                 println!("  sender to annotated      {}", video.annotated_ms);
+            }
+            if video.glass_ms.count > 0 {
+                println!("  glass to glass           {}", video.glass_ms);
             }
             println!("  sender to report         {}", video.report_ms);
             println!("  of that in the server    {}", video.server_ms);
@@ -292,8 +298,9 @@ fn video(outcomes: &[&Outcome], visitors: &[Visitor]) -> Video {
         report_ms: Percentiles::of(reports().map(|report| report.latency)),
         server_ms: Percentiles::of_ms(reports().map(|report| f64::from(report.timings.total))),
         annotated_ms: Percentiles::of(
-            outcomes.iter().flat_map(|o| &o.annotated).map(|(_, latency)| *latency),
+            outcomes.iter().flat_map(|o| &o.annotated).filter_map(|(_, latency)| *latency),
         ),
+        glass_ms: Percentiles::of(outcomes.iter().flat_map(|o| &o.glass).copied()),
         silence_ms: Percentiles::of_ms(joined().map(|visitor| visitor.longest_silence_ms)),
         packets_sent: outcomes.iter().map(|outcome| outcome.network.packets_sent).sum(),
         packets_lost: outcomes.iter().map(|outcome| outcome.network.packets_lost).sum(),
@@ -372,6 +379,7 @@ fn seconds(began: Instant, length: Duration, visits: &[Visits], posts: &[Posts])
         (second.reports, second.predicted) = (reported.len(), predicted.len());
         let latency = Percentiles::of(reported);
         (second.report_p50_ms, second.report_p95_ms) = (latency.p50, latency.p95);
+        second.report_p99_ms = latency.p99;
         second.predict_p50_ms = Percentiles::of(predicted).p50;
     }
     seconds

@@ -213,7 +213,7 @@ fn look(
     let next = AtomicUsize::new(0);
     let is_over = AtomicBool::new(false);
     let bar = progress(names.len() as u64);
-    let (sender, results) = mpsc::sync_channel(names.len().clamp(1, 64));
+    let (sender, results) = mpsc::sync_channel(engines.len());
     let mut seen: Vec<Option<Result<Seen, String>>> = names.iter().map(|_| None).collect();
     thread::scope(|scope| {
         for mut engine in engines {

@@ -10,6 +10,7 @@
 
 mod feedback;
 mod prompt;
+mod verified;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -17,6 +18,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use rtc::dtls::cipher_suite::CipherSuiteId;
+use rtc::dtls::extension::extension_use_srtp::SrtpProtectionProfile;
 use rtc::interceptor::{NackGeneratorBuilder, NackResponderBuilder, Slot};
 use rtc::media_stream::MediaStreamTrack;
 use rtc::peer_connection::sdp::RTCSessionDescription;
@@ -56,6 +59,19 @@ const NACKS_PER_PACKET: u16 = 4;
 const ICE_DISCONNECTED: Duration = Duration::from_secs(5);
 const ICE_FAILED: Duration = Duration::from_secs(15);
 const ICE_KEEPALIVE: Duration = Duration::from_secs(2);
+/// How the handshake is encrypted: authenticated ciphers with forward secrecy alone, by the first of which RFC 8827 §6.5
+/// has every browser speak; clients with an RSA certificate (GStreamer) need the second.
+const CIPHERS: [CipherSuiteId; 3] = [
+    CipherSuiteId::Tls_Ecdhe_Ecdsa_With_Aes_128_Gcm_Sha256,
+    CipherSuiteId::Tls_Ecdhe_Rsa_With_Aes_128_Gcm_Sha256,
+    CipherSuiteId::Tls_Ecdhe_Ecdsa_With_ChaCha20_Poly1305_Sha256,
+];
+/// How media is: the last is what RFC 8827 §6.5 demands of all. None with a tag of 32 bits, which can be guessed.
+const PROFILES: [SrtpProtectionProfile; 3] = [
+    SrtpProtectionProfile::Srtp_Aead_Aes_128_Gcm,
+    SrtpProtectionProfile::Srtp_Aead_Aes_256_Gcm,
+    SrtpProtectionProfile::Srtp_Aes128_Cm_Hmac_Sha1_80,
+];
 /// Host candidates are there at once; longer than this no client is kept waiting.
 const GATHERING_LIMIT: Duration = Duration::from_secs(2);
 
@@ -131,6 +147,8 @@ impl Peer {
             // Resolving .local names would open a multicast socket for each session; those peers
             // still connect, as peer-reflexive candidates.
             .with_multicast_dns_mode(rtc::ice::mdns::MulticastDnsMode::Disabled)
+            .with_dtls_cipher_suites(CIPHERS.to_vec())
+            .with_srtp_protection_profiles(PROFILES.to_vec())
             .with_ice_timeouts(Some(ICE_DISCONNECTED), Some(ICE_FAILED), Some(ICE_KEEPALIVE))
             .build();
 

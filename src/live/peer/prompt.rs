@@ -22,6 +22,8 @@ const SHORT_TIMERS: u8 = 8;
 /// What is left of them; the library looks at due timers no more often.
 const SHORT: Duration = Duration::from_millis(1);
 
+use super::verified::VerifiedSocket;
+
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Tells the runtime of one connection that its ICE has connected.
@@ -40,7 +42,7 @@ impl Prompt {
     }
 }
 
-/// Tokio, with timers that a [`Prompt`] cuts short.
+/// Tokio, with timers that a [`Prompt`] cuts short, and sockets that take DTLS from verified peers only.
 pub(super) struct PromptRuntime(pub(super) Prompt);
 
 impl fmt::Debug for PromptRuntime {
@@ -59,7 +61,7 @@ impl Runtime for PromptRuntime {
     }
 
     fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        TokioRuntime.wrap_udp_socket(socket)
+        Ok(Arc::new(VerifiedSocket::new(TokioRuntime.wrap_udp_socket(socket)?)))
     }
 
     fn wrap_tcp_listener(&self, listener: TcpListener) -> io::Result<Arc<dyn AsyncTcpListener>> {

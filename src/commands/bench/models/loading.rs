@@ -61,6 +61,7 @@ pub async fn measure(args: &ModelsBenchArgs) -> anyhow::Result<Loading> {
         duration: Duration::from_secs(600),
         settings: json!({ "max_rate": args.session_rate }),
         stop_at_first_report: false,
+        reads_counter: false,
     };
     let mut sessions = Vec::new();
     let (stop, stopped) = tokio::sync::watch::channel(false);
