@@ -288,12 +288,9 @@ async fn sessions_are_shared_out_and_keep_their_side() {
     let of_canary = sides.iter().filter(|side| **side == canary).count();
     assert!((4..=20).contains(&of_canary), "{of_canary} of 24 for 50 %");
     assert!(sides.iter().all(|side| *side == canary || *side == stable));
-    for number in 0..6 {
+    for (number, side) in sides.iter().enumerate().take(6) {
         assert_eq!(welcomed(&front, &format!("?sticky=tab-{number}&attributes=cohort:b")).await, variant);
-        assert_eq!(
-            welcomed(&front, &format!("?sticky=tab-{number}&attributes=cohort:c")).await,
-            sides[number]
-        );
+        assert_eq!(welcomed(&front, &format!("?sticky=tab-{number}&attributes=cohort:c")).await, *side);
     }
     let mut socket = front.socket("?sticky=tab-1").await.unwrap();
     let welcome = next_message(&mut socket).await;
