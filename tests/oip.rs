@@ -72,7 +72,8 @@ fn what_cannot_be_taken_is_refused_by_its_code_and_harms_nothing() {
     let deep = format!(r#"{{"inputs":{}1{}}}"#, "[".repeat(200_000), "]".repeat(200_000)).into_bytes();
     let noise: Vec<u8> =
         (0..100_000u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    let cases: &[(&[(&str, &str)], &[u8], u16, &str)] = &[
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a [u8], u16, &'a str);
+    let cases: &[Case<'_>] = &[
         (&[], b"", 400, "invalid_request"),
         (&[], b"{}", 400, "invalid_request"),
         (&[], &noise, 400, "invalid_request"),

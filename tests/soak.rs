@@ -90,6 +90,7 @@ fn visitor(server: SocketAddr, clip: &Arc<Clip>, duration: Duration, stops: bool
         duration,
         settings: json!({ "max_rate": RATE }),
         stop_at_first_report: stops,
+        reads_counter: false,
     }
 }
 
@@ -254,7 +255,7 @@ async fn sessions_that_come_and_go_leave_nothing_and_nothing_grows() {
     assert!(joins > RESIDENTS as u64 && count(&counts.pictures) > 0 && count(&counts.videos) > 0);
     assert_eq!(count(&counts.failed), 0, "visits failed");
     assert_eq!(service.metric("vigie_session_panics_total"), 0.0);
-    let allowed = early + SLACK_MIB + (joins * BYTES_A_JOIN >> 20);
+    let allowed = early + SLACK_MIB + ((joins * BYTES_A_JOIN) >> 20);
     assert!(late <= allowed, "{late} MiB, more than {allowed}: memory grows");
     assert!(after.descriptors <= before.descriptors + POOL && after.threads <= before.threads + POOL);
 }
