@@ -137,6 +137,14 @@ impl Session {
     }
 }
 
+/// Has a session's first picture recognised: for that it has a place besides the others.
+fn settle(stage: &Stage, session: &mut Session) {
+    const FIRST: u8 = 9;
+    stage.let_end(&[FIRST]);
+    session.put(FIRST);
+    assert_eq!(session.reported(1), [u32::from(FIRST)]);
+}
+
 fn fixture(lanes: usize) -> (Service, Arc<Stage>) {
     let stage = Arc::new(Stage::default());
     let service = Service::start(Options { lanes, ..Options::default() }, Arc::new(())).unwrap();
@@ -184,6 +192,7 @@ fn a_session_whose_turn_it_is_not_keeps_its_newest_picture() {
     let (service, stage) = fixture(1);
     service.set_pictures_under_way(1);
     let (mut first, mut second) = (Session::start(&service, 1), Session::start(&service, 2));
+    settle(&stage, &mut second);
     first.put(1);
     stage.has_begun(1);
     second.put(2);
@@ -202,6 +211,7 @@ fn who_leaves_gives_the_turn_back() {
     let (service, stage) = fixture(1);
     service.set_pictures_under_way(1);
     let (first, mut second) = (Session::start(&service, 1), Session::start(&service, 2));
+    settle(&stage, &mut second);
     first.put(1);
     stage.has_begun(1);
     second.put(2);
