@@ -218,7 +218,7 @@ async fn a_token_says_what_its_sessions_may_do_and_for_how_long() {
     let token = mint(&["--subject", "alice", "--tasks", "faces", "--max-seconds", "3"]);
     let mut socket = socket_with(service.address, &token).await.unwrap();
     let welcome = next_message(&mut socket).await;
-    assert_eq!(welcome["tasks"], json!({ "faces": true, "gender": false, "objects": false }));
+    assert_eq!(welcome["tasks"], json!({ "faces": true, "gender": false, "objects": false, "text": false }));
     let end = next_message(&mut socket).await;
     assert_eq!((end["type"].as_str(), end["reason"].as_str()), (Some("bye"), Some("its time is up")));
     assert_eq!(next_message(&mut socket).await, Value::Null);
