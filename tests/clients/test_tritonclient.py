@@ -69,8 +69,10 @@ class Tritonclient(unittest.TestCase):
                              ["Identity", "Identity_1", "Identity_2", "Identity_3"])
             self.assertEqual(client.get_model_metadata(FACES, "1")["versions"], ["1"])
             index = client.get_model_repository_index()
-            self.assertEqual([(model["name"], model["state"]) for model in index],
-                             [("blazeface", "READY"), ("centernet", "READY"), ("faceres", "READY")])
+            states = {model["name"]: model["state"] for model in index}
+            # Beside the default models there may be those that read text.
+            self.assertLessEqual({"blazeface", "centernet", "faceres"}, set(states))
+            self.assertEqual(set(states.values()), {"READY"})
 
     def test_every_way_to_send_and_to_receive_gives_the_same(self):
         values = picture()
