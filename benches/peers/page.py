@@ -90,7 +90,7 @@ def render(result, servers):
                           "seconds", logarithmic=True))
     if held:
         lines = {"vigie": [(row["sessions"], row.get("annotated_fps")) for row in held]}
-        plots.append(plot("Without recognition: annotated frames a second and session", lines,
+        plots.append(plot("Annotated frames a second, no recognition", lines,
                           [row["sessions"] for row in held], "sessions", marks=[("29 fps", 29)]))
     machine = result["limits"]["machine"]
     legend = " · ".join(f'<b style="color:{COLOURS[name]}">{html.escape(servers[name])}</b>' for name in names)
