@@ -2,14 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot reach its queue has failed")]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
+use common::outside::Nats;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use vigie::jobs::id::JobId;
@@ -32,7 +33,7 @@ async fn a_queue_in_this_process_keeps_its_promises() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_over_nats_keeps_its_promises() {
     let server = Nats::start();
-    keeps_promises(&server.queue().await, &server.queue().await).await;
+    keeps_promises(&connect(&server).await, &connect(&server).await).await;
 }
 
 /// `one` and `other` are handles of the same queue, over NATS of different connections.
@@ -165,7 +166,7 @@ async fn a_full_queue_refuses(one: &Queue, other: &Queue) {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_says_working_keeps_a_job_for_as_long_as_it_takes() {
     let server = Nats::start();
-    let (one, other) = (server.queue().await, server.queue().await);
+    let (one, other) = (connect(&server).await, connect(&server).await);
     let job = JobId::random();
     one.push(job, 0).await.unwrap();
     let delivery = taken(&one).await;
@@ -194,7 +195,7 @@ async fn who_says_working_keeps_a_job_for_as_long_as_it_takes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_workers_job_goes_to_another_until_it_killed_three() {
     let server = Nats::start();
-    let queue = server.queue().await;
+    let queue = connect(&server).await;
     let job = JobId::random();
     queue.push(job, 0).await.unwrap();
     for try_ in 1..=3 {
@@ -229,7 +230,7 @@ async fn take_and_hang() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_killed_and_comes_back_has_lost_nothing() {
     let mut server = Nats::start();
-    let queue = server.queue().await;
+    let queue = connect(&server).await;
     let jobs: Vec<JobId> = (0..5).map(|_| JobId::random()).collect();
     for job in &jobs {
         queue.push(*job, 0).await.unwrap();
@@ -280,7 +281,7 @@ async fn a_server_that_comes_later_is_waited_for() {
     assert!(matches!(queue.push(JobId::random(), 0).await, Err(QueueError::Unreachable { .. })));
     eventually("the reason is told", || says(&queue, &format!("no connection with 127.0.0.1:{port}: ")))
         .await;
-    let _server = Nats::start_at(port, &[]);
+    let _server = Nats::start_at(port);
     eventually("the queue is ready", || queue.ready().is_ok()).await;
     let job = JobId::random();
     queue.push(job, 0).await.unwrap();
@@ -314,7 +315,7 @@ fn says(queue: &Queue, words: &str) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_others_write_into_the_stream_hurts_nobody() {
     let server = Nats::start();
-    let queue = server.queue().await;
+    let queue = connect(&server).await;
     let client = async_nats::connect(&server.url).await.unwrap();
     let jetstream = async_nats::jetstream::new(client);
     for junk in ["", "{}", "{\"job\":\"../../etc\",\"tries\":0}", "\u{0}\u{0}"] {
@@ -371,75 +372,9 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Debian's nats-server, with a store that ends with the test.
-struct Nats {
-    child: Child,
-    url: String,
-    port: u16,
-    arguments: Vec<String>,
-    store: TempDir,
-}
-
-impl Nats {
-    fn start() -> Self {
-        Self::start_with(&["-js"])
-    }
-
-    fn start_with(arguments: &[&str]) -> Self {
-        // Chosen by the server.
-        Self::launch(None, arguments)
-    }
-
-    fn start_at(port: u16, more: &[&str]) -> Self {
-        Self::launch(Some(port), &[&["-js"], more].concat())
-    }
-
-    fn launch(port: Option<u16>, arguments: &[&str]) -> Self {
-        let store = tempfile::tempdir().unwrap();
-        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        let (child, port) = spawn(store.path(), port, &arguments);
-        Self { child, url: format!("nats://127.0.0.1:{port}"), port, arguments, store }
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    fn restart(&mut self) {
-        self.child = spawn(self.store.path(), Some(self.port), &self.arguments).0;
-    }
-
-    /// A connection of its own that is ready.
-    async fn queue(&self) -> Queue {
-        let queue = Queue::nats(&self.url, options()).await.unwrap();
-        eventually("the queue is ready", || queue.ready().is_ok()).await;
-        queue
-    }
-}
-
-impl Drop for Nats {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn spawn(store: &Path, port: Option<u16>, arguments: &[String]) -> (Child, u16) {
-    let port = port.map_or_else(|| "-1".to_owned(), |port| port.to_string());
-    let mut command = Command::new("nats-server");
-    command.args(["-a", "127.0.0.1", "-p", &port, "-sd"]).arg(store).args(arguments).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("nats-server is installed (Debian's package of that name)");
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-    let mut port = None;
-    for line in lines.by_ref() {
-        if let Some((_, address)) = line.split_once("Listening for client connections on ") {
-            port = address.rsplit(':').next().and_then(|port| port.trim().parse().ok());
-        }
-        if line.contains("Server is ready") {
-            break;
-        }
-    }
-    std::thread::spawn(move || lines.for_each(drop));
-    (child, port.expect("nats-server says where it listens"))
+/// A connection of its own that is ready.
+async fn connect(server: &Nats) -> Queue {
+    let queue = Queue::nats(&server.url, options()).await.unwrap();
+    eventually("the queue is ready", || queue.ready().is_ok()).await;
+    queue
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::outside::Nats;
 use common::process::{Reply, Service, read_reply, request, vigie};
 use common::s3::{self, S3};
 use serde_json::Value;
@@ -561,36 +562,6 @@ fn who_sends_a_video_needs_a_token_and_who_knows_a_job_none() {
         request(service.address, "DELETE", &format!("/api/videos/{id}"), headers, &[]).status
     };
     assert_eq!((delete(&foreign), delete(&[])), (403, 204));
-}
-
-/// Debian's nats-server with JetStream, which ends with the test.
-struct Nats {
-    child: std::process::Child,
-    url: String,
-    _store: TempDir,
-}
-
-impl Nats {
-    fn start() -> Self {
-        let store = tempfile::tempdir().unwrap();
-        let folder = store.path().to_str().unwrap().to_owned();
-        let mut command = Command::new("nats-server");
-        command.args(["-js", "-a", "127.0.0.1", "-p", "-1", "-sd", &folder, "--ports_file_dir", &folder]);
-        let child = command.stderr(Stdio::null()).spawn().expect("the nats-server program is there");
-        let ports = store.path().join(format!("nats-server_{}.ports", child.id()));
-        let url = eventually("nats-server says its port", || {
-            let ports: Value = serde_json::from_slice(&std::fs::read(&ports).ok()?).ok()?;
-            Some(ports["nats"][0].as_str()?.to_owned())
-        });
-        Self { child, url, _store: store }
-    }
-}
-
-impl Drop for Nats {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 #[test]

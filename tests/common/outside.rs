@@ -14,19 +14,36 @@ pub fn signal(child: &Child, name: &str) {
     assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
 }
 
-/// Debian's nats-server with JetStream and a store that ends with the test.
+/// Debian's nats-server, with a store that ends with the test.
 pub struct Nats {
     pub child: Child,
     pub url: String,
     port: u16,
+    arguments: Vec<String>,
     store: TempDir,
 }
 
 impl Nats {
+    /// With JetStream.
     pub fn start() -> Self {
+        Self::start_with(&["-js"])
+    }
+
+    pub fn start_with(arguments: &[&str]) -> Self {
+        // Chosen by the server.
+        Self::launch(None, arguments)
+    }
+
+    /// With JetStream, on this port.
+    pub fn start_at(port: u16) -> Self {
+        Self::launch(Some(port), &["-js"])
+    }
+
+    fn launch(port: Option<u16>, arguments: &[&str]) -> Self {
         let store = tempfile::tempdir().unwrap();
-        let (child, port) = Self::spawn(store.path(), None);
-        Self { child, url: format!("nats://127.0.0.1:{port}"), port, store }
+        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let (child, port) = Self::spawn(store.path(), port, &arguments);
+        Self { child, url: format!("nats://127.0.0.1:{port}"), port, arguments, store }
     }
 
     /// As a crash ends it.
@@ -37,13 +54,17 @@ impl Nats {
 
     /// Starts it again with the same store, on the same port.
     pub fn restart(&mut self) {
-        self.child = Self::spawn(self.store.path(), Some(self.port)).0;
+        self.child = Self::spawn(self.store.path(), Some(self.port), &self.arguments).0;
     }
 
-    fn spawn(store: &Path, port: Option<u16>) -> (Child, u16) {
+    fn spawn(store: &Path, port: Option<u16>, arguments: &[String]) -> (Child, u16) {
         let port = port.map_or_else(|| "-1".to_owned(), |port| port.to_string());
         let mut command = Command::new("nats-server");
-        command.args(["-js", "-a", "127.0.0.1", "-p", &port, "-sd"]).arg(store).stderr(Stdio::piped());
+        command
+            .args(["-a", "127.0.0.1", "-p", &port, "-sd"])
+            .arg(store)
+            .args(arguments)
+            .stderr(Stdio::piped());
         let mut child = command.spawn().expect("nats-server is installed (Debian's package of that name)");
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
         let mut port = None;
