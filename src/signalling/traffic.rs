@@ -243,12 +243,10 @@ async fn promote(
 ) -> Result<Response, ApiError> {
     let (slot, step) = (slot_of(&slot)?, Step::read(&body)?);
     let why = reason(&grant, step.why)?;
-    change(&front, &slot, revision_of(&headers, step.revision)?, |before| {
-        let mut next = before.cloned().ok_or_else(|| ModelsError::NoTraffic(slot.clone()))?;
-        let only_shadow = next.canary.is_none() && next.shadow.is_some();
+    advance(&front, &slot, revision_of(&headers, step.revision)?, |traffic| {
+        let only_shadow = traffic.canary.is_none() && traffic.shadow.is_some();
         let first = if only_shadow { Candidate::Shadow } else { Candidate::Canary };
-        next.promote(step.from.unwrap_or(first), &why, now_s()).map_err(ModelsError::Traffic)?;
-        Ok(next)
+        traffic.promote(step.from.unwrap_or(first), &why, now_s())
     })
     .await
 }
@@ -266,9 +264,20 @@ async fn roll_back(
         return Err(ApiError::InvalidOption { reason: "a rollback has no from".into() });
     }
     let why = reason(&grant, step.why)?;
-    change(&front, &slot, revision_of(&headers, step.revision)?, |before| {
+    advance(&front, &slot, revision_of(&headers, step.revision)?, |traffic| traffic.roll_back(&why, now_s()))
+        .await
+}
+
+/// As [`change`], of a traffic that must be there.
+async fn advance(
+    front: &Front,
+    slot: &Slot,
+    revision: Option<u64>,
+    step: impl Fn(&mut Traffic) -> Result<(), TrafficError>,
+) -> Result<Response, ApiError> {
+    change(front, slot, revision, |before| {
         let mut next = before.cloned().ok_or_else(|| ModelsError::NoTraffic(slot.clone()))?;
-        next.roll_back(&why, now_s()).map_err(ModelsError::Traffic)?;
+        step(&mut next).map_err(ModelsError::Traffic)?;
         Ok(next)
     })
     .await
