@@ -24,7 +24,7 @@ use vigie::models::registry::Registry;
 
 use common::cluster::{Process, eventually, next_message, vigie};
 use common::process::{Reply, request};
-use onnx::{FLOAT, Graph, Model, floats, node, value};
+use onnx::constant_detector;
 
 const TOKEN: &str = "the-token-of-the-tests-own-cluster";
 const SIDE: i64 = 64;
@@ -38,32 +38,15 @@ enum Answer {
     Nan,
 }
 
-/// A detector of one anchor and two classes, as Ultralytics exports them: `[1, 4 + 2, 1]`.
 fn graph(answer: Answer) -> Vec<u8> {
-    let mut rows = match answer {
+    match answer {
         Answer::Thing { x, class } => {
-            let mut rows = vec![x, 32.0, 16.0, 16.0, 0.0, 0.0];
+            let mut rows = [x, 32.0, 16.0, 16.0, 0.0, 0.0];
             rows[4 + class] = 0.9;
-            rows
+            constant_detector(SIDE, rows, 0.0, "Identity").bytes()
         }
-        Answer::Nan => vec![-1.0; 6],
-    };
-    let finish = if matches!(answer, Answer::Nan) { "Log" } else { "Identity" };
-    rows.truncate(6);
-    let graph = Graph {
-        nodes: vec![
-            // The picture is looked at, and makes no difference.
-            node("ReduceMean", &["images"], &["mean"]).with_ints("axes", &[1, 2, 3]).with_int("keepdims", 0),
-            node("Mul", &["mean", "nothing"], &["none"]),
-            node("Add", &["rows", "none"], &["sum"]),
-            node(finish, &["sum"], &["output0"]),
-        ],
-        initialisers: vec![floats("rows", &[1, 6, 1], &rows), floats("nothing", &[1], &[0.0])],
-        inputs: vec![value("images", FLOAT, &[1, 3, SIDE, SIDE])],
-        outputs: vec![value("output0", FLOAT, &[1, 6, 1])],
-        ..Graph::default()
-    };
-    Model::of(graph).bytes()
+        Answer::Nan => constant_detector(SIDE, [-1.0; 6], -1.0, "Log").bytes(),
+    }
 }
 
 fn manifest(name: &str, labels: [&str; 2]) -> Manifest {

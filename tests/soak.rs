@@ -1,4 +1,5 @@
-//! Sessions that come and go for a long time, with pictures and videos beside them: nothing may be left, and nothing grow.
+//! Sessions that come and go for a long time, with pictures, videos and new versions of a model beside them: nothing may be left,
+//! and nothing grow.
 //!
 //! A short turn runs with the other tests; `./test --soak MINUTES` (`VIGIE_SOAK_MINUTES`) makes it long. The figures go to
 //! standard error, and as JSON lines to `VIGIE_SOAK_OUT`.
@@ -6,6 +7,9 @@
 #![allow(clippy::unwrap_used, reason = "what is not as expected fails the test")]
 
 mod common;
+#[path = "models/onnx.rs"]
+#[allow(dead_code, reason = "each test binary uses its own part")]
+mod onnx;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -16,7 +20,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::process::{Service, request};
+use common::process::{Service, request, vigie};
+use onnx::constant_detector;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use vigie::load::clip::Clip;
@@ -27,6 +32,10 @@ const RESIDENTS: usize = 4;
 const SAMPLE_EVERY: Duration = Duration::from_secs(2);
 const PREDICT_EVERY: Duration = Duration::from_secs(2);
 const UPLOAD_EVERY: Duration = Duration::from_secs(15);
+/// Five thousand in an hour.
+const JOIN_EVERY: Duration = Duration::from_millis(700);
+/// In a short turn there are six.
+const SWAP_EVERY: Duration = Duration::from_secs(60);
 /// Recognised frames a second that a resident asks for: many sessions share two cores.
 const RATE: f64 = 1.0;
 /// What the allocator may keep of pages that have gone, MiB, and for each join, bytes.
@@ -69,6 +78,7 @@ struct Counts {
     reports: AtomicU64,
     pictures: AtomicU64,
     videos: AtomicU64,
+    swaps: AtomicU64,
     is_over: AtomicBool,
 }
 
@@ -79,6 +89,14 @@ impl Counts {
 
     fn is_over(&self) -> bool {
         self.is_over.load(Ordering::Relaxed)
+    }
+
+    /// Waits so long, or until it is over.
+    fn rest(&self, duration: Duration) {
+        let end = Instant::now() + duration;
+        while Instant::now() < end && !self.is_over() {
+            std::thread::sleep(Duration::from_millis(200));
+        }
     }
 }
 
@@ -137,10 +155,62 @@ fn annotate(address: SocketAddr, film: &[u8], counts: &Counts) {
         assert_eq!(job["state"], "done", "{job}");
         assert_eq!(request(address, "DELETE", &path, &[], &[]).status, 204);
         counts.add(&counts.videos);
-        let next = Instant::now() + UPLOAD_EVERY;
-        while Instant::now() < next && !counts.is_over() {
+        counts.rest(UPLOAD_EVERY);
+    }
+}
+
+/// Adds one version after the other of a model and has it serve everybody for a while; then the model that vigie brings serves
+/// again, and the version goes.
+fn swap(address: SocketAddr, folder: &Path, every: Duration, counts: &Counts) {
+    let serves = |model: &str| {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let traffic = request(address, "GET", "/api/traffic", &[], &[]).json();
+            if traffic["serving"]["objects"].as_str().is_some_and(|serving| serving.starts_with(model)) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{model} does not serve: {traffic}");
             std::thread::sleep(Duration::from_millis(200));
         }
+        counts.add(&counts.swaps);
+    };
+    let json = [("Content-Type", "application/json")];
+    let file = folder.join("thing.onnx");
+    while !counts.is_over() {
+        // Versions are told apart by their content.
+        let x = 8.0 + counts.swaps.load(Ordering::Relaxed) as f32 / 64.0;
+        let onnx = constant_detector(64, [x, 32.0, 16.0, 16.0, 0.9, 0.0], 0.0, "Identity");
+        let onnx = onnx.with_metadata(&[("task", "detect"), ("names", "{0: 'thing', 1: 'other'}")]);
+        std::fs::write(&file, onnx.bytes()).unwrap();
+        let mut add = vigie();
+        add.args([
+            "models",
+            "add",
+            "--json",
+            "--name",
+            "thing",
+            "--head",
+            "yolo",
+            "--to",
+            &format!("http://{address}"),
+        ])
+        .arg(&file);
+        let added = add.output().unwrap();
+        assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+        let version = serde_json::from_slice::<Value>(&added.stdout).unwrap()["version"].as_u64().unwrap();
+        let model = format!("thing@{version}");
+        let wish = json!({ "stable": model }).to_string();
+        let reply = request(address, "PUT", "/api/traffic/objects", &json, wish.as_bytes());
+        assert_eq!(reply.status, 200, "{}", String::from_utf8_lossy(&reply.body));
+        serves(&model);
+        counts.rest(every);
+        assert_eq!(request(address, "DELETE", "/api/traffic/objects", &[], &[]).status, 204);
+        serves("centernet@");
+        assert_eq!(
+            request(address, "DELETE", &format!("/api/models/thing/versions/{version}"), &[], &[]).status,
+            204
+        );
+        counts.rest(every);
     }
 }
 
@@ -196,13 +266,17 @@ async fn sessions_that_come_and_go_leave_nothing_and_nothing_grows() {
             let counts = Arc::clone(&counts);
             move || annotate(address, &film, &counts)
         }),
+        std::thread::spawn({
+            let (folder, counts) = (folder.path().to_owned(), Arc::clone(&counts));
+            move || swap(address, &folder, SWAP_EVERY.min(duration / 6), &counts)
+        }),
     ];
     let mut samples: Vec<Footprint> = Vec::new();
     let mut lines = std::env::var_os("VIGIE_SOAK_OUT").map(|path| std::fs::File::create(path).unwrap());
     let mut next_sample = began;
-    let mut second = tokio::time::interval(Duration::from_secs(1));
+    let mut joining = tokio::time::interval(JOIN_EVERY);
     while began.elapsed() < duration {
-        second.tick().await;
+        joining.tick().await;
         // Half of them go at their first result, half in the middle of things.
         let stops = counts.joins.load(Ordering::Relaxed) % 2 == 0;
         let (clip, counts) = (Arc::clone(&clip), Arc::clone(&counts));
@@ -244,15 +318,17 @@ async fn sessions_that_come_and_go_leave_nothing_and_nothing_grows() {
     let quarter = samples.len() / 4;
     let (early, late) = (mean(&samples[quarter..2 * quarter]), mean(&samples[samples.len() - quarter..]));
     eprintln!(
-        "{minutes} minutes: {joins} sessions, {} refused, {} failed, {} reports, {} pictures, {} videos; {before:?} before, \
-         {early} MiB in the second quarter, {late} MiB in the last, {after:?} after",
+        "{minutes} minutes: {joins} sessions, {} refused, {} failed, {} reports, {} pictures, {} videos, {} swaps of models; \
+         {before:?} before, {early} MiB in the second quarter, {late} MiB in the last, {after:?} after",
         count(&counts.refused),
         count(&counts.failed),
         count(&counts.reports),
         count(&counts.pictures),
         count(&counts.videos),
+        count(&counts.swaps),
     );
     assert!(joins > RESIDENTS as u64 && count(&counts.pictures) > 0 && count(&counts.videos) > 0);
+    assert!(count(&counts.swaps) > 0, "no model was swapped");
     assert_eq!(count(&counts.failed), 0, "visits failed");
     assert_eq!(service.metric("vigie_session_panics_total"), 0.0);
     let allowed = early + SLACK_MIB + ((joins * BYTES_A_JOIN) >> 20);

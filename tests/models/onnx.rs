@@ -161,6 +161,26 @@ impl Model {
     }
 }
 
+/// A detector of two classes, as Ultralytics exports them (`[1, 4 + 2, anchors]`), that looks at its picture of `side` by `side`
+/// and then always gives `values` at its first anchor and `others` at the others, once `finish` has gone over them.
+pub fn constant_detector(side: i64, values: [f32; 6], others: f32, finish: &str) -> Model {
+    let anchors: i64 = [8, 16, 32].iter().map(|stride| (side / stride).pow(2)).sum();
+    let row = |first: f32| std::iter::once(first).chain(std::iter::repeat_n(others, anchors as usize - 1));
+    let rows: Vec<f32> = values.into_iter().flat_map(row).collect();
+    Model::of(Graph {
+        nodes: vec![
+            node("ReduceMean", &["images"], &["mean"]).with_ints("axes", &[1, 2, 3]).with_int("keepdims", 0),
+            node("Mul", &["mean", "nothing"], &["none"]),
+            node("Add", &["rows", "none"], &["sum"]),
+            node(finish, &["sum"], &["output0"]),
+        ],
+        initialisers: vec![floats("rows", &[1, 6, anchors], &rows), floats("nothing", &[1], &[0.0])],
+        inputs: vec![value("images", FLOAT, &[1, 3, side, side])],
+        outputs: vec![value("output0", FLOAT, &[1, 6, anchors])],
+        ..Graph::default()
+    })
+}
+
 /// A `FunctionProto` of one input and one output.
 pub fn function(domain: &str, name: &str, nodes: &[Message]) -> Message {
     let opset = Message::default().bytes(1, "").int(2, 17);
