@@ -194,14 +194,16 @@ impl BBox {
         self.w.max(0.0) * self.h.max(0.0)
     }
 
-    /// Intersection over union, 0 to 1; 0 when either box is empty.
-    pub fn iou(&self, other: &Self) -> f32 {
+    /// The area that both cover, in square pixels.
+    pub fn intersection(&self, other: &Self) -> f32 {
         let w = (self.x + self.w).min(other.x + other.w) - self.x.max(other.x);
         let h = (self.y + self.h).min(other.y + other.h) - self.y.max(other.y);
-        if w <= 0.0 || h <= 0.0 {
-            return 0.0;
-        }
-        let intersection = w * h;
+        w.max(0.0) * h.max(0.0)
+    }
+
+    /// Intersection over union, 0 to 1; 0 when either box is empty.
+    pub fn iou(&self, other: &Self) -> f32 {
+        let intersection = self.intersection(other);
         let union = self.area() + other.area() - intersection;
         if union > 0.0 { intersection / union } else { 0.0 }
     }

@@ -179,7 +179,7 @@ impl Annotator {
         if inputs.len() > 1 {
             let seconds = started.elapsed().as_secs_f64();
             eprintln!(
-                "{pictures} pictures and {videos} videos of {frames} pictures in {seconds:.1} s, {failed} failed"
+                "{pictures} pictures, {videos} videos with {frames} frames, {failed} failed, in {seconds:.1} s"
             );
         }
         match failed {

@@ -3,6 +3,7 @@
 //! Live sessions, video files and images all go through these stages.
 
 pub mod agree;
+pub mod animals;
 pub mod detect;
 pub mod draw;
 pub mod follow;

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::animals;
 use super::detect::detect;
 use super::prepare::{PrepareError, prepare_crops_in, prepare_in};
 use super::track::Answer;
@@ -325,6 +326,9 @@ impl Recogniser {
             found.detections.extend(self.read(asked, min_score)?);
             found.models.insert(manifest.name.clone(), manifest.version.to_string());
             found.found_by.push((kind, manifest));
+        }
+        if let Some((_, objects)) = found.found_by.iter().find(|(kind, _)| *kind == Kind::Object) {
+            animals::leave_out_faces(&mut found.detections, &objects.labels);
         }
         found.infer = submitted.elapsed();
         Ok(found)
