@@ -240,16 +240,17 @@ fn a_queue_that_is_killed_costs_no_accepted_job() {
 #[test]
 fn a_disk_that_fills_during_a_job_is_told_and_the_service_goes_on() {
     let inputs = tempfile::tempdir().unwrap();
-    let store = inputs.path().join("store").display().to_string();
-    // Half as large as what will be written of it.
+    let store = inputs.path().join("store");
+    std::fs::create_dir(&store).unwrap();
+    // A third as large as what will be written of it.
     let moving = ["-f", "lavfi", "-i", "testsrc2=size=480x360:rate=10"];
     let film = encoded(inputs.path(), &moving, &["-t", "6", "-preset", "slow", "-crf", "40"]);
-    // No file of this process grows beyond the film's own size: to it the disk is full when results are written.
-    let blocks = film.len().div_ceil(512) + 16;
-    let mut command = Command::new("sh");
-    let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$@\"");
-    command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_vigie"), "serve", "--listen", "127.0.0.1:0"]);
-    command.args(["--media", "127.0.0.1:0", "--store", &store]).args(QUICK);
+    // A file system of its own, with room for the film and half of that.
+    let mount = format!("mount -t tmpfs -o size={} none \"$0\" && exec \"$@\"", film.len() + (96 << 10));
+    let mut command = Command::new("unshare");
+    command.args(["-Urm", "sh", "-c", &mount]).arg(&store);
+    command.args([env!("CARGO_BIN_EXE_vigie"), "serve", "--listen", "127.0.0.1:0", "--media", "127.0.0.1:0"]);
+    command.arg("--store").arg(&store).args(QUICK);
     command.current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
     let service = Process::start(&mut command);
     let id = submit(service.address, &film);
@@ -257,13 +258,15 @@ fn a_disk_that_fills_during_a_job_is_told_and_the_service_goes_on() {
     recognises(service.address);
     assert!(service.is_ready());
     eprintln!("a disk that fills: the job ends as {} {}", job["state"], job["error"]);
-    // Space may come back: it is tried again, and then given up with the reason.
+    // Space may come back: it is tried again, and then fails with the reason.
     assert_eq!(
-        (job["state"].as_str(), job["error"]["code"].as_str()),
-        (Some("failed"), Some("gave_up")),
+        (job["state"].as_str(), job["error"]["code"].as_str(), job["tries"].as_u64()),
+        (Some("failed"), Some("store_full"), Some(3)),
         "{job}"
     );
-    assert!(job["error"]["message"].as_str().unwrap().contains("cannot be written"), "{job}");
+    assert!(job["error"]["message"].as_str().unwrap().contains("has no room for its results"), "{job}");
+    let scratch = format!("/proc/{}/root{}/scratch", service.child.id(), store.display());
+    assert_eq!(std::fs::read_dir(scratch).unwrap().count(), 0, "nothing is left of the tries");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -49,7 +49,7 @@ impl BlobError {
     }
 
     /// Tells what happened to a file of ours.
-    pub(super) fn of_file(error: io::Error) -> Self {
+    pub fn of_file(error: io::Error) -> Self {
         match is_full(&error) {
             true => Self::Full,
             false => Self::Io { source: error.into() },

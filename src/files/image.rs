@@ -235,16 +235,17 @@ pub fn to_i420(rgb: &RgbImage) -> I420Buffer {
         let (upper, lower) = rows.split_at(3 * width);
         // The last row of an odd height, and the last pixel of an odd width, count twice.
         let lower = if lower.is_empty() { upper } else { lower };
-        let pairs = upper.chunks(6).zip(lower.chunks(6));
-        for ((upper, lower), (blue, red)) in pairs.zip(blue.iter_mut().zip(red)) {
-            let sum: [i32; 3] = std::array::from_fn(|channel| {
-                let pair = |pixels: &[u8]| {
-                    let right = pixels.get(channel + 3).unwrap_or(&pixels[channel]);
-                    i32::from(pixels[channel]) + i32::from(*right)
-                };
-                pair(upper) + pair(lower)
+        let pairs = upper.chunks_exact(6).zip(lower.chunks_exact(6));
+        for ((upper, lower), (blue, red)) in pairs.zip(blue.iter_mut().zip(red.iter_mut())) {
+            let sum = std::array::from_fn(|channel| {
+                let pixels = [upper[channel], upper[channel + 3], lower[channel], lower[channel + 3]];
+                pixels.map(i32::from).iter().sum()
             });
             (*blue, *red) = (chroma_of(BLUE, sum), chroma_of(RED, sum));
+        }
+        if let ([.., u0, u1, u2], [.., l0, l1, l2], true) = (upper, lower, width % 2 == 1) {
+            let sum = [(u0, l0), (u1, l1), (u2, l2)].map(|(u, l)| 2 * (i32::from(*u) + i32::from(*l)));
+            (blue[chroma_width - 1], red[chroma_width - 1]) = (chroma_of(BLUE, sum), chroma_of(RED, sum));
         }
     }
     buffer

@@ -153,13 +153,13 @@ impl Runner {
                 self.jobs.refuse(run, fault).await?;
                 return Ok(Settled::Over);
             }
-            Err(error) => return self.again(run, trouble(&error)).await,
+            Err(error) => return self.again(run, store_trouble(&error)).await,
         };
         let (shared, mut ended) = self.start(place, &run.job.options, &files);
         let attended = self.attend(&mut run, delivery, &shared, &mut ended, is_stopping).await;
         shared.is_over.store(true, Ordering::Relaxed);
         match attended {
-            Attended::Ended(ended) => self.settle(run, delivery, &files, ended).await,
+            Attended::Ended(ended) => self.settle(run, delivery, files, ended).await,
             Attended::Stopped(Stopped::By(verdict)) => {
                 let left = self.jobs.leave(run, verdict).await;
                 // The place is taken until the thread has stopped, which may take some pictures.
@@ -183,23 +183,24 @@ impl Runner {
         &self,
         run: Run,
         delivery: &Delivery,
-        files: &Files,
+        files: Files,
         ended: Ended,
     ) -> Result<Settled, JobsError> {
-        match ended {
-            Ended::Annotated(summary) => self.store(run, delivery, files, &summary).await,
+        let fault = match ended {
+            Ended::Annotated(summary) => return self.store(run, delivery, files, &summary).await,
             Ended::Failed(error) => match fault_of(&error) {
                 Some(fault) => {
                     self.jobs.refuse(run, fault).await?;
-                    Ok(Settled::Over)
+                    return Ok(Settled::Over);
                 }
-                None => self.again(run, trouble(&error)).await,
+                None => trouble(&error, error.code() == Fault::STORE_FULL),
             },
-            Ended::Scratch(error) => self.again(run, trouble(&error)).await,
-            Ended::Panicked => {
-                self.again(run, Fault::new("internal", "vigie failed at it by a fault of its own")).await
-            }
-        }
+            Ended::Scratch(error) => store_trouble(&error),
+            Ended::Panicked => Fault::new("internal", "vigie failed at it by a fault of its own"),
+        };
+        // On a full disk they stand where the record is to be written.
+        drop(files);
+        self.again(run, fault).await
     }
 
     /// Has a job tried again whose run ended through no fault of its file.
@@ -284,7 +285,7 @@ impl Runner {
         &self,
         mut run: Run,
         delivery: &Delivery,
-        files: &Files,
+        files: Files,
         summary: &Summary,
     ) -> Result<Settled, JobsError> {
         run.job.progress.frames = summary.frames;
@@ -295,7 +296,7 @@ impl Runner {
             let text = serde_json::to_vec(summary).map_err(std::io::Error::from);
             let path = files.path(ResultFile::Summary);
             let written = text.and_then(|text| std::fs::write(&path, text));
-            written.map_err(|error| BlobError::Io { source: error.into() })?;
+            written.map_err(BlobError::of_file)?;
             for file in ResultFile::ALL {
                 self.jobs.blobs().upload_from(&files.path(file), &file.key(run.job.id)).await?;
             }
@@ -316,7 +317,11 @@ impl Runner {
                 self.jobs.complete(run).await?;
                 Ok(Settled::Over)
             }
-            Err(error) => self.again(run, trouble(&error)).await,
+            Err(error) => {
+                // As in `settle`.
+                drop(files);
+                self.again(run, store_trouble(&error)).await
+            }
         }
     }
 }
@@ -353,9 +358,16 @@ impl Files {
 }
 
 /// What is no fault of the file's: logged in full, and told in short.
-fn trouble(error: &(dyn Error + 'static)) -> Fault {
+fn trouble(error: &(dyn Error + 'static), is_full: bool) -> Fault {
     tracing::error!(error, "a video job's run failed");
-    Fault::new("internal", error.to_string())
+    match is_full {
+        true => Fault::new(Fault::STORE_FULL, "the server's disk or store has no room for its results"),
+        false => Fault::new("internal", error.to_string()),
+    }
+}
+
+fn store_trouble(error: &BlobError) -> Fault {
+    trouble(error, matches!(error, BlobError::Full))
 }
 
 /// An error with its causes.

@@ -139,6 +139,9 @@ pub struct Fault {
 }
 
 impl Fault {
+    /// There was no room for the results, however often it was tried.
+    pub const STORE_FULL: &str = "store_full";
+
     pub fn new(code: &str, message: impl Into<String>) -> Self {
         Self { code: code.into(), message: message.into() }
     }

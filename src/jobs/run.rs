@@ -75,8 +75,10 @@ impl Jobs {
         if delivery.spent() {
             let last = job.error.as_ref().map_or("its worker ended without a word", |error| &error.message);
             let error = format!("it was tried {} times; the last error: {last}", job.tries);
+            let is_full = job.error.as_ref().is_some_and(|error| error.code == Fault::STORE_FULL);
+            let code = if is_full { Fault::STORE_FULL } else { "gave_up" };
             let run = Run::new(job, version);
-            self.refuse(run, Fault::new("gave_up", &error)).await?;
+            self.refuse(run, Fault::new(code, &error)).await?;
             return Ok(Begin::Spent(error));
         }
         (job.state, job.tries, job.progress) = (State::Running, delivery.tries, Progress::default());

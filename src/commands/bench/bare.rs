@@ -30,7 +30,7 @@ pub struct BareRates {
 }
 
 /// Pictures of the clip that are looped over.
-const PICTURES: usize = 8;
+pub const PICTURES: usize = 8;
 
 /// Runs one loop a lane, half of `duration` with gender and half without.
 pub fn measure(args: &InferenceArgs, clip: &Clip, duration: Duration) -> anyhow::Result<BareRates> {
@@ -67,15 +67,15 @@ impl BareLoops {
     /// Pictures a second of all loops together, over `duration`.
     pub fn rate(&mut self, duration: Duration, runs: impl Fn(Task) -> bool + Sync) -> anyhow::Result<f64> {
         let began = Instant::now();
-        let done = run_loops(&mut self.lanes, &self.sets, runs, &|_| began.elapsed() < duration)?;
+        let done =
+            run_loops(&mut self.lanes, &self.sets, |task, _| runs(task), &|_| began.elapsed() < duration)?;
         Ok(done as f64 / began.elapsed().as_secs_f64())
     }
 
-    /// How long all loops together take for `pictures`.
-    pub fn time(&mut self, pictures: u64, runs: impl Fn(Task) -> bool + Sync) -> anyhow::Result<Duration> {
-        let began = Instant::now();
-        run_loops(&mut self.lanes, &self.sets, runs, &|begun| begun < pictures)?;
-        Ok(began.elapsed())
+    /// Has all loops together run the detectors on `pictures` pictures, and gender on `genders` of them.
+    pub fn run(&mut self, pictures: u64, genders: u64) -> anyhow::Result<()> {
+        let runs = |task, picture: u64| task != Task::Gender || picture < genders;
+        run_loops(&mut self.lanes, &self.sets, runs, &|begun| begun < pictures).map(drop)
     }
 
     /// How long one loop takes for each picture, the models one after another.
@@ -84,7 +84,7 @@ impl BareLoops {
         let began = Instant::now();
         while began.elapsed() < duration {
             let started = Instant::now();
-            run_loops(&mut self.lanes[..1], &self.sets, |_| true, &|begun| begun == 0)?;
+            run_loops(&mut self.lanes[..1], &self.sets, |_, _| true, &|begun| begun == 0)?;
             latencies.push(started.elapsed());
         }
         Ok(latencies)
@@ -142,11 +142,12 @@ pub fn decode(clip: &Clip) -> anyhow::Result<Vec<Picture>> {
     Ok(pictures)
 }
 
-/// Pictures that all loops together have done when `goes_on`, given the pictures begun before, says no.
+/// Pictures that all loops together have done when `goes_on`, given the pictures begun before, says no; `runs` says of
+/// each of them what it is given to.
 fn run_loops(
     lanes: &mut [Vec<OrtEngine>],
     sets: &Arc<Vec<Vec<(Task, Tensor)>>>,
-    runs: impl Fn(Task) -> bool + Sync,
+    runs: impl Fn(Task, u64) -> bool + Sync,
     goes_on: &(dyn Fn(u64) -> bool + Sync),
 ) -> anyhow::Result<u64> {
     let (begun, done) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -157,11 +158,12 @@ fn run_loops(
             scope.spawn(move || {
                 crate::inference::service::lower_priority();
                 for set in sets.iter().cycle() {
-                    if failed.load(Ordering::Relaxed) || !goes_on(begun.fetch_add(1, Ordering::Relaxed)) {
+                    let before = begun.fetch_add(1, Ordering::Relaxed);
+                    if failed.load(Ordering::Relaxed) || !goes_on(before) {
                         return;
                     }
                     for (engine, (task, tensor)) in engines.iter_mut().zip(set) {
-                        if runs(*task) && engine.run(tensor).is_err() {
+                        if runs(*task, before) && engine.run(tensor).is_err() {
                             failed.store(true, Ordering::Relaxed);
                         }
                     }

@@ -20,7 +20,7 @@ use crate::cli::InferenceArgs;
 #[derive(Clone, Debug, Args)]
 pub struct FilesArgs {
     /// Pictures of the video whose throughput is measured.
-    #[arg(long, default_value_t = 150, value_parser = clap::value_parser!(u64).range(30..))]
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(30..))]
     pictures: u64,
     /// Times that every throughput is measured, in turns; the median counts.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]

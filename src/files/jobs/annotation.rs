@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::super::video::{self, Engines, Summary, VideoError, VideoOptions};
+use crate::blobs::BlobError;
 use crate::jobs::record::{Fault, Options, Progress, Task};
 use crate::pipeline::recognise::Tasks;
 use crate::pipeline::report::FrameReport;
@@ -29,7 +30,7 @@ pub enum Ended {
     Annotated(Box<Summary>),
     Failed(VideoError),
     /// The results could not be written here.
-    Scratch(std::io::Error),
+    Scratch(BlobError),
     Panicked,
 }
 
@@ -75,7 +76,7 @@ pub fn annotate(
 ) -> Ended {
     let mut lines = match File::create(lines) {
         Ok(file) => BufWriter::new(file),
-        Err(error) => return Ended::Scratch(error),
+        Err(error) => return Ended::Scratch(BlobError::of_file(error)),
     };
     let mut pace = Pace::new(Instant::now());
     let mut failed = None;
@@ -95,7 +96,7 @@ pub fn annotate(
     });
     let failed = failed.or_else(|| lines.flush().err());
     match (failed, annotated) {
-        (Some(error), _) => Ended::Scratch(error),
+        (Some(error), _) => Ended::Scratch(BlobError::of_file(error)),
         (None, Ok(summary)) => Ended::Annotated(Box::new(summary)),
         (None, Err(error)) => Ended::Failed(error),
     }
@@ -162,7 +163,7 @@ fn round(value: f64) -> f64 {
 /// Why a video can never be annotated, in words for whoever sent it; nothing where another try may help.
 pub fn fault_of(error: &VideoError) -> Option<Fault> {
     match error.code() {
-        "internal" | "store_full" | "cancelled" => None,
+        "internal" | Fault::STORE_FULL | "cancelled" => None,
         code => Some(Fault::new(code, format!("the file cannot be annotated: {error}"))),
     }
 }
@@ -198,6 +199,8 @@ mod tests {
         );
         let read = FileError::Read(std::io::Error::other("the disk"));
         assert_eq!(fault_of(&VideoError::File(read)), None);
+        let full = FileError::Create(std::io::Error::from_raw_os_error(libc::ENOSPC));
+        assert_eq!(fault_of(&VideoError::File(full)), None, "room may come back");
         assert_eq!(fault_of(&VideoError::NoPictures).unwrap().code, "corrupt");
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
@@ -15,13 +15,14 @@ use serde::Serialize;
 use tokio::net::TcpStream;
 
 use super::FilesArgs;
-use crate::commands::bench::bare::{self, BareLoops};
+use crate::commands::bench::bare::BareLoops;
+use crate::commands::bench::machine::cpu_seconds;
 use crate::commands::bench::service::Service;
 use crate::commands::bench::summary::Percentiles;
-use crate::files::image::{self, Format};
+use crate::files::image;
 use crate::files::still::StillReport;
 use crate::frame::{Kind, Picture};
-use crate::load::clip::Clip;
+use crate::load::poster::BUILT_IN_PICTURE;
 use crate::models::manifest::Task;
 
 const CLIENTS: usize = 16;
@@ -42,15 +43,17 @@ pub struct Predict {
     /// Pictures a second of one bare loop a lane.
     bare_per_s: f64,
     ratio_to_bare: f64,
+    /// Processor time a picture, with sixteen clients: of the service, of the clients beside it, and of the bare loops.
+    service_cpu_ms: f64,
+    clients_cpu_ms: f64,
+    bare_cpu_ms: f64,
 }
 
 pub async fn measure(args: &FilesArgs) -> anyhow::Result<Predict> {
     let seconds = Duration::from_secs(args.seconds);
-    let picture = bare::decode(&Clip::built_in())?.into_iter().next().context("the clip has pictures")?;
-    let jpeg = Bytes::from(image::encode(&picture, Format::Jpeg)?);
-    println!("\n/predict, a JPEG of {}x{}, {} bytes", picture.width, picture.height, jpeg.len());
-    // Decoded again, so that both sides see the same picture.
+    let jpeg = Bytes::from_static(BUILT_IN_PICTURE);
     let picture = image::decode(&jpeg)?;
+    println!("\n/predict, a JPEG of {}x{}, {} bytes", picture.width, picture.height, jpeg.len());
     let service = Service::start(&args.inference, 1.0).await?;
     let first = post(&mut connect(service.address).await?, &jpeg).await?;
     let faces = first.detections.iter().filter(|found| found.kind == Kind::Face).count();
@@ -61,9 +64,15 @@ pub async fn measure(args: &FilesArgs) -> anyhow::Result<Predict> {
     let (bare, back) = blocking(loops, move |loops| loops.latencies(seconds)).await?;
     loops = back;
     clients(service.address, CLIENTS, &jpeg, WARM_UP).await?;
+    let (service_before, own_before) = (service.cpu_seconds()?, cpu_seconds());
     let (many, clients_per_s) = clients(service.address, CLIENTS, &jpeg, seconds).await?;
+    let ms_each = |seconds: f64, count: f64| seconds * 1000.0 / count.max(1.0);
+    let service_cpu_ms = ms_each(service.cpu_seconds()? - service_before, many.len() as f64);
+    let clients_cpu_ms = ms_each(cpu_seconds() - own_before, many.len() as f64);
     let needs = move |task| task != Task::Gender || faces > 0;
+    let own_before = cpu_seconds();
     let (bare_per_s, _) = blocking(loops, move |loops| loops.rate(seconds, needs)).await?;
+    let bare_cpu_ms = ms_each(cpu_seconds() - own_before, bare_per_s * seconds.as_secs_f64());
     service.stop().await?;
 
     let (one_client_ms, bare_ms) = (Percentiles::of(one_client), Percentiles::of(bare));
@@ -77,6 +86,9 @@ pub async fn measure(args: &FilesArgs) -> anyhow::Result<Predict> {
         clients_ms: Percentiles::of(many),
         bare_per_s,
         ratio_to_bare: clients_per_s / bare_per_s,
+        service_cpu_ms,
+        clients_cpu_ms,
+        bare_cpu_ms,
     };
     println!("  one client               {}", measured.one_client_ms);
     println!("  bare models in turn      {}", measured.bare_ms);
@@ -85,6 +97,10 @@ pub async fn measure(args: &FilesArgs) -> anyhow::Result<Predict> {
     println!("                           {}", measured.clients_ms);
     println!("  bare loops               {:>7.1} pictures/s", measured.bare_per_s);
     println!("  clients / bare           {:>7.2}", measured.ratio_to_bare);
+    println!(
+        "  CPU a picture            {:>7.1} ms in the service, {:.2} in its clients, {:.1} in bare loops",
+        measured.service_cpu_ms, measured.clients_cpu_ms, measured.bare_cpu_ms
+    );
     Ok(measured)
 }
 

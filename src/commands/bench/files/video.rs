@@ -13,28 +13,37 @@ use serde::Serialize;
 use super::{FilesArgs, source};
 use crate::codec::{Piece, VideoConfig, VideoFile, VideoWriter};
 use crate::commands::bench::bare::{self, BareLoops};
+use crate::commands::bench::machine::cpu_seconds;
 use crate::commands::recognition::{Recognition, cores};
 use crate::files::video::{self, Engines, VideoOptions};
-use crate::frame::I420Buffer;
-use crate::load::clip::Clip;
-use crate::models::manifest::Task;
+use crate::frame::{BBox, I420Buffer, Picture};
+use crate::models::traffic::Slot;
+use crate::pipeline::draw::{DrawnTrack, draw, label_of};
+use crate::pipeline::report::TrackReport;
 use crate::telemetry::metrics::Metrics;
 
 /// Pictures a second, medians of the rounds.
 #[derive(Clone, Debug, Serialize)]
 pub struct Throughput {
     pictures: u64,
+    /// Runs of the gender model: settled faces are not asked about.
+    genders: u64,
     /// `vigie annotate`: everything in every picture.
     annotated_fps: f64,
     /// Decoding and encoding alone, with the same settings.
     codec_fps: f64,
+    /// The same with the same boxes and labels drawn, which make pictures dearer to encode.
+    drawn_codec_fps: f64,
     /// FFmpeg's own program with the same settings, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     ffmpeg_fps: Option<f64>,
-    /// Bare loops over the detectors alone, on inputs made beforehand, with no picture decoded.
+    /// Bare loops over the same runs of the same models, on inputs made beforehand of the same pictures.
     bare_fps: f64,
-    /// Codec and bare loops at the same time, on the same cores, until both are through.
+    /// Codec, drawing as well, and bare loops at the same time, on the same cores, until both are through.
     beside_fps: f64,
+    /// Processor time of annotating a picture, and of codec and bare loops at the same time.
+    annotated_cpu_ms: f64,
+    beside_cpu_ms: f64,
     /// Annotated over the slower of codec and bare loops, each with the machine to itself.
     ratio_to_slower_alone: f64,
     /// Annotated over both at the same time.
@@ -44,11 +53,29 @@ pub struct Throughput {
 
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Round {
-    annotated_fps: f64,
-    codec_fps: f64,
+    annotated: Pace,
+    codec: Pace,
+    drawn_codec: Pace,
     ffmpeg_fps: Option<f64>,
-    bare_fps: f64,
-    beside_fps: f64,
+    bare: Pace,
+    beside: Pace,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Pace {
+    fps: f64,
+    /// Processor time of this process a picture.
+    cpu_ms: f64,
+}
+
+impl Pace {
+    fn of(pictures: u64, run: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Self> {
+        let (began, cpu_before) = (Instant::now(), cpu_seconds());
+        run()?;
+        let pictures = pictures as f64;
+        let (seconds, cpu_seconds) = (began.elapsed().as_secs_f64(), cpu_seconds() - cpu_before);
+        Ok(Self { fps: pictures / seconds, cpu_ms: cpu_seconds * 1000.0 / pictures })
+    }
 }
 
 pub fn measure(args: &FilesArgs, folder: &Path) -> anyhow::Result<Throughput> {
@@ -59,56 +86,56 @@ pub fn measure(args: &FilesArgs, folder: &Path) -> anyhow::Result<Throughput> {
     let recognition = Recognition::load(&args.inference, &Arc::new(Metrics::new()))?;
     let engines =
         Engines { handle: recognition.handle(), models: recognition.models(), lanes: recognition.lanes() };
-    let mut loops = BareLoops::load(&args.inference, &bare::decode(&Clip::built_in())?)?;
-    let is_detector = |task: Task| task != Task::Gender;
+    let mut loops = BareLoops::load(&args.inference, &some_of(&path, pictures)?)?;
+    let gender = engines.models.find(&Slot::Gender).context("there is no gender model")?;
+    let asked = || gender.figures.tally().runs;
+    let mut genders = 0;
+    let mut drawn = Vec::new();
     let mut rounds = Vec::new();
     for _ in 0..args.rounds {
-        let fps = |time: Duration| pictures as f64 / time.as_secs_f64();
-        let codec_fps = fps(recode(&path, folder)?);
-        let ffmpeg_fps = ffmpeg(&path, folder)?.map(fps);
-        let bare_fps = fps(loops.time(pictures, is_detector)?);
-        let began = Instant::now();
-        std::thread::scope(|scope| {
-            let recoding = scope.spawn(|| recode(&path, folder));
-            loops.time(pictures, is_detector)?;
-            recoding.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        let asked_before = asked();
+        drawn.clear();
+        let annotated = Pace::of(pictures, || annotate(&path, folder, &engines, &mut drawn))?;
+        genders = asked() - asked_before;
+        ensure!(drawn.len() as u64 == pictures, "{} of {pictures} were recognised", drawn.len());
+        let codec = Pace::of(pictures, || recode(&path, folder, &[]))?;
+        let drawn_codec = Pace::of(pictures, || recode(&path, folder, &drawn))?;
+        let ffmpeg_fps = ffmpeg(&path, folder)?.map(|time| pictures as f64 / time.as_secs_f64());
+        let bare = Pace::of(pictures, || loops.run(pictures, genders))?;
+        let beside = Pace::of(pictures, || {
+            std::thread::scope(|scope| {
+                let recoding = scope.spawn(|| recode(&path, folder, &drawn));
+                loops.run(pictures, genders)?;
+                recoding.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
         })?;
-        let beside_fps = fps(began.elapsed());
-        let began = Instant::now();
-        let target = folder.join("annotated.mp4");
-        let options = VideoOptions::default();
-        let summary =
-            video::annotate(&path, &target, &engines, &options, &mut |_| ControlFlow::Continue(()))?;
-        ensure!(summary.recognised == pictures, "{} of {pictures} were recognised", summary.recognised);
-        rounds.push(Round {
-            annotated_fps: fps(began.elapsed()),
-            codec_fps,
-            ffmpeg_fps,
-            bare_fps,
-            beside_fps,
-        });
+        rounds.push(Round { annotated, codec, drawn_codec, ffmpeg_fps, bare, beside });
     }
-    let measured = summarise(pictures, rounds);
+    let measured = summarise(pictures, genders, rounds);
     print(&measured);
     Ok(measured)
 }
 
-fn summarise(pictures: u64, rounds: Vec<Round>) -> Throughput {
+fn summarise(pictures: u64, genders: u64, rounds: Vec<Round>) -> Throughput {
     let median = |of: fn(&Round) -> f64| {
         let mut values: Vec<f64> = rounds.iter().map(of).collect();
         values.sort_by(f64::total_cmp);
         values[values.len() / 2]
     };
-    let (annotated_fps, codec_fps) = (median(|round| round.annotated_fps), median(|round| round.codec_fps));
-    let (bare_fps, beside_fps) = (median(|round| round.bare_fps), median(|round| round.beside_fps));
+    let (annotated_fps, codec_fps) = (median(|round| round.annotated.fps), median(|round| round.codec.fps));
+    let (bare_fps, beside_fps) = (median(|round| round.bare.fps), median(|round| round.beside.fps));
     let has_ffmpeg = rounds.iter().all(|round| round.ffmpeg_fps.is_some());
     Throughput {
         pictures,
+        genders,
         annotated_fps,
         codec_fps,
+        drawn_codec_fps: median(|round| round.drawn_codec.fps),
         ffmpeg_fps: has_ffmpeg.then(|| median(|round| round.ffmpeg_fps.unwrap_or_default())),
         bare_fps,
         beside_fps,
+        annotated_cpu_ms: median(|round| round.annotated.cpu_ms),
+        beside_cpu_ms: median(|round| round.beside.cpu_ms),
         ratio_to_slower_alone: annotated_fps / codec_fps.min(bare_fps),
         ratio_to_both: annotated_fps / beside_fps,
         rounds,
@@ -116,20 +143,62 @@ fn summarise(pictures: u64, rounds: Vec<Round>) -> Throughput {
 }
 
 fn print(measured: &Throughput) {
-    println!("  annotated                {:>7.1} fps", measured.annotated_fps);
+    println!(
+        "  annotated                {:>7.1} fps, {:.1} ms of CPU a picture",
+        measured.annotated_fps, measured.annotated_cpu_ms
+    );
     println!("  decoded and encoded      {:>7.1} fps", measured.codec_fps);
+    println!("  the same, drawn on       {:>7.1} fps", measured.drawn_codec_fps);
     if let Some(fps) = measured.ffmpeg_fps {
         println!("  by FFmpeg's own program  {fps:>7.1} fps");
     }
-    println!("  bare detectors           {:>7.1} fps", measured.bare_fps);
-    println!("  both at the same time    {:>7.1} fps", measured.beside_fps);
+    println!("  bare models              {:>7.1} fps, {} genders asked", measured.bare_fps, measured.genders);
+    println!(
+        "  both at the same time    {:>7.1} fps, {:.1} ms of CPU a picture",
+        measured.beside_fps, measured.beside_cpu_ms
+    );
     println!("  annotated / slower alone {:>7.2}", measured.ratio_to_slower_alone);
     println!("  annotated / both         {:>7.2}", measured.ratio_to_both);
 }
 
-/// Decodes and encodes a file by the same code as a video's path, one beside the other.
-fn recode(path: &Path, folder: &Path) -> anyhow::Result<Duration> {
-    let began = Instant::now();
+/// Some pictures of a file, as evenly as those of a [`Clip`](crate::load::clip::Clip).
+fn some_of(path: &Path, pictures: u64) -> anyhow::Result<Vec<Picture>> {
+    let mut file = VideoFile::open(path, video::decoder_threads(cores()))?;
+    let step = pictures as usize / bare::PICTURES;
+    let (mut index, mut some) = (0, Vec::new());
+    while let Some(piece) = file.read()? {
+        if let Piece::Picture(picture, _) = piece {
+            if index % step == 0 {
+                some.push(picture);
+            }
+            index += 1;
+        }
+    }
+    Ok(some)
+}
+
+/// Annotates a file as `vigie annotate` does, and tells what it drew on each picture.
+fn annotate(
+    path: &Path,
+    folder: &Path,
+    engines: &Engines,
+    drawn: &mut Vec<Vec<DrawnTrack>>,
+) -> anyhow::Result<()> {
+    let of = |track: &TrackReport| {
+        let [x, y, w, h] = track.bbox;
+        // Any colour will do.
+        DrawnTrack { bbox: BBox { x, y, w, h }, label: label_of(track), colour: track.id as usize }
+    };
+    let (target, options) = (folder.join("annotated.mp4"), VideoOptions::default());
+    video::annotate(path, &target, engines, &options, &mut |progress| {
+        drawn.extend(progress.report.map(|report| report.tracks.iter().map(of).collect()));
+        ControlFlow::Continue(())
+    })?;
+    Ok(())
+}
+
+/// Decodes and encodes a file by the same code as a video's path, one beside the other, with `drawn` on its pictures.
+fn recode(path: &Path, folder: &Path, drawn: &[Vec<DrawnTrack>]) -> anyhow::Result<()> {
     let mut file = VideoFile::open(path, video::decoder_threads(cores()))?;
     let info = *file.info();
     let config = VideoConfig {
@@ -151,15 +220,15 @@ fn recode(path: &Path, folder: &Path) -> anyhow::Result<Duration> {
             Ok(())
         });
         let mut canvas = I420Buffer::black(info.width, info.height);
-        for (picture, at) in take {
+        for (index, (picture, at)) in take.into_iter().enumerate() {
             canvas.copy_from(&picture);
             drop(picture);
+            draw(&mut canvas, drawn.get(index).map_or(&[], Vec::as_slice));
             writer.write(&canvas, at)?;
         }
         decoding.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
-    writer.finish()?;
-    Ok(began.elapsed())
+    Ok(writer.finish()?)
 }
 
 /// The same by FFmpeg's own program; `None` where there is none.
