@@ -94,7 +94,7 @@ pub fn run(args: &AnnotateArgs) -> anyhow::Result<()> {
         std::fs::create_dir_all(&args.output).with_context(|| format!("making {}", args.output.display()))?;
     }
     let metrics = Arc::new(Metrics::new());
-    let recognition = Recognition::load(&args.inference, &metrics)?;
+    let recognition = Recognition::load(&args.inference, &metrics, args.tasks.contains(&TaskName::Text))?;
     let tasks = tasks_of(&args.tasks, recognition.models().is_told_of_text());
     if tasks.text && !recognition.models().can_read() {
         bail!(

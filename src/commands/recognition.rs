@@ -33,16 +33,20 @@ pub struct Recognition {
 }
 
 impl Recognition {
-    /// Loads the newest version of every task's model, one engine a lane.
+    /// Loads the newest version of every task's model, one engine a lane; those that read text only where text may be asked for, be it by
+    /// a cascade: they are large.
     ///
     /// # Errors
     /// With what is missing or broken, and what to do about it.
-    pub fn load(args: &InferenceArgs, metrics: &Arc<Metrics>) -> anyhow::Result<Self> {
+    pub fn load(args: &InferenceArgs, metrics: &Arc<Metrics>, reads_text: bool) -> anyhow::Result<Self> {
         let device: Device = args.device.parse()?;
         let runtime = load_runtime(args)?;
         let cascades = Cascades::read(&args.cascades)?;
         let (mut chosen, second) = choose_models(args, &cascades)?;
         chosen.extend(second);
+        if !reads_text && cascades.text_on.is_empty() {
+            chosen.retain(|(slot, _)| !matches!(slot, Slot::TextDetect | Slot::TextRead));
+        }
         let options = Options {
             lanes: args.lanes.unwrap_or_else(cores),
             limits: Limits::default(),

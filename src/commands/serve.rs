@@ -27,7 +27,7 @@ use crate::trials;
 pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     guard::check_open(&args.front)?;
     let metrics = Arc::new(Metrics::new());
-    let recognition = Recognition::load(&args.inference, &metrics)?;
+    let recognition = Recognition::load(&args.inference, &metrics, true)?;
     service::run(serve(args, &recognition, metrics))
 }
 

@@ -37,7 +37,7 @@ pub fn run(args: &WorkerProcessArgs) -> anyhow::Result<()> {
         None => format!("w-{:08x}", rand::random::<u32>()),
     };
     let metrics = Arc::new(Metrics::new());
-    let recognition = Recognition::load(&args.inference, &metrics)?;
+    let recognition = Recognition::load(&args.inference, &metrics, true)?;
     service::run(serve(args, token, &name, &recognition, metrics))
 }
 

@@ -83,7 +83,7 @@ pub fn measure(args: &FilesArgs, folder: &Path) -> anyhow::Result<Throughput> {
     println!("\n{pictures} pictures of 1920x1080, faces + gender + objects in each");
     let path = folder.join("source.mp4");
     source::write(&path, pictures)?;
-    let recognition = Recognition::load(&args.inference, &Arc::new(Metrics::new()))?;
+    let recognition = Recognition::load(&args.inference, &Arc::new(Metrics::new()), false)?;
     let engines =
         Engines { handle: recognition.handle(), models: recognition.models(), lanes: recognition.lanes() };
     let mut loops = BareLoops::load(&args.inference, &some_of(&path, pictures)?)?;
