@@ -446,7 +446,14 @@ impl Session {
             feedback,
             metrics: Arc::clone(metrics),
         };
-        self.tasks.push(tokio::spawn(ingest::run(track, frame_sender, key_wanted, Arc::clone(metrics))));
+        let notices = self.notices.0.clone();
+        self.tasks.push(tokio::spawn(ingest::run(
+            track,
+            frame_sender,
+            key_wanted,
+            notices,
+            Arc::clone(metrics),
+        )));
         self.start_thread("media", move || media.run());
         self.start_thread("recognition", move || recognition.run());
     }
