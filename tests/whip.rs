@@ -179,7 +179,7 @@ async fn who_has_another_certificate_than_it_said_gets_no_session() {
     assert_eq!((&told["type"], &told["code"]), (&json!("error"), &json!("never_connected")), "{told}");
     assert!(!peer.is_connected && !peer.is_open);
     // bad_certificate (RFC 5246 §7.2.2).
-    assert!(peer.faults.iter().any(|fault| fault.contains("description=42")), "{:?}", peer.faults);
+    assert!(peer.fault.as_ref().is_some_and(|fault| fault.contains("description=42")), "{:?}", peer.fault);
     eventually("the session is gone", || worker.metric("vigie_sessions_active") == 0.0).await;
     let metrics = worker.get("/metrics");
     for stage in ["receive", "decode", "total"] {

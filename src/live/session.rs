@@ -183,15 +183,17 @@ pub async fn run(resources: Resources, opening: Opening, commands: &mut mpsc::Re
                 }
                 Some(PeerEvent::Disconnected) => {
                     if session.was_closed().await { break End::HungUp }
-                    session.state = State::Failing;
+                    session.fail();
                 }
                 Some(PeerEvent::Failed) => {
-                    session.state = State::Failing;
+                    session.fail();
                     session.resources.metrics.ice_failures_total.inc();
-                    if session.attachment.is_none() {
-                        break End::Lost;
+                    match (session.state, &session.attachment) {
+                        (State::New, None) => break End::NeverConnected,
+                        (State::New, Some(_)) => {}
+                        (_, None) => break End::Lost,
+                        (_, Some(_)) => deadline = Some(Instant::now() + RETURN_LIMIT),
                     }
-                    deadline = Some(Instant::now() + RETURN_LIMIT);
                 }
                 Some(PeerEvent::Closed) | None => break End::HungUp,
                 Some(event) => session.handle_peer_event(event).await,
@@ -283,6 +285,13 @@ impl Session {
             has_results: false,
             notices: (notices, Some(notice_receiver)),
             fault: Arc::new(Notify::new()),
+        }
+    }
+
+    /// What never connected cannot come back.
+    fn fail(&mut self) {
+        if self.state == State::Connected {
+            self.state = State::Failing;
         }
     }
 

@@ -36,8 +36,8 @@ pub struct Peer {
     is_restarting: bool,
     pub pictures: usize,
     pub reports: usize,
-    /// What was received that ended something.
-    pub faults: Vec<String>,
+    /// What ended it.
+    pub fault: Option<String>,
     /// Of the tracks in reports.
     pub kinds: BTreeSet<String>,
 }
@@ -84,7 +84,7 @@ impl Peer {
             is_restarting: false,
             pictures: 0,
             reports: 0,
-            faults: Vec::new(),
+            fault: None,
             kinds: BTreeSet::new(),
         }
     }
@@ -139,7 +139,7 @@ impl Peer {
     pub async fn run_until(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
         let deadline = Instant::now() + LIMIT;
         while !holds(self) {
-            assert!(self.faults.is_empty(), "{:?}", self.faults);
+            assert_eq!(self.fault, None);
             assert!(Instant::now() < deadline, "not in time: {what}");
             self.run_for(LOOK).await;
         }
@@ -151,6 +151,9 @@ impl Peer {
         frames.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut buffer = vec![0; 2000];
         while Instant::now() < end {
+            if self.fault.is_some() {
+                return tokio::time::sleep_until(end.into()).await;
+            }
             let wake = self.drain().await;
             tokio::select! {
                 received = self.socket.recv_from(&mut buffer) => {
@@ -158,16 +161,18 @@ impl Peer {
                     let Ok(contents) = buffer[..length].try_into() else { continue };
                     let receive =
                         Receive { proto: Protocol::Udp, source, destination: self.local, contents };
-                    if let Err(error) = self.rtc.handle_input(Input::Receive(Instant::now(), receive)) {
-                        self.faults.push(error.to_string());
-                    }
+                    self.take_in(Input::Receive(Instant::now(), receive));
                 }
                 () = tokio::time::sleep_until(wake.min(end).into()) => {
-                    self.rtc.handle_input(Input::Timeout(Instant::now())).unwrap();
+                    self.take_in(Input::Timeout(Instant::now()));
                 }
                 _ = frames.tick(), if self.is_connected && self.clip.is_some() => self.send_frame(),
             }
         }
+    }
+
+    fn take_in(&mut self, input: Input) {
+        self.fault = self.rtc.handle_input(input).err().map(|error| error.to_string());
     }
 
     async fn drain(&mut self) -> Instant {
