@@ -142,6 +142,6 @@ mod tests {
         let tries = changes(400, |_, pace| pace == Pace::Full);
         let rises: Vec<u64> =
             tries.iter().filter(|(_, pace)| *pace == Pace::Full).map(|(second, _)| *second).collect();
-        assert_eq!(rises, [14, 38, 82, 166, 330]);
+        assert_eq!(rises, [14, 38, 83, 167, 332]);
     }
 }
