@@ -15,11 +15,13 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::audience::{AnnotatedStream, Audience, send_reports};
+use super::audience::{Audience, send_frames, send_reports};
 use super::ice::{IceSession, refuse_peer};
 use super::ingest;
 use super::media::Media;
-use super::peer::{Channel, ChannelEvent, Peer, PeerConfig, PeerError, PeerEvent, RemoteTrack};
+use super::peer::{
+    Channel, ChannelEvent, OutgoingTrack, Peer, PeerConfig, PeerError, PeerEvent, RemoteTrack,
+};
 use super::readers::Readers;
 use super::recognition::Recognition;
 use super::settings::{self, ControlReply, Settings};
@@ -428,9 +430,9 @@ impl Session {
 
         let outgoing = self.peer.as_ref().and_then(Peer::outgoing);
         self.audience.go_live(outgoing.as_ref().map(|outgoing| outgoing.codec));
-        if let Some(stream) = outgoing.and_then(AnnotatedStream::new) {
+        if let Some(track) = outgoing {
             let (audience, settings) = (Arc::clone(&self.audience), self.settings.subscribe());
-            self.tasks.push(tokio::spawn(show_page(stream, audience, settings, Arc::clone(metrics))));
+            self.tasks.push(tokio::spawn(show_page(track, audience, settings, Arc::clone(metrics))));
         }
         let media = Media {
             frames,
@@ -553,7 +555,7 @@ async fn serve_control(
 
 /// Shows the page the annotated video while its settings want it.
 async fn show_page(
-    mut stream: AnnotatedStream,
+    track: OutgoingTrack,
     audience: Arc<Audience>,
     mut settings: watch::Receiver<Settings>,
     metrics: Arc<Metrics>,
@@ -562,10 +564,10 @@ async fn show_page(
         if settings.wait_for(|settings| settings.output.has_video()).await.is_err() {
             return;
         }
-        let watcher = audience.join(stream.feedback());
+        let watcher = audience.join(track.feedback.clone());
         let unwanted = async { settings.wait_for(|settings| !settings.output.has_video()).await.is_err() };
         tokio::select! {
-            () = stream.run(watcher, &metrics) => return,
+            () = send_frames(&track, watcher, &metrics) => return,
             _ = unwanted => {}
         }
     }
