@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot reach its store has failed")]
 
+#[path = "common/cluster.rs"]
+mod process;
 #[path = "common/s3.rs"]
 mod s3;
 
@@ -16,6 +18,7 @@ use futures_util::TryStreamExt;
 use sha2::{Digest, Sha256};
 use vigie::blobs::{BlobError, Blobs, MAX_SMALL_BYTES, Version};
 
+use process::eventually;
 use s3::{S3, settings};
 
 /// More than two of S3's parts, and no multiple of anything.
@@ -400,12 +403,4 @@ async fn keys(blobs: &Blobs, prefix: &str) -> BTreeSet<String> {
 
 fn set<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
     names.map(str::to_owned).into()
-}
-
-async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::cluster::{Process, next_message, vigie};
+use common::cluster::{Process, find, next_message, vigie};
 use common::outside::{Bucket, Nats, signal};
 use common::process::{Reply, request};
 use serde_json::Value;
@@ -21,24 +21,13 @@ use vigie::load::clip::Clip;
 use vigie::load::publisher::{PublisherConfig, publish};
 
 const TOKEN: &str = "a-token-of-the-tests-own";
-/// Longer than anything takes on a busy machine.
+/// Longer than any job takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(400);
 /// As long as a machine that pages, or a virtual one that is moved, stands still.
 const FREEZE: Duration = Duration::from_secs(10);
 
 const SLOW: &[&str] = &["--lanes", "1", "--slowdown", "2"];
 const QUICK: &[&str] = &["--lanes", "1"];
-
-fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
 
 fn command(role: &[&str], arguments: &[&str]) -> Command {
     let mut command = vigie();
@@ -80,7 +69,7 @@ fn post(address: SocketAddr, film: &[u8]) -> Reply {
 
 /// The id of a job that was accepted.
 fn submit(address: SocketAddr, film: &[u8]) -> String {
-    eventually("the video is taken", || {
+    find("the video is taken", || {
         let reply = post(address, film);
         let is_queued = reply.status == 201;
         is_queued.then(|| reply.json()["id"].as_str().unwrap().to_owned())
@@ -94,9 +83,7 @@ fn job(address: SocketAddr, id: &str) -> Option<Value> {
 }
 
 fn underway(address: SocketAddr, id: &str) {
-    eventually("the job is under way", || {
-        (job(address, id)?["progress"]["frames"].as_u64()? > 0).then_some(())
-    });
+    find("the job is under way", || (job(address, id)?["progress"]["frames"].as_u64()? > 0).then_some(()));
 }
 
 fn ended(address: SocketAddr, id: &str) -> Value {
@@ -161,7 +148,7 @@ async fn who_joins_while_a_worker_stands_still_is_led_to_another() {
     }
     signal(&frozen.child, "CONT");
     let woken = Instant::now();
-    eventually("the front knows it again", || {
+    find("the front knows it again", || {
         front.get("/metrics").contains("vigie_workers{state=\"admitting\"} 2").then_some(())
     });
     eprintln!(
@@ -216,9 +203,8 @@ fn a_queue_that_is_killed_costs_no_accepted_job() {
     nats.kill();
     let killed = Instant::now();
     // Soon nobody is told that a job was taken which is not.
-    let refused = eventually("it is noticed", || {
-        Some(post(service.address, &film)).filter(|reply| reply.status != 201)
-    });
+    let refused =
+        find("it is noticed", || Some(post(service.address, &film)).filter(|reply| reply.status != 201));
     let told = killed.elapsed();
     assert_eq!(refused.status, 503, "{}", String::from_utf8_lossy(&refused.body));
     recognises(service.address);

@@ -10,6 +10,7 @@ use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::cluster::eventually;
 use common::outside::Nats;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -356,14 +357,6 @@ async fn empties(queue: &Queue) {
     let deadline = Instant::now() + LONG;
     while queue.depth().await.unwrap() != Depth::default() {
         assert!(Instant::now() < deadline, "{:?}", queue.depth().await);
-        sleep(Duration::from_millis(20)).await;
-    }
-}
-
-async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LONG;
-    while !holds() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
         sleep(Duration::from_millis(20)).await;
     }
 }

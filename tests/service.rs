@@ -117,6 +117,47 @@ async fn pictures_of_any_size_are_served_and_sizes_change_in_mid_call() {
     assert_eq!(service.metric("vigie_session_panics_total"), 0.0);
 }
 
+/// A clip that takes long to decode: each block of each picture has another brightness than before.
+fn restless_clip(width: usize, height: usize, count: usize) -> Clip {
+    let config = EncoderConfig {
+        codec: Codec::Vp8,
+        width,
+        height,
+        bitrate_kbps: 20_000,
+        fps_hint: 30,
+        threads: 2,
+        speed: Speed::Fastest,
+    };
+    let (mut encoder, mut picture) = (Encoder::open(config).unwrap(), I420Buffer::black(width, height));
+    let mut frames = Vec::new();
+    for index in 0..count {
+        for (y, row) in picture.data[..width * height].chunks_mut(width).enumerate() {
+            for (x, luma) in row.iter_mut().enumerate() {
+                *luma = 64 + ((x / 8 * 37 + y / 8 * 91 + index * 53) % 128) as u8;
+            }
+        }
+        frames.extend(encoder.encode(&picture, index as u32 * 3000, index == 0).unwrap().map(|f| f.data));
+    }
+    Clip { width: width as u16, height: height as u16, frames }
+}
+
+#[tokio::test]
+async fn who_sends_more_than_can_be_decoded_is_asked_for_less() {
+    let service = Service::start(&["--lanes", "1"]);
+    let nothing = json!({ "tasks": { "faces": false, "gender": false, "objects": false } });
+    let mut config = service.publisher(Duration::from_secs(14), nothing);
+    config.clip = Arc::new(restless_clip(4096, 2160, 6));
+    config.rate = 200.0;
+    let outcome = publish(config).await.unwrap();
+    assert!(outcome.notices.contains(&"camera_half_rate".into()), "{:?}", outcome.notices);
+    assert!(service.metric("vigie_frames_dropped_total{stage=\"decode\"}") > 0.0);
+    let sent = |from, to| {
+        let (from, to) = (Duration::from_secs(from), Duration::from_secs(to));
+        outcome.sent_at.iter().filter(|at| (from..to).contains(*at)).count()
+    };
+    assert!(4 * sent(11, 14) < 3 * sent(0, 3), "{} frames, then {}", sent(0, 3), sent(11, 14));
+}
+
 #[tokio::test]
 async fn slow_models_drop_pictures_and_nothing_else() {
     let service = Service::start(&["--slowdown", "8"]);

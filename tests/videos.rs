@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::cluster::{PATIENCE, find};
 use common::outside::Nats;
 use common::process::{Reply, Service, read_reply, request, vigie};
 use common::s3::{self, S3};
@@ -17,9 +18,6 @@ use serde_json::Value;
 use tempfile::TempDir;
 use vigie::cluster::protocol::{SessionTerms, TaskList};
 use vigie::signalling::auth::{Claims, TokenKey, now_s};
-
-/// Longer than anything takes on a busy machine.
-const LIMIT: Duration = Duration::from_secs(120);
 
 /// Inference that takes long enough to act in the middle of a job.
 const SLOW: &[&str] = &["--lanes", "1", "--slowdown", "4"];
@@ -55,18 +53,7 @@ impl Store {
     }
 
     fn empties(&self) {
-        eventually("the store is empty", || self.files().is_empty().then_some(()));
-    }
-}
-
-fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(50));
+        find("the store is empty", || self.files().is_empty().then_some(()));
     }
 }
 
@@ -118,7 +105,7 @@ fn frames(job: &Value) -> u64 {
 
 /// Waits until pictures of the job are done.
 fn underway(address: SocketAddr, id: &str) {
-    eventually("the job is under way", || {
+    find("the job is under way", || {
         let job = job(address, id);
         assert!(matches!(job["state"].as_str(), Some("queued" | "running")), "too quick to act on: {job}");
         (job["state"] == "running" && frames(&job) > 0).then_some(())
@@ -126,7 +113,7 @@ fn underway(address: SocketAddr, id: &str) {
 }
 
 fn ended(address: SocketAddr, id: &str) -> Value {
-    eventually("the job has ended", || {
+    find("the job has ended", || {
         let job = job(address, id);
         (!matches!(job["state"].as_str(), Some("queued" | "running"))).then_some(job)
     })
@@ -281,7 +268,7 @@ fn jobs_are_cancelled_and_deleted_while_they_run_and_while_they_wait() {
         assert_eq!(request(address, "DELETE", &format!("/api/videos/{id}"), &[], &[]).status, 204);
     }
     // The runner has stopped, and wrote nothing more.
-    eventually("nothing runs", || (service.metric("vigie_jobs{state=\"running\"}") == 0.0).then_some(()));
+    find("nothing runs", || (service.metric("vigie_jobs{state=\"running\"}") == 0.0).then_some(()));
     store.empties();
 }
 
@@ -399,7 +386,7 @@ fn a_refusal_comes_before_the_rest_of_the_body() {
             format!("POST /api/videos HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
         stream.write_all(head.as_bytes()).unwrap();
         stream.write_all(start).unwrap();
-        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut answer = [0; 12];
         stream.read_exact(&mut answer).unwrap();
         String::from_utf8(answer.to_vec()).unwrap()
@@ -427,7 +414,7 @@ fn an_upload_that_breaks_off_leaves_nothing() {
             stream.write_all(part).unwrap();
         }
         stream.write_all(&film).unwrap();
-        eventually("some of it is in the store", || (!store.files().is_empty()).then_some(()));
+        find("some of it is in the store", || (!store.files().is_empty()).then_some(()));
         drop(stream);
         store.empties();
     }
@@ -495,7 +482,7 @@ fn jobs_expire() {
     let tus = [("Tus-Resumable", "1.0.0"), ("Upload-Length", length.as_str())];
     let announced = request(service.address, "POST", "/api/uploads", &tus, &[]);
     assert_eq!(announced.status, 201);
-    eventually("the job is gone", || {
+    find("the job is gone", || {
         (get(service.address, &format!("/api/videos/{id}")).status == 404).then_some(())
     });
     store.empties();
@@ -590,7 +577,7 @@ fn a_killed_workers_job_is_done_by_another() {
     // One front is sent the first half, the other the second.
     let length = film.len().to_string();
     let announced = [("Tus-Resumable", "1.0.0"), ("Upload-Length", length.as_str())];
-    let announced = eventually("the queue is reached", || {
+    let announced = find("the queue is reached", || {
         let reply = request(fronts[0].address, "POST", "/api/uploads", &announced, &[]);
         (reply.status == 201).then_some(reply)
     });
@@ -682,7 +669,7 @@ fn pieces_come_when_and_as_they_come() {
     );
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(&film[100..5000]).unwrap();
-    eventually("it is being taken", || (service.metric("vigie_upload_bytes_total") >= 4900.0).then_some(()));
+    find("it is being taken", || (service.metric("vigie_upload_bytes_total") >= 4900.0).then_some(()));
     // The client comes back while the server still waits on the dead connection.
     assert_eq!(offset(&service, &place), 5000);
     drop(stream);

@@ -14,10 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use futures_util::SinkExt;
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
 
 use peer::{Peer, credentials};
-use process::{Process, eventually, vigie};
+use process::{PATIENCE, Process, Socket, eventually, next_message, vigie};
 
 const SDP: (&str, &str) = ("Content-Type", "application/sdp");
 const FRAGMENT: (&str, &str) = ("Content-Type", "application/trickle-ice-sdpfrag");
@@ -141,6 +143,54 @@ async fn who_is_no_peer_cannot_meddle_with_the_handshake() {
     })
     .await;
     assert_eq!(worker.metric("vigie_sessions_active"), 1.0);
+}
+
+/// Opens a session as a page does, with an offer of the peer's or a forgery of it.
+async fn join(front: &Process, peer: &mut Peer, offer: &str) -> Socket {
+    let mut socket = front.socket("").await.unwrap();
+    socket.send(Message::text(json!({ "type": "offer", "sdp": offer }).to_string())).await.unwrap();
+    peer.add_candidate();
+    loop {
+        let told = next_message(&mut socket).await;
+        match told["type"].as_str().unwrap() {
+            "welcome" => {}
+            "answer" => peer.accept(told["sdp"].as_str().unwrap()),
+            "candidate" if told["candidate"] == "" => return socket,
+            "candidate" => peer.hear(told["candidate"].as_str().unwrap()),
+            other => panic!("{other}: {told}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_has_another_certificate_than_it_said_gets_no_session() {
+    let worker = worker(&[]);
+    let front = front(&worker, &[]);
+    let mut peer = Peer::page().await;
+    let offer = peer.offer();
+    let announced = offer.lines().find_map(|line| line.strip_prefix("a=fingerprint:sha-256 ")).unwrap();
+    let digit = if announced.starts_with('0') { "1" } else { "0" };
+    let forged = offer.replace(announced, &format!("{digit}{}", &announced[1..]));
+    let mut socket = join(&front, &mut peer, &forged).await;
+    let told = tokio::select! {
+        told = next_message(&mut socket) => told,
+        () = peer.run_for(PATIENCE) => panic!("the page is told nothing"),
+    };
+    assert_eq!((&told["type"], &told["code"]), (&json!("error"), &json!("never_connected")), "{told}");
+    assert!(!peer.is_connected && !peer.is_open);
+    // bad_certificate (RFC 5246 §7.2.2).
+    assert!(peer.fault.as_ref().is_some_and(|fault| fault.contains("description=42")), "{:?}", peer.fault);
+    eventually("the session is gone", || worker.metric("vigie_sessions_active") == 0.0).await;
+    let metrics = worker.get("/metrics");
+    for stage in ["receive", "decode", "total"] {
+        assert!(!metrics.contains(&format!("stage=\"{stage}\"")), "nothing was let in: {metrics}");
+    }
+
+    // With the same offer unchanged it is let in.
+    let mut peer = Peer::page().await;
+    let offer = peer.offer();
+    let _socket = join(&front, &mut peer, &offer).await;
+    peer.run_until("reports", |peer| peer.is_connected && peer.is_open && peer.reports > 0).await;
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ The video is transformed in a track's `recv`, as aiortc's own server example doe
 --executor the models run in a thread pool, as its users are advised to do when the event loop stalls. It speaks vigie's signalling, so
 that `vigie load` can visit it. What is faster than the example: the engines have one thread each and do not spin.
 
-    aiortc_server.py --models .vigie/models --port 9000 [--executor] [--output annotated|overlay]
+    aiortc_server.py --models .vigie/models --port 9000 [--executor] [--output annotated|overlay] [--video-only]
 """
 
 import argparse
@@ -19,7 +19,7 @@ from aiohttp import web
 from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription, rtcrtpreceiver
 from av import VideoFrame
 
-from recognition import Models, draw, report, welcome
+from recognition import draw, load, report, welcome
 
 # Keep the sender's own timestamps, so that a report can be matched with the frame that it is about.
 rtcrtpreceiver.TimestampMapper.map = lambda self, timestamp: timestamp
@@ -58,13 +58,14 @@ class TransformTrack(MediaStreamTrack):
         channel = self.channels.get("results")
         if channel is None or channel.readyState != "open":
             return
-        channel.send(report(self.seq, frame.pts % 2**32, frame.width, frame.height, found, ms))
+        if self.seq % self.server.models.report_every == 0:
+            channel.send(report(self.seq, frame.pts % 2**32, frame.width, frame.height, found, ms))
         self.seq += 1
 
 
 class Server:
     def __init__(self, options):
-        self.models = Models(options.models)
+        self.models = load(options)
         self.pool = concurrent.futures.ThreadPoolExecutor(options.threads) if options.executor else None
         self.annotates = options.output == "annotated"
 
@@ -104,6 +105,7 @@ def main():
     parser.add_argument("--executor", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", choices=["annotated", "overlay"], default="annotated")
+    parser.add_argument("--video-only", action="store_true", help="run no model; draw the same box into every picture")
     options = parser.parse_args()
     cv2.setNumThreads(1)
     app = web.Application()

@@ -65,7 +65,7 @@ def plot(title, lines, labels, x_name, logarithmic=False, marks=()):
 def render(result, servers):
     rows = [row for row in result["rows"] if row["tasks"] != "none"]
     held = [row for row in result["rows"] if row["tasks"] == "none"]
-    names = [name for name in servers if any(row["server"] == name for row in rows)]
+    names = [name for name in servers if any(row["server"] == name for row in result["rows"])]
     counts = sorted({row["sessions"] for row in rows})
     limit = {entry["name"]: entry for entry in result["limits"]["limits"]}
 
@@ -89,12 +89,17 @@ def render(result, servers):
         plots.append(plot(f"Sender to report over the run, ms, {count} session{'s' * (count > 1)}", lines, None,
                           "seconds", logarithmic=True))
     if held:
-        lines = {"vigie": [(row["sessions"], row.get("annotated_fps")) for row in held]}
-        plots.append(plot("Annotated frames a second, no recognition", lines,
-                          [row["sessions"] for row in held], "sessions", marks=[("29 fps", 29)]))
+        def held_of(column):
+            return {name: [(row["sessions"], row.get(column)) for row in held if row["server"] == name] for name in servers}
+
+        numbers = sorted({row["sessions"] for row in held})
+        plots.append(plot("Annotated frames a second and session, no recognition", held_of("annotated_fps"), numbers, "sessions",
+                          marks=[("29 fps", 29)]))
+        plots.append(plot("CPU of the server an annotated frame, no recognition, ms", held_of("cpu_ms_per_annotated"), numbers, "sessions",
+                          logarithmic=True))
     machine = result["limits"]["machine"]
     legend = " · ".join(f'<b style="color:{COLOURS[name]}">{html.escape(servers[name])}</b>' for name in names)
-    columns = [key for key in max(result["rows"], key=len) if key not in ("latency", "tasks")]
+    columns = [key for key in max(result["rows"], key=len) if key != "latency"]
     cell = lambda value: "" if value is None else html.escape(str(value))
     body = "".join(
         "<tr>" + "".join(f"<td>{cell(row.get(column))}</td>" for column in columns) + "</tr>" for row in result["rows"])
@@ -107,8 +112,8 @@ def render(result, servers):
 <p>{result['date']} · {machine['cores']} cores of {html.escape(machine['processor'])}, Linux {html.escape(machine['kernel'])}, load before
 {machine['load_before']} · vigie {machine['vigie']} · {html.escape(result['versions'])}</p>
 <p>{legend}. Each session sends the same clip, 640x480 at 30 frames a second, and wants faces, apparent gender, objects and the annotated
-track. The synthetic browsers stand on the same cores. Each point is a run of {result['seconds']} s after 3 s of warming up; the
-other services and vigie were measured in turn, number by number.</p>
+track. The synthetic browsers stand on the same cores. Each point is a run of {result['seconds']} s after 3 s of warming up, without
+recognition {result['video_seconds']} s; the other services and vigie were measured in turn, number by number.</p>
 <div class="plots">{''.join(plots)}</div>
 <h2>The limits, in bare loops on both cores</h2>
 <table><tr><th></th><th>a second</th><th>ms of CPU each</th></tr>{bounds}</table>

@@ -12,6 +12,8 @@ OBJECT_SIDE = 320
 class Models:
     """Faces, apparent gender and objects, on vigie's own files (models/README.md)."""
 
+    report_every = 1
+
     def __init__(self, folder):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
@@ -76,6 +78,22 @@ class Models:
     def recognise(self, rgb):
         faces = self.find_faces(rgb)
         return faces + self.find_objects(rgb), [self.classify(rgb, box) for _, _, box in faces]
+
+
+class Nothing:
+    """No model at all: what video alone costs, with a box and a label to draw."""
+
+    # Frames for each report: one a second, as is asked of vigie.
+    report_every = 30
+
+    def recognise(self, rgb):
+        height, width = rgb.shape[:2]
+        return [("face", 0.97, (width / 4, height / 4, width / 4, height / 3))], []
+
+
+def load(options):
+    """What a server is to recognise with."""
+    return Nothing() if options.video_only else Models(options.models)
 
 
 def draw(rgb, found):

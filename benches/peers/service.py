@@ -15,6 +15,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 HERE = ROOT / "benches" / "peers"
 DEBIAN_PYTHON = pathlib.Path("/usr/bin/python3")
 
+# Those whose sessions are also measured without recognition: a thread pool for models would be idle.
+VIDEO_ONLY = ("vigie", "aiortc", "webrtcbin")
+
 SERVERS = {
     "vigie": "vigie serve",
     "aiortc": "aiortc, models in the event loop",
@@ -49,6 +52,7 @@ class Server:
     """A running service, and what it uses."""
 
     def __init__(self, name, options, *flags):
+        """`flags` go to the service: for vigie in the place of admission by count."""
         self.log, self.is_vigie = tempfile.TemporaryFile("w+"), name == "vigie"
         port = free_port()
         if name == "vigie":
@@ -58,6 +62,7 @@ class Server:
             script = "webrtcbin_server.py" if name == "webrtcbin" else "aiortc_server.py"
             command = [environment(), HERE / script, "--models", ROOT / ".vigie" / "models", "--port", str(port)]
             command += ["--executor"] if name.endswith("executor") else []
+            command += flags
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=self.log, text=True)
         line = self.process.stdout.readline()
         if "is ready" not in line:

@@ -5,7 +5,7 @@ webrtcbin takes the video in, an appsink hands the pictures to Python, an appsrc
 programs a queue that leaks stands before the appsink, so that recognition sees the newest picture and the returned video has as many
 pictures as were recognised. It speaks vigie's signalling, so that `vigie load` can visit it. One engine for all sessions, one thread a run.
 
-    webrtcbin_server.py --models .vigie/models --port 9001 [--lossless]
+    webrtcbin_server.py --models .vigie/models --port 9001 [--lossless] [--video-only]
 """
 
 import argparse
@@ -31,7 +31,7 @@ gi.require_version("GstWebRTC", "1.0")
 gi.require_version("Nice", "0.1")
 from gi.repository import Gst, GstRtp, GstSdp, GstWebRTC, Nice  # noqa: E402
 
-from recognition import Models, draw, report, welcome  # noqa: E402
+from recognition import draw, load, report, welcome  # noqa: E402
 
 RTP_CLOCK = 90_000
 # The sender's timestamps of pictures that are on their way through the decoder.
@@ -163,7 +163,8 @@ class Session:
         self.source.emit("push-buffer", annotated)
         if self.channel is not None:
             ms = (time.perf_counter() - began) * 1000
-            self.channel.emit("send-string", report(self.seq, timestamp, width, height, found, ms))
+            if self.seq % self.server.models.report_every == 0:
+                self.channel.emit("send-string", report(self.seq, timestamp, width, height, found, ms))
             self.seq += 1
         return Gst.FlowReturn.OK
 
@@ -173,7 +174,7 @@ class Session:
 
 class Server:
     def __init__(self, options):
-        self.models, self.lossless, self.certificate = Models(options.models), options.lossless, certificate()
+        self.models, self.lossless, self.certificate = load(options), options.lossless, certificate()
         self.turns = threading.BoundedSemaphore(options.threads)
 
     def recognise(self, rgb):
@@ -203,6 +204,7 @@ def main():
     parser.add_argument("--port", type=int, default=9001)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--lossless", action="store_true", help="recognise every picture, however late")
+    parser.add_argument("--video-only", action="store_true", help="run no model; draw the same box into every picture")
     options = parser.parse_args()
     Gst.init(None)
     cv2.setNumThreads(1)

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, bail};
 
+pub use super::service::cores;
 use crate::cli::InferenceArgs;
 use crate::commands::cascades::{self, Cascades};
 use crate::files::desk::Desk;
@@ -125,10 +126,6 @@ impl Recognition {
         Desk::start(self.service.lanes() + 1, &self.handle(), &self.models, metrics)
             .context("starting the threads for pictures")
     }
-}
-
-pub fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// The runtime of `--ort-library`, or the newest that ./run has fetched.

@@ -28,7 +28,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     guard::check_open(&args.front)?;
     let metrics = Arc::new(Metrics::new());
     let recognition = Recognition::load(&args.inference, &metrics, true)?;
-    service::run(serve(args, &recognition, metrics))
+    service::run(service::threads_beside_media(), serve(args, &recognition, metrics))
 }
 
 async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics>) -> anyhow::Result<()> {

@@ -138,12 +138,25 @@ impl Stop {
     }
 }
 
-/// Runs a service on a runtime of its own; blocking work that is left at the end does not hold the process.
-pub fn run(service: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+/// Runs a service on a runtime of its own with `threads`; blocking work that is left at the end does not hold the
+/// process.
+pub fn run(threads: usize, service: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     let outcome = runtime.block_on(service);
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
+}
+
+/// The processors that there are.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Threads for the packets where media is decoded and encoded beside them: these cost a tenth of that, and each thread
+/// more is woken for nothing, up to five times a frame.
+#[cfg(feature = "media")]
+pub fn threads_beside_media() -> usize {
+    cores().div_ceil(2)
 }
 
 /// Returns at SIGINT or SIGTERM.

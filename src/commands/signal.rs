@@ -16,7 +16,7 @@ use crate::telemetry::metrics::Metrics;
 /// Serves until it is told to stop (SIGINT or SIGTERM).
 pub fn run(args: &SignalArgs) -> anyhow::Result<()> {
     guard::check_open(&args.front)?;
-    service::run(serve(args))
+    service::run(service::cores(), serve(args))
 }
 
 async fn serve(args: &SignalArgs) -> anyhow::Result<()> {

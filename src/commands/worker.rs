@@ -38,7 +38,7 @@ pub fn run(args: &WorkerProcessArgs) -> anyhow::Result<()> {
     };
     let metrics = Arc::new(Metrics::new());
     let recognition = Recognition::load(&args.inference, &metrics, true)?;
-    service::run(serve(args, token, &name, &recognition, metrics))
+    service::run(service::threads_beside_media(), serve(args, token, &name, &recognition, metrics))
 }
 
 async fn serve(

@@ -16,7 +16,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, watch};
 
 use super::peer::{Channel, Feedback, OutgoingTrack};
 use crate::frame::Codec;
-use crate::rtp::{DEFAULT_MTU, Packetiser};
 use crate::telemetry::metrics::{Metrics, Stage};
 
 /// Encoded pictures that may wait to be sent; more means that the watcher's network is slower.
@@ -215,38 +214,15 @@ impl Drop for Watcher {
     }
 }
 
-/// The annotated video on its way to one peer.
-pub struct AnnotatedStream {
-    track: OutgoingTrack,
-    packetiser: Packetiser,
-    sequence_number: u16,
-}
-
-impl AnnotatedStream {
-    /// `None` when the track's codec is not one that is sent.
-    pub fn new(track: OutgoingTrack) -> Option<Self> {
-        let packetiser = Packetiser::new(track.codec, DEFAULT_MTU)?;
-        Some(Self { track, packetiser, sequence_number: rand::random() })
-    }
-
-    pub fn feedback(&self) -> Feedback {
-        self.track.feedback.clone()
-    }
-
-    /// Sends what `watcher` sees until the session or the peer has gone.
-    pub async fn run(&mut self, mut watcher: Watcher, metrics: &Metrics) {
-        while let Some(frame) = watcher.next(metrics).await {
-            let began = Instant::now();
-            for payload in self.packetiser.packetise(&frame.data) {
-                self.sequence_number = self.sequence_number.wrapping_add(1);
-                let (number, timestamp) = (self.sequence_number, frame.rtp_timestamp);
-                if !self.track.send(number, timestamp, payload.marker, payload.data).await {
-                    return;
-                }
-            }
-            metrics.observe(Stage::Send, began.elapsed());
-            metrics.observe(Stage::Annotated, frame.received.elapsed());
+/// Sends what `watcher` sees on `track` until the session or the peer has gone.
+pub async fn send_frames(track: &OutgoingTrack, mut watcher: Watcher, metrics: &Metrics) {
+    while let Some(frame) = watcher.next(metrics).await {
+        let began = Instant::now();
+        if !track.send(frame.rtp_timestamp, frame.data).await {
+            return;
         }
+        metrics.observe(Stage::Send, began.elapsed());
+        metrics.observe(Stage::Annotated, frame.received.elapsed());
     }
 }
 

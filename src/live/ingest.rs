@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
+use super::pace::{Pace, Pacer};
 use super::peer::RemoteTrack;
+use super::settings::ControlReply;
 use crate::frame::{Codec, EncodedFrame};
 use crate::rtp::{Depacketiser, Event, Packet, Reorder};
 use crate::telemetry::metrics::{Metrics, Stage};
@@ -24,17 +26,20 @@ const KEY_FRAME_INTERVAL: Duration = Duration::from_millis(300);
 
 /// Reads `track` to its end.
 ///
-/// `key_wanted` is notified by the decoder when it lost its way.
+/// `key_wanted` is notified by the decoder when it lost its way; by `notices` the page learns to send less.
 pub async fn run(
     track: RemoteTrack,
     frames: SyncSender<EncodedFrame>,
     key_wanted: Arc<Notify>,
+    notices: mpsc::Sender<ControlReply>,
     metrics: Arc<Metrics>,
 ) {
     let mut ingest = Ingest {
         reorder: Reorder::new(REORDER_WAIT, REORDER_PACKETS),
         depacketiser: None,
         frames,
+        pacer: Pacer::default(),
+        notices,
         asked: None,
         needs_key: true,
         metrics,
@@ -70,6 +75,8 @@ struct Ingest {
     reorder: Reorder<(Codec, Packet)>,
     depacketiser: Option<(Codec, Depacketiser)>,
     frames: SyncSender<EncodedFrame>,
+    pacer: Pacer,
+    notices: mpsc::Sender<ControlReply>,
     asked: Option<Instant>,
     needs_key: bool,
     metrics: Arc<Metrics>,
@@ -104,9 +111,16 @@ impl Ingest {
         depacketiser.push(packet, now);
         self.needs_key = depacketiser.needs_key_frame();
         while let Some(frame) = self.depacketiser.as_mut().and_then(|(_, depacketiser)| depacketiser.pop()) {
-            if let Err(TrySendError::Full(_)) = self.frames.try_send(frame) {
-                self.metrics.frame_dropped(Stage::Decode);
-                self.lose_way();
+            let change = match self.frames.try_send(frame) {
+                Err(TrySendError::Full(_)) => {
+                    self.metrics.frame_dropped(Stage::Decode);
+                    self.lose_way();
+                    self.pacer.overflow(now)
+                }
+                _ => self.pacer.fit(now),
+            };
+            if let Some((code, message)) = change.map(Pace::notice) {
+                let _ = self.notices.try_send(ControlReply::notice(code, message));
             }
         }
     }

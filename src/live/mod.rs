@@ -2,7 +2,7 @@
 //!
 //! [`control`] lets fronts in, [`worker`] keeps the table, [`session`] owns one session's
 //! [`peer`] connection and its threads: [`ingest`] (a task) → [`media`] (a thread) →
-//! [`recognition`] (a thread). [`settings`], [`governor`] and [`headroom`] are the pure decisions among
+//! [`recognition`] (a thread). [`settings`], [`governor`], [`pace`] and [`headroom`] are the pure decisions among
 //! them; [`usage`] measures for the last. What is annotated goes to the [`audience`]: the session's page,
 //! and any [`viewer`]. [`whip`] lets fronts bring publishers and viewers that have no socket, whose [`ice`]
 //! sessions change by single requests.
@@ -14,6 +14,7 @@ pub mod headroom;
 mod ice;
 mod ingest;
 mod media;
+mod pace;
 pub mod peer;
 pub mod readers;
 mod recognition;

@@ -15,11 +15,13 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::audience::{AnnotatedStream, Audience, send_reports};
+use super::audience::{Audience, send_frames, send_reports};
 use super::ice::{IceSession, refuse_peer};
 use super::ingest;
 use super::media::Media;
-use super::peer::{Channel, ChannelEvent, Peer, PeerConfig, PeerError, PeerEvent, RemoteTrack};
+use super::peer::{
+    Channel, ChannelEvent, OutgoingTrack, Peer, PeerConfig, PeerError, PeerEvent, RemoteTrack,
+};
 use super::readers::Readers;
 use super::recognition::Recognition;
 use super::settings::{self, ControlReply, Settings};
@@ -183,15 +185,17 @@ pub async fn run(resources: Resources, opening: Opening, commands: &mut mpsc::Re
                 }
                 Some(PeerEvent::Disconnected) => {
                     if session.was_closed().await { break End::HungUp }
-                    session.state = State::Failing;
+                    session.fail();
                 }
                 Some(PeerEvent::Failed) => {
-                    session.state = State::Failing;
+                    session.fail();
                     session.resources.metrics.ice_failures_total.inc();
-                    if session.attachment.is_none() {
-                        break End::Lost;
+                    match (session.state, &session.attachment) {
+                        (State::New, None) => break End::NeverConnected,
+                        (State::New, Some(_)) => {}
+                        (_, None) => break End::Lost,
+                        (_, Some(_)) => deadline = Some(Instant::now() + RETURN_LIMIT),
                     }
-                    deadline = Some(Instant::now() + RETURN_LIMIT);
                 }
                 Some(PeerEvent::Closed) | None => break End::HungUp,
                 Some(event) => session.handle_peer_event(event).await,
@@ -283,6 +287,13 @@ impl Session {
             has_results: false,
             notices: (notices, Some(notice_receiver)),
             fault: Arc::new(Notify::new()),
+        }
+    }
+
+    /// What never connected cannot come back.
+    fn fail(&mut self) {
+        if self.state == State::Connected {
+            self.state = State::Failing;
         }
     }
 
@@ -419,9 +430,9 @@ impl Session {
 
         let outgoing = self.peer.as_ref().and_then(Peer::outgoing);
         self.audience.go_live(outgoing.as_ref().map(|outgoing| outgoing.codec));
-        if let Some(stream) = outgoing.and_then(AnnotatedStream::new) {
+        if let Some(track) = outgoing {
             let (audience, settings) = (Arc::clone(&self.audience), self.settings.subscribe());
-            self.tasks.push(tokio::spawn(show_page(stream, audience, settings, Arc::clone(metrics))));
+            self.tasks.push(tokio::spawn(show_page(track, audience, settings, Arc::clone(metrics))));
         }
         let media = Media {
             frames,
@@ -446,7 +457,14 @@ impl Session {
             feedback,
             metrics: Arc::clone(metrics),
         };
-        self.tasks.push(tokio::spawn(ingest::run(track, frame_sender, key_wanted, Arc::clone(metrics))));
+        let notices = self.notices.0.clone();
+        self.tasks.push(tokio::spawn(ingest::run(
+            track,
+            frame_sender,
+            key_wanted,
+            notices,
+            Arc::clone(metrics),
+        )));
         self.start_thread("media", move || media.run());
         self.start_thread("recognition", move || recognition.run());
     }
@@ -537,7 +555,7 @@ async fn serve_control(
 
 /// Shows the page the annotated video while its settings want it.
 async fn show_page(
-    mut stream: AnnotatedStream,
+    track: OutgoingTrack,
     audience: Arc<Audience>,
     mut settings: watch::Receiver<Settings>,
     metrics: Arc<Metrics>,
@@ -546,10 +564,10 @@ async fn show_page(
         if settings.wait_for(|settings| settings.output.has_video()).await.is_err() {
             return;
         }
-        let watcher = audience.join(stream.feedback());
+        let watcher = audience.join(track.feedback.clone());
         let unwanted = async { settings.wait_for(|settings| !settings.output.has_video()).await.is_err() };
         tokio::select! {
-            () = stream.run(watcher, &metrics) => return,
+            () = send_frames(&track, watcher, &metrics) => return,
             _ = unwanted => {}
         }
     }

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::audience::{AnnotatedStream, Audience, WatchError, send_reports};
+use super::audience::{Audience, WatchError, send_frames, send_reports};
 use super::ice::{IceSession, refuse_offer, refuse_peer};
 use super::peer::{Channel, Peer, PeerConfig, PeerEvent, offered_codecs};
 use super::sdp::{self, Flow};
@@ -160,13 +160,13 @@ impl Viewer {
 
     /// Nothing is encoded for a viewer before it is connected, and once is enough.
     fn watch(&mut self) {
-        let stream = self.peer.outgoing().and_then(AnnotatedStream::new);
-        let Some((audience, mut stream)) = std::mem::take(&mut self.audience).upgrade().zip(stream) else {
+        let track = self.peer.outgoing();
+        let Some((audience, track)) = std::mem::take(&mut self.audience).upgrade().zip(track) else {
             return;
         };
-        let watcher = audience.join(stream.feedback());
+        let watcher = audience.join(track.feedback.clone());
         let metrics = Arc::clone(&self.resources.metrics);
-        self.tasks.spawn(async move { stream.run(watcher, &metrics).await });
+        self.tasks.spawn(async move { send_frames(&track, watcher, &metrics).await });
     }
 
     fn adopt(&mut self, channel: Channel) {

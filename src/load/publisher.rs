@@ -208,6 +208,9 @@ pub struct Publisher {
     offered: Instant,
     connected: bool,
     next_frame: usize,
+    /// Of the frames, that the service asks for.
+    share: f64,
+    has_new_share: bool,
     /// RTP timestamp and instant of the frames sent last.
     sent: VecDeque<(u32, Instant)>,
     counter: Option<Reader>,
@@ -279,6 +282,8 @@ impl Publisher {
             offered: now,
             connected: false,
             next_frame: 0,
+            share: 1.0,
+            has_new_share: false,
             sent: VecDeque::with_capacity(REMEMBERED_FRAMES),
             counter,
             outcome: Outcome::default(),
@@ -298,8 +303,7 @@ impl Publisher {
             let offer = json!({ "type": "offer", "sdp": offer }).to_string();
             self.signalling.send(&offer).await.map_err(|_| VisitError::SignallingLost)?;
         }
-        let mut frames = tokio::time::interval(Duration::from_secs_f64(1.0 / self.config.rate));
-        frames.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut frames = frame_ticks(self.config.rate, self.share);
         let end = self.began + self.config.duration;
         let mut buffer = vec![0; 2000];
         loop {
@@ -309,6 +313,9 @@ impl Publisher {
             }
             if Instant::now() >= end {
                 return Ok(Stop::TimeUp);
+            }
+            if std::mem::take(&mut self.has_new_share) {
+                frames = frame_ticks(self.config.rate, self.share);
             }
             if std::mem::take(&mut self.is_asked_to_migrate) {
                 return Ok(Stop::Migrate);
@@ -405,9 +412,8 @@ impl Publisher {
             }
             Event::ChannelData(data) if data.id == self.control => {
                 let message: Value = serde_json::from_slice(&data.data).map_err(unexpected)?;
-                let notices = &mut self.outcome.notices;
-                if let (Some(code), true) = (message["code"].as_str(), notices.len() < MAX_NOTICES) {
-                    notices.push(code.to_owned());
+                if let Some(code) = message["code"].as_str() {
+                    self.note_notice(code);
                 }
             }
             Event::MediaData(data) => {
@@ -447,6 +453,20 @@ impl Publisher {
                 size: (report.width, report.height),
             });
         }
+    }
+
+    fn note_notice(&mut self, code: &str) {
+        if self.outcome.notices.len() < MAX_NOTICES {
+            self.outcome.notices.push(code.to_owned());
+        }
+        let share = match code {
+            "camera_full" => 1.0,
+            "camera_half_rate" => 0.5,
+            "camera_quarter_rate" => 0.25,
+            _ => return,
+        };
+        self.has_new_share = share != self.share;
+        self.share = share;
     }
 
     fn note_names(&mut self, report: &FrameReport) {
@@ -530,6 +550,12 @@ impl Publisher {
         let _ = self.signalling.send(r#"{"type":"bye"}"#).await;
         self.signalling.close().await;
     }
+}
+
+fn frame_ticks(rate: f64, share: f64) -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(Duration::from_secs_f64(1.0 / (rate * share)));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    ticks
 }
 
 fn unexpected(error: impl std::fmt::Display) -> VisitError {

@@ -195,6 +195,14 @@ const TEXTS = {
     'The server is too busy for annotated video: the overlay goes on.',
     'Le serveur est trop chargé pour la vidéo annotée : le calque continue.',
   ],
+  camera_half_rate: [
+    'The server cannot decode as much: the camera sends half its pictures.',
+    'Le serveur ne peut pas tout décoder : la caméra envoie la moitié de ses images.',
+  ],
+  camera_quarter_rate: [
+    'The server cannot decode as much: the camera sends a quarter of its pictures.',
+    'Le serveur ne peut pas tout décoder : la caméra envoie le quart de ses images.',
+  ],
   server_notice: ['The server says: {detail}', 'Le serveur signale : {detail}'],
 };
 

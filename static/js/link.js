@@ -99,6 +99,8 @@ function preferCodec(transceiver, name) {
 export class Link {
   /** @type {RTCPeerConnection} */ pc;
   /** @type {RTCRtpSender} */ sender;
+  /** Frames a second that are sent at the most. */
+  frameRate = 30;
   /** @type {WebSocket} */ #socket;
   /** @type {RTCDataChannel} */ #results;
   /** @type {RTCDataChannel} */ #control;

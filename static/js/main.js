@@ -378,9 +378,9 @@ onSession('message', ({ key, code, values, canRetry, isFinal }) => {
 });
 
 onSession('notice', ({ code, detail }) => {
-  // What the annotated video loses, it regains: these replace one another.
-  const subject = code.startsWith('annotated_') ? 'annotated' : `server ${code}`;
-  if (code === 'annotated_full') messages.clear(subject);
+  // What the annotated video or the camera loses, it regains: these replace one another.
+  const subject = /^(annotated|camera)_/.exec(code)?.[1] ?? `server ${code}`;
+  if (['annotated_full', 'camera_full'].includes(code)) messages.clear(subject);
   else messages.show(subject, { key: knows(code) ? code : 'server_notice', code, values: { detail } });
 });
 

@@ -25,6 +25,12 @@ const JITTER = 0.2;
 const BITRATES = [[240, 500_000], [480, 1_500_000], [720, 2_500_000], [1080, 4_000_000]];
 
 /**
+ * Frames a second that are sent, by what the server says that it can decode.
+ * @type {Readonly<Record<string, number>>}
+ */
+const FRAME_RATES = { camera_full: 30, camera_half_rate: 15, camera_quarter_rate: 7.5 };
+
+/**
  * Dispatches `state`, `report`, `welcome`, `settings`, `annotated`, `notice` and `message` events.
  */
 export class Session extends EventTarget {
@@ -85,7 +91,7 @@ export class Session extends EventTarget {
     for (const link of [this.#link, this.#successor]) {
       if (!link) continue;
       await link.sender.replaceTrack(source.track);
-      await limitSender(link.sender, source);
+      await limitSender(link, source);
     }
   }
 
@@ -174,7 +180,7 @@ export class Session extends EventTarget {
           this.#tell('report', report);
         },
         controllable: () => link.sendSettings(this.settings),
-        control: (message) => isCurrent() && this.#handleControl(message),
+        control: (message) => isCurrent() && this.#handleControl(link, message),
         migrate: () => {
           if (!isCurrent()) return;
           this.#mustMove = true;
@@ -184,7 +190,7 @@ export class Session extends EventTarget {
         lost: (loss) => this.#handleLoss(link, loss),
       },
     });
-    limitSender(link.sender, source);
+    limitSender(link, source);
     return link;
   }
 
@@ -204,11 +210,21 @@ export class Session extends EventTarget {
     old?.close();
   }
 
-  /** @param {any} message */
-  #handleControl(message) {
+  /**
+   * @param {Link} link
+   * @param {any} message
+   */
+  #handleControl(link, message) {
     const detail = message.message || message.code;
     if (message.type === 'settings') this.#tell('settings', message);
-    else if (message.type === 'notice') this.#tell('notice', { code: String(message.code), detail });
+    else if (message.type === 'notice') {
+      const rate = FRAME_RATES[message.code];
+      if (rate && this.#source) {
+        link.frameRate = rate;
+        limitSender(link, this.#source);
+      }
+      this.#tell('notice', { code: String(message.code), detail });
+    }
     else if (message.type === 'error') this.#tell('message', { key: 'server_refused', code: message.code, values: { detail } });
   }
 
@@ -323,10 +339,10 @@ export class Session extends EventTarget {
 
 /**
  * Keeps what is sent within the chosen size and its bitrate, whatever the source delivers.
- * @param {RTCRtpSender} sender
+ * @param {Link} link
  * @param {Source} source
  */
-async function limitSender(sender, source) {
+async function limitSender({ sender, frameRate }, source) {
   const height = source.sentHeight();
   const scale = Math.max(1, height / source.chosen.height);
   const bitrate = BITRATES.find(([limit]) => Math.min(height, source.chosen.height) <= limit)?.[1] ?? BITRATES[BITRATES.length - 1][1];
@@ -334,7 +350,7 @@ async function limitSender(sender, source) {
   if (!parameters.encodings?.length) return;
   // Recognition needs detail more than it needs every frame.
   parameters.degradationPreference = 'maintain-resolution';
-  Object.assign(parameters.encodings[0], { scaleResolutionDownBy: scale, maxBitrate: bitrate, maxFramerate: 30 });
+  Object.assign(parameters.encodings[0], { scaleResolutionDownBy: scale, maxBitrate: bitrate, maxFramerate: frameRate });
   try {
     await sender.setParameters(parameters);
   } catch {

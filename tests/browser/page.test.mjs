@@ -204,6 +204,20 @@ describe('with a willing camera', () => {
     await page.waitForSelector('.message', { state: 'detached' });
   });
 
+  test('sends as many frames as the server can decode', async () => {
+    const sent = () => page.evaluate(() => window.vigie.stats().sentFps);
+    await goLive(page);
+    await eventually('all frames', async () => (await sent()) > 20);
+    await far.control({ type: 'notice', code: 'camera_half_rate', message: 'half' });
+    await waitForMessage(page, 'camera_half_rate');
+    await eventually('half of them', async () => (await sent()) > 10 && (await sent()) < 18);
+    await far.control({ type: 'notice', code: 'camera_quarter_rate', message: 'a quarter' });
+    await eventually('a quarter of them', async () => (await sent()) > 3 && (await sent()) < 9);
+    await far.control({ type: 'notice', code: 'camera_full', message: 'all' });
+    await page.waitForSelector('.message', { state: 'detached' });
+    await eventually('all again', async () => (await sent()) > 20);
+  });
+
   test('says that there is no common codec', async () => {
     far.accept = (socket) => {
       socket.send(JSON.stringify({ type: 'error', code: 'codec_unsupported', message: 'offered: H265' }));

@@ -11,6 +11,11 @@ use serde_json::Value;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
+/// Longer than anything takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two looks at what a test waits for.
+const LOOK: Duration = Duration::from_millis(20);
+
 pub type Socket = WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>;
 
 pub fn vigie() -> Command {
@@ -93,10 +98,22 @@ impl Drop for Process {
 
 /// Asks until the answer is yes.
 pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < deadline, "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Looks until something is found, in a test without a runtime.
+pub fn find<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        std::thread::sleep(LOOK);
     }
 }
 
@@ -110,5 +127,5 @@ pub async fn next_message(socket: &mut Socket) -> Value {
         }
         Value::Null
     };
-    tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("an answer in time")
+    tokio::time::timeout(PATIENCE, waiting).await.expect("an answer in time")
 }

@@ -1,4 +1,4 @@
-//! A WHIP or WHEP client on str0m, whose signalling the test does by hand.
+//! A page, or a WHIP or WHEP client, on str0m, whose signalling the test does by hand.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -29,11 +29,15 @@ pub struct Peer {
     made: Option<String>,
     began: Instant,
     pub is_connected: bool,
+    /// The channel of reports is.
+    pub is_open: bool,
     /// ICE has come about again after a restart.
     pub was_reconnected: bool,
     is_restarting: bool,
     pub pictures: usize,
     pub reports: usize,
+    /// What ended it.
+    pub fault: Option<String>,
     /// Of the tracks in reports.
     pub kinds: BTreeSet<String>,
 }
@@ -41,21 +45,26 @@ pub struct Peer {
 impl Peer {
     /// Sends the built-in clip.
     pub async fn publisher() -> Self {
-        Self::new(Direction::SendOnly, Some(Clip::built_in())).await
+        Self::new(Direction::SendOnly, Some(Clip::built_in()), false).await
+    }
+
+    /// Sends the built-in clip, and receives reports.
+    pub async fn page() -> Self {
+        Self::new(Direction::SendOnly, Some(Clip::built_in()), true).await
     }
 
     /// Receives video and reports.
     pub async fn viewer() -> Self {
-        Self::new(Direction::RecvOnly, None).await
+        Self::new(Direction::RecvOnly, None, true).await
     }
 
-    async fn new(direction: Direction, clip: Option<Clip>) -> Self {
+    async fn new(direction: Direction, clip: Option<Clip>, has_results: bool) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let local = socket.local_addr().unwrap();
         let mut rtc = Rtc::builder().build(Instant::now());
         let mut change = rtc.sdp_api();
         let video = change.add_media(MediaKind::Video, direction, None, None, None);
-        if clip.is_none() {
+        if has_results {
             change.add_channel("results".into());
         }
         let (offer, pending) = change.apply().unwrap();
@@ -70,10 +79,12 @@ impl Peer {
             made: Some(offer.to_sdp_string()),
             began: Instant::now(),
             is_connected: false,
+            is_open: false,
             was_reconnected: false,
             is_restarting: false,
             pictures: 0,
             reports: 0,
+            fault: None,
             kinds: BTreeSet::new(),
         }
     }
@@ -96,6 +107,11 @@ impl Peer {
              a={}\r\n",
             candidate.trim_start_matches("a=")
         )
+    }
+
+    /// Takes a candidate of the other side's.
+    pub fn hear(&mut self, candidate: &str) {
+        self.rtc.add_remote_candidate(Candidate::from_sdp_string(candidate).unwrap());
     }
 
     pub fn accept(&mut self, answer: &str) {
@@ -123,6 +139,7 @@ impl Peer {
     pub async fn run_until(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
         let deadline = Instant::now() + LIMIT;
         while !holds(self) {
+            assert_eq!(self.fault, None);
             assert!(Instant::now() < deadline, "not in time: {what}");
             self.run_for(LOOK).await;
         }
@@ -134,6 +151,9 @@ impl Peer {
         frames.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut buffer = vec![0; 2000];
         while Instant::now() < end {
+            if self.fault.is_some() {
+                return tokio::time::sleep_until(end.into()).await;
+            }
             let wake = self.drain().await;
             tokio::select! {
                 received = self.socket.recv_from(&mut buffer) => {
@@ -141,14 +161,18 @@ impl Peer {
                     let Ok(contents) = buffer[..length].try_into() else { continue };
                     let receive =
                         Receive { proto: Protocol::Udp, source, destination: self.local, contents };
-                    self.rtc.handle_input(Input::Receive(Instant::now(), receive)).unwrap();
+                    self.take_in(Input::Receive(Instant::now(), receive));
                 }
                 () = tokio::time::sleep_until(wake.min(end).into()) => {
-                    self.rtc.handle_input(Input::Timeout(Instant::now())).unwrap();
+                    self.take_in(Input::Timeout(Instant::now()));
                 }
                 _ = frames.tick(), if self.is_connected && self.clip.is_some() => self.send_frame(),
             }
         }
+    }
+
+    fn take_in(&mut self, input: Input) {
+        self.fault = self.rtc.handle_input(input).err().map(|error| error.to_string());
     }
 
     async fn drain(&mut self) -> Instant {
@@ -169,6 +193,7 @@ impl Peer {
             Event::IceConnectionStateChange(
                 IceConnectionState::Connected | IceConnectionState::Completed,
             ) => self.was_reconnected |= self.is_restarting,
+            Event::ChannelOpen(..) => self.is_open = true,
             Event::MediaData(_) => self.pictures += 1,
             Event::KeyframeRequest(_) => self.next_frame = 0,
             Event::ChannelData(data) => {

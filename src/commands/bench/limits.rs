@@ -47,6 +47,9 @@ struct Limit {
 
 /// The bit rate of an annotated track of 640x480.
 const KBPS: u32 = 1198;
+/// As many as a core carries in a service: each has a decoder and an encoder of its own, which the others' turns drive
+/// from the caches.
+const STREAMS_A_LOOP: usize = 10;
 
 pub fn run(args: &LimitsArgs) -> anyhow::Result<()> {
     let duration = Duration::from_secs(args.seconds.max(1));
@@ -73,11 +76,19 @@ pub fn run(args: &LimitsArgs) -> anyhow::Result<()> {
             Ok(move |index: usize| annotator.show(&pictures[index % pictures.len()], index))
         })?);
     }
-    note(measure("decode, draw and encode H264", loops, duration, || {
-        let (clip, mut decoder) = (Arc::clone(&clip), Decoder::open(Codec::Vp8, 1)?);
-        let mut annotator = Annotator::open(Codec::H264)?;
-        Ok(move |index: usize| annotator.show(&decode(&mut decoder, &clip, index)?, index))
-    })?);
+    for (name, streams) in
+        [("decode, draw and encode H264", 1), ("the same, many streams in turns", STREAMS_A_LOOP)]
+    {
+        note(measure(name, loops, duration, || {
+            let clip = Arc::clone(&clip);
+            let open = |number| Stream::open(&clip, number * clip.frames.len() / streams);
+            let mut streams = (0..streams).map(open).collect::<anyhow::Result<Vec<_>>>()?;
+            Ok(move |index: usize| {
+                let turn = index % streams.len();
+                streams[turn].step(&clip)
+            })
+        })?);
+    }
     let mut lanes = bare::BareLoops::load(&args.inference, &bare::decode(&clip)?)?;
     let is_detector = |task| task != Task::Gender;
     let (all, detectors) = ("faces, objects and gender", "faces and objects");
@@ -96,27 +107,28 @@ pub fn run(args: &LimitsArgs) -> anyhow::Result<()> {
 }
 
 /// Runs what `open` gives on `loops` threads at once.
-fn measure<L: FnMut(usize) -> anyhow::Result<()>>(
+fn measure<L: FnMut(usize) -> anyhow::Result<()> + Send>(
     name: &'static str,
     loops: usize,
     duration: Duration,
-    open: impl Fn() -> anyhow::Result<L> + Sync,
+    open: impl Fn() -> anyhow::Result<L>,
 ) -> anyhow::Result<Limit> {
     let done = AtomicU64::new(0);
+    let steps = (0..loops).map(|_| open()).collect::<anyhow::Result<Vec<_>>>()?;
     let (began, before) = (Instant::now(), cpu_seconds());
-    std::thread::scope(|scope| {
-        let run = || -> anyhow::Result<()> {
-            let mut step = open()?;
-            for index in 0.. {
-                if began.elapsed() >= duration {
-                    break;
-                }
-                step(index)?;
-                done.fetch_add(1, Ordering::Relaxed);
+    let run = |mut step: L| -> anyhow::Result<()> {
+        for index in 0.. {
+            if began.elapsed() >= duration {
+                break;
             }
-            Ok(())
-        };
-        let threads: Vec<_> = (0..loops).map(|_| scope.spawn(run)).collect();
+            step(index)?;
+            done.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let run = &run;
+        let threads: Vec<_> = steps.into_iter().map(|step| scope.spawn(move || run(step))).collect();
         let ended = threads.into_iter().map(|thread| thread.join().expect("a loop does not panic"));
         ended.collect::<anyhow::Result<Vec<()>>>()
     })?;
@@ -134,6 +146,29 @@ fn decode(decoder: &mut Decoder, clip: &Clip, index: usize) -> anyhow::Result<Pi
         received: Instant::now(),
     };
     decoder.decode(&frame, MAX_PIXELS)?.context("the clip shows every frame")
+}
+
+/// What a session's media thread has.
+struct Stream {
+    decoder: Decoder,
+    annotator: Annotator,
+    next: usize,
+}
+
+impl Stream {
+    /// Stands at the frame `first` of the clip.
+    fn open(clip: &Clip, first: usize) -> anyhow::Result<Self> {
+        let mut decoder = Decoder::open(Codec::Vp8, 1)?;
+        (0..first).try_for_each(|index| decode(&mut decoder, clip, index).map(drop))?;
+        Ok(Self { decoder, annotator: Annotator::open(Codec::H264)?, next: first })
+    }
+
+    fn step(&mut self, clip: &Clip) -> anyhow::Result<()> {
+        let picture = decode(&mut self.decoder, clip, self.next)?;
+        self.annotator.show(&picture, self.next)?;
+        self.next += 1;
+        Ok(())
+    }
 }
 
 fn decode_all(clip: &Clip) -> anyhow::Result<Vec<Picture>> {

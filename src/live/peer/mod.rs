@@ -9,6 +9,7 @@
 //! 3. After [`Peer::close`], tracks and channels return `None`; nothing keeps the peer alive.
 
 mod feedback;
+mod packets;
 mod prompt;
 mod verified;
 
@@ -44,11 +45,12 @@ use webrtc::rtp_transceiver::RtpSender;
 
 pub use feedback::Feedback;
 use feedback::FeedbackTap;
+use packets::PacketCutter;
 use prompt::{Prompt, PromptRuntime};
 
 use crate::cluster::protocol::Candidate;
 use crate::frame::Codec;
-use crate::rtp::Packet;
+use crate::rtp::{DEFAULT_MTU, Packet, Packetiser};
 
 /// A missing packet is asked for this often, at most [`NACKS_PER_PACKET`] times: with the library's
 /// defaults, which do not see packets recovered by RTX, 1 % loss causes a tenfold of requests.
@@ -135,12 +137,17 @@ impl Peer {
         if offered.is_empty() {
             return Err(PeerError::NoVideo);
         }
-        let annotated = config.annotated_codecs.iter().copied().find(|c| offered.contains(c));
+        let sendable = config.annotated_codecs.iter().filter(|codec| offered.contains(codec));
+        let annotated =
+            sendable.copied().find_map(|codec| Some((codec, Packetiser::new(codec, DEFAULT_MTU)?)));
 
         let feedback = Feedback::default();
         let mut media = MediaEngine::default();
         media.register_default_codecs().map_err(PeerError::Setup)?;
-        let registry = interceptors(&mut media, feedback.clone()).map_err(PeerError::Setup)?;
+        let (ssrc, codec) = (rand::random(), annotated.as_ref().map_or(Codec::Vp8, |(codec, _)| *codec));
+        let cutter = annotated.map(|(_, packetiser)| PacketCutter::new(ssrc, packetiser));
+        let is_sending = cutter.is_some();
+        let registry = interceptors(&mut media, feedback.clone(), cutter).map_err(PeerError::Setup)?;
         let settings = SettingEngineBuilder::new()
             // The page may be on this very machine.
             .with_include_loopback_candidate(true)
@@ -179,13 +186,12 @@ impl Peer {
             .map_err(PeerError::Setup)?;
         let connection: Arc<dyn PeerConnection> = Arc::new(connection);
 
-        let outgoing = OutgoingTrack::new(annotated.unwrap_or(Codec::Vp8), feedback);
-        let sender = match annotated {
-            Some(_) => {
-                let track = Arc::clone(&outgoing.track) as Arc<dyn TrackLocal>;
-                Some(connection.add_track(track).await.map_err(PeerError::Setup)?)
-            }
-            None => None,
+        let outgoing = OutgoingTrack::new(ssrc, codec, feedback);
+        let sender = if is_sending {
+            let track = Arc::clone(&outgoing.track) as Arc<dyn TrackLocal>;
+            Some(connection.add_track(track).await.map_err(PeerError::Setup)?)
+        } else {
+            None
         };
         Ok((Self { connection, sender, outgoing, codecs, gathering }, events))
     }
@@ -259,20 +265,28 @@ impl Peer {
     }
 }
 
-fn interceptors(media: &mut MediaEngine, feedback: Feedback) -> Result<Registry, RtcError> {
+fn interceptors(
+    media: &mut MediaEngine,
+    feedback: Feedback,
+    cutter: Option<PacketCutter>,
+) -> Result<Registry, RtcError> {
     configure_simulcast_extension_headers(media)?;
     let registry = configure_twcc_receiver_only(Registry::new(), media)?;
     let nacks = NackGeneratorBuilder::new()
         .with_interval(NACK_INTERVAL)
         .with_max_nacks_per_packet(NACKS_PER_PACKET)
         .build();
-    Ok(configure_rtcp_reports(registry)
+    let registry = configure_rtcp_reports(registry)
         .with(Slot::NackResponder, NackResponderBuilder::new().build())
         .with(Slot::NackGenerator, nacks)
-        .with(Slot::from(APPLICATION_SLOT), FeedbackTap::new(feedback)))
+        .with(Slot::from(APPLICATION_SLOT), FeedbackTap::new(feedback));
+    Ok(match cutter {
+        Some(cutter) => registry.with(Slot::from(APPLICATION_SLOT + 1), cutter),
+        None => registry,
+    })
 }
 
-/// Beyond every slot of the library: the last to see what came in.
+/// Beyond every slot of the library: the last to see what came in, the first to see what goes out.
 const APPLICATION_SLOT: usize = 60_000;
 
 /// The video codecs that an offer names.
@@ -437,8 +451,7 @@ pub struct OutgoingTrack {
 }
 
 impl OutgoingTrack {
-    fn new(codec: Codec, feedback: Feedback) -> Self {
-        let ssrc = rand::random();
+    fn new(ssrc: u32, codec: Codec, feedback: Feedback) -> Self {
         let coding = RTCRtpEncodingParameters {
             rtp_coding_parameters: RTCRtpCodingParameters { ssrc: Some(ssrc), ..Default::default() },
             codec: RTCRtpCodec {
@@ -464,18 +477,16 @@ impl OutgoingTrack {
         }
     }
 
-    /// Sends one packet; `false` once the connection has gone.
-    pub async fn send(&self, sequence_number: u16, timestamp: u32, marker: bool, payload: Bytes) -> bool {
+    /// Sends one frame, which the connection cuts into packets; `false` once the connection has gone.
+    pub async fn send(&self, timestamp: u32, frame: Bytes) -> bool {
         let header = rtc::rtp::Header {
             version: 2,
-            marker,
             payload_type: self.payload_type.load(Ordering::Relaxed),
-            sequence_number,
             timestamp,
             ssrc: self.ssrc,
             ..Default::default()
         };
-        self.track.write_rtp(rtc::rtp::Packet { header, payload }).await.is_ok()
+        self.track.write_rtp(rtc::rtp::Packet { header, payload: frame }).await.is_ok()
     }
 }
 
