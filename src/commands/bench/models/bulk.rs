@@ -2,10 +2,9 @@
 
 use crate::models::convert::onnx::{Attribute, Element, OnnxGraph, Side};
 
-/// Pixels of the input's sides, and of a cell's.
+/// Pixels of the input's sides, unless they are to be others, and of a cell's.
 const SIDE: usize = 256;
 const STRIDE: usize = 32;
-const CELLS: usize = (SIDE / STRIDE) * (SIDE / STRIDE);
 /// A box and two classes.
 const ROWS: usize = 6;
 
@@ -14,12 +13,18 @@ pub const FIELDS: [(&str, &str); 2] = [("head", "yolo"), ("labels", "this,that")
 
 /// An ONNX file of about so many bytes, unlike that of any other `seed`.
 pub fn model(bytes: usize, seed: u64) -> Vec<u8> {
+    model_for(SIDE, bytes, seed)
+}
+
+/// The same for pictures of `side` by `side` pixels, a multiple of 32.
+pub fn model_for(side: usize, bytes: usize, seed: u64) -> Vec<u8> {
+    let cells = (side / STRIDE).pow(2);
     let wanted = bytes / size_of::<f32>();
     // The first layer has a quarter of the weights.
     let width = (wanted / 4 / (3 * STRIDE * STRIDE)).max(8);
     let mut weights = Weights(seed);
     let mut graph = OnnxGraph::default();
-    graph.input("images", Element::Float, &[1, 3, SIDE, SIDE].map(Side::Fixed));
+    graph.input("images", Element::Float, &[1, 3, side, side].map(Side::Fixed));
     let stride = STRIDE as i64;
     let strides = ("strides", Attribute::Ints(&[stride, stride]));
     let first = graph.floats(&[width, 3, STRIDE, STRIDE], &weights.take(width * 3 * STRIDE * STRIDE));
@@ -40,10 +45,10 @@ pub fn model(bytes: usize, seed: u64) -> Vec<u8> {
     }
     let last = graph.floats(&[ROWS, width, 1, 1], &weights.take(ROWS * width));
     let rows = graph.node("Conv", &[&value, &last], &[]);
-    let shape = graph.integers(&[1, ROWS as i64, CELLS as i64]);
+    let shape = graph.integers(&[1, ROWS as i64, cells as i64]);
     let rows = graph.node("Reshape", &[&rows, &shape], &[]);
     graph.named_node("Sigmoid", &[&rows], &[], &["output0"]);
-    graph.output("output0", Element::Float, &[1, ROWS, CELLS].map(Side::Fixed));
+    graph.output("output0", Element::Float, &[1, ROWS, cells].map(Side::Fixed));
     graph.into_bytes()
 }
 
@@ -77,5 +82,6 @@ mod tests {
             check::check(&file).expect("it is sound");
         }
         assert_ne!(model(1_000_000, 1), model(1_000_000, 2));
+        check::check(&model_for(64, 1_000_000, 1)).expect("it is sound");
     }
 }
