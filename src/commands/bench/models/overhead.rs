@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::process::Command;
 
 use super::ModelsBenchArgs;
-use super::bulk;
+use super::bulk::{self, Sides};
 use super::client::{Registry, Sender, connect};
 use crate::commands::bench::service::{Service, add_inference};
 use crate::commands::bench::summary::Percentiles;
@@ -29,10 +29,10 @@ use crate::oip::tensors::datatype;
 /// Requests before those that count.
 const WARM_UP: u64 = 20;
 
-/// The model that is made up on the spot, its bytes, and the pixels of its input's sides.
+/// The model that is made up on the spot.
 const SMALL: &str = "small";
 const SMALL_BYTES: usize = 1_000_000;
-const SMALL_SIDE: usize = 64;
+const SMALL_SIDES: Sides = Sides { input: 64, cell: 16 };
 
 /// What one model's requests took.
 #[derive(Clone, Debug, Serialize)]
@@ -62,10 +62,10 @@ pub async fn measure(args: &ModelsBenchArgs) -> anyhow::Result<Vec<Overhead>> {
 async fn measure_one(args: &ModelsBenchArgs, name: &str) -> anyhow::Result<Overhead> {
     let registry = Registry::start(&args.inference, &[]).await?;
     let (path, side) = if name == SMALL {
-        registry.upload(name, &bulk::model_for(SMALL_SIDE, SMALL_BYTES, 1)).await?;
+        registry.upload(name, &bulk::model_of(SMALL_SIDES, SMALL_BYTES, 1)).await?;
         registry.serve(&format!("{name}@1")).await?;
         registry.until_loaded(name, true).await?;
-        (registry.store().join(format!("models/{name}/1/model.onnx")), SMALL_SIDE)
+        (registry.store().join(format!("models/{name}/1/model.onnx")), SMALL_SIDES.input)
     } else {
         let mut found = find_models(&args.inference)?.into_iter();
         let (manifest, path) = found
