@@ -49,6 +49,23 @@ fn graph(answer: Answer) -> Vec<u8> {
     }
 }
 
+/// A classifier of crops that says the second of two labels of whatever it sees, with 0.88.
+fn classifier() -> Vec<u8> {
+    let graph = Graph {
+        nodes: vec![
+            node("ReduceMean", &["crops"], &["mean"]).with_ints("axes", &[1, 2, 3]).with_int("keepdims", 0),
+            node("Mul", &["mean", "nothing"], &["none"]),
+            node("Add", &["row", "none"], &["logits"]),
+            node("Softmax", &["logits"], &["output0"]).with_int("axis", 1),
+        ],
+        initialisers: vec![floats("row", &[1, 2], &[0.0, 2.0]), floats("nothing", &[1], &[0.0])],
+        inputs: vec![value("crops", FLOAT, &[1, 3, 32, 32])],
+        outputs: vec![value("output0", FLOAT, &[1, 2])],
+        ..Graph::default()
+    };
+    Model::of(graph).bytes()
+}
+
 fn manifest(name: &str, labels: [&str; 2]) -> Manifest {
     let format =
         FloatFormat { layout: Layout::Nchw, channels: Channels::Rgb, mean: [0.0; 3], std: [255.0; 3] };
@@ -131,7 +148,13 @@ fn send(service: &Process, method: &str, path: &str, body: &Value) -> Reply {
 /// Sets the traffic of objects.
 #[track_caller]
 fn put(service: &Process, traffic: &Value) -> Value {
-    let reply = send(service, "PUT", "/api/traffic/objects", traffic);
+    put_in("objects", service, traffic)
+}
+
+/// Sets the traffic of a slot.
+#[track_caller]
+fn put_in(slot: &str, service: &Process, traffic: &Value) -> Value {
+    let reply = send(service, "PUT", &format!("/api/traffic/{slot}"), traffic);
     assert_eq!(reply.status, 200, "{}", String::from_utf8_lossy(&reply.body));
     reply.json()
 }
@@ -142,7 +165,12 @@ fn read(service: &Process, path: &str) -> Value {
 
 /// The figures of a version, once there are any.
 fn figures(service: &Process, model: &str) -> Value {
-    let all = read(service, "/api/traffic/objects/figures");
+    figures_in("objects", service, model)
+}
+
+/// The same, of any slot.
+fn figures_in(slot: &str, service: &Process, model: &str) -> Value {
+    let all = read(service, &format!("/api/traffic/{slot}/figures"));
     all["versions"].as_array().unwrap().iter().find(|v| v["model"] == model).cloned().unwrap_or_default()
 }
 
@@ -324,6 +352,62 @@ async fn a_shadow_is_compared_and_never_shown() {
         let outcome = visit.await.unwrap().unwrap();
         let (models, labels) = of_objects(&outcome);
         assert_eq!((models, labels), (vec![stable.as_str()], vec![(stable.as_str(), "lamp")]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_uploaded_classifier_looks_at_the_things_of_its_label() {
+    let store = Store::new();
+    let detector = store.add("one", Answer::Thing { x: 20.0, class: 0 }, ["lamp", "door"]).await;
+    let service = store.serve(&["--lanes", "1"]);
+    put(&service, &json!({ "stable": detector }));
+    serves(&service, &detector).await;
+    let file = store.path().join("classifier.onnx");
+    std::fs::write(&file, classifier()).unwrap();
+    let url = format!("http://{}", service.address);
+    for (name, labels) in [("switch", "off,on"), ("mood", "dull,warm"), ("lock", "shut,open")] {
+        let mut command = vigie();
+        command.args(["models", "add", file.to_str().unwrap(), "--name", name, "--labels", labels]);
+        let output = command.args(["--to", &url]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let visits = sessions(&service, 1, LONG);
+    eventually("the session has begun", || runs(&service, &detector) > 5).await;
+
+    // Under the live session: one looks at lamps, another at doors, of which there is none.
+    let of = |slot: &str, model: &str, what: &str| figures_in(slot, &service, model)[what].as_u64();
+    put_in("classify:lamp", &service, &json!({ "stable": "switch@1" }));
+    put_in("classify:door", &service, &json!({ "stable": "lock@1" }));
+    eventually("lamps are classified", || of("classify:lamp", "switch@1", "runs") >= Some(3)).await;
+    eventually("doors would be", || of("classify:door", "lock@1", "runs").is_some()).await;
+    assert_eq!(of("classify:lamp", "switch@1", "sessions"), Some(1));
+    put_in("classify:lamp", &service, &json!({ "stable": "mood@1" }));
+    eventually("they are by another", || of("classify:lamp", "mood@1", "runs") >= Some(3)).await;
+    assert_eq!(of("classify:lamp", "mood@1", "sessions"), Some(1));
+    let tells = |line: &str| service.get("/metrics").contains(line);
+    let sessions_of_mood = "vigie_model_sessions{model=\"mood\",version=\"1\"} 1";
+    eventually("its metric says so", || tells(sessions_of_mood)).await;
+    assert_eq!(of("classify:door", "lock@1", "runs"), Some(0), "no door was there");
+    assert_eq!(of("classify:door", "lock@1", "sessions"), Some(0));
+
+    // What is taken away is asked no more, and freed: as are the slot's first, and the default detector.
+    assert_eq!(send(&service, "DELETE", "/api/traffic/classify:lamp", &Value::Null).status, 204);
+    eventually("it is freed", || tells("vigie_model_loads_total{outcome=\"unloaded\"} 3")).await;
+    for visit in visits {
+        assert!(!visit.is_finished(), "the session has lived through it all");
+        visit.abort();
+    }
+
+    // A session that comes later is answered too.
+    put_in("classify:lamp", &service, &json!({ "stable": "switch@1" }));
+    eventually("lamps are classified again", || of("classify:lamp", "switch@1", "runs").is_some()).await;
+    let visits = sessions(&service, 1, Duration::from_secs(6));
+    for visit in visits {
+        let outcome = visit.await.unwrap().unwrap();
+        let answers: Vec<_> =
+            outcome.answers.iter().map(|answer| answer.each_ref().map(String::as_str)).collect();
+        assert_eq!(answers, [["lamp", "switch", "on"]]);
+        assert!(outcome.models.contains_key("switch@1"), "{:?}", outcome.models);
     }
 }
 

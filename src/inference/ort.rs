@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
 use ort::ep::cuda::ConvAlgorithmSearch;
-use ort::ep::{CUDA, ExecutionProvider, ExecutionProviderDispatch, TensorRT};
+use ort::ep::{CPU, CUDA, ExecutionProvider, ExecutionProviderDispatch, TensorRT};
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session, SessionInputValue, SessionOutputs};
 use ort::value::{DynValue, Outlet, TensorElementType, TensorRef};
@@ -69,6 +69,16 @@ pub struct DeviceUsed {
     pub device: Device,
     /// Why it is not the device that was asked for.
     pub fallback: Option<String>,
+}
+
+/// What becomes of the memory that a run takes on the CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Memory {
+    /// It is kept for the next run: right for inputs that all have the same shape.
+    #[default]
+    Kept,
+    /// It goes back after each run: where every input has another shape, the most that any took would be kept for good.
+    GivenBack,
 }
 
 /// The loaded library; cheap to clone.
@@ -168,6 +178,20 @@ impl OrtEngine {
     /// [`EngineError::Load`] when the file cannot be read, is not a graph that the runtime accepts, or
     /// does not have exactly one input.
     pub fn load(runtime: &Runtime, path: &Path, device: Device, threads: usize) -> Result<Self, EngineError> {
+        Self::load_with(runtime, path, device, threads, Memory::default())
+    }
+
+    /// The same, and what becomes of its memory.
+    ///
+    /// # Errors
+    /// As [`OrtEngine::load`].
+    pub fn load_with(
+        runtime: &Runtime,
+        path: &Path,
+        device: Device,
+        threads: usize,
+        memory: Memory,
+    ) -> Result<Self, EngineError> {
         let refuse = |reason: String| EngineError::Load { path: path.to_owned(), reason };
         let mut fallback = None;
         let mut loaded = None;
@@ -181,7 +205,9 @@ impl OrtEngine {
         let (session, device) = match loaded {
             Some(loaded) => loaded,
             None => {
-                (open(runtime, path, &[], threads).map_err(|error| refuse(error.to_string()))?, Device::Cpu)
+                let cpu = CPU::default().with_arena_allocator(memory == Memory::Kept).build();
+                let session = open(runtime, path, &[cpu], threads);
+                (session.map_err(|error| refuse(error.to_string()))?, Device::Cpu)
             }
         };
         let model = path.display().to_string();

@@ -21,7 +21,7 @@ use crate::inference::service::Turn;
 use crate::mailbox::Latest;
 use crate::models::manifest::Manifest;
 use crate::models::traffic::Slot;
-use crate::pipeline::follow::{Unsure, begin_classifying, follow, reading_models, track_config, vote};
+use crate::pipeline::follow::{FACE, Unsure, begin_classifying, follow, reading_models, track_config, vote};
 use crate::pipeline::labels::Labels;
 use crate::pipeline::recognise::figures::Seat;
 use crate::pipeline::recognise::{Begun, Found, MinScores, Model, RecogniseError, Recogniser, Tasks};
@@ -132,8 +132,8 @@ struct Run {
     /// Of what the tracker follows.
     labels: Labels,
     shadows: Shadows,
-    /// The models that the session counts as a user of.
-    seats: BTreeMap<Slot, (Arc<Manifest>, Seat)>,
+    /// The models that the session counts as a user of; of one that fills several slots, once.
+    seats: BTreeMap<Slot, (Arc<Manifest>, Arc<Seat>)>,
     clock: Unwrapper,
     /// Oldest first.
     under_way: VecDeque<UnderWay>,
@@ -205,7 +205,9 @@ impl Run {
         let at = self.clock.unwrap(picture.rtp_timestamp);
         let begun = recogniser.begin(&picture, &tasks, &scores)?;
         for model in begun.models() {
-            take_seat(&mut self.seats, model);
+            if let Some(slot) = Slot::of(model.manifest.task) {
+                take_seat(&mut self.seats, &slot, model);
+            }
         }
         let spent = Spent {
             taken,
@@ -239,8 +241,8 @@ impl Run {
                     spent.models.extend(reading_models(recogniser.models()));
                 }
                 if let Some(unsure) = begin_classifying(recogniser, &mut self.tracker, &picture, at)? {
-                    for model in unsure.models() {
-                        take_seat(&mut self.seats, model);
+                    for (slot, model) in unsure.models() {
+                        take_seat(&mut self.seats, slot, model);
                     }
                     let state = State::Classifying(unsure, tracking + spent.track);
                     return Ok(Some(UnderWay { picture, at, tasks, config, state, spent, _turn }));
@@ -258,11 +260,17 @@ impl Run {
     fn follow(&mut self, found: &Found, tasks: &Tasks, config: &TrackConfig, at: Duration) {
         let tracker = &mut self.tracker;
         tracker.reconfigure(config.clone());
+        let models = self.connections.recogniser.models();
         self.seats.retain(|slot, _| match slot {
             Slot::Faces => tasks.faces,
             Slot::Objects => tasks.objects,
             Slot::Gender => tasks.gender,
-            _ => true,
+            Slot::Classify(label) => {
+                let is_wanted = if label == FACE { tasks.faces } else { tasks.objects };
+                // Its traffic may have ended.
+                is_wanted && models.find(slot).is_some()
+            }
+            Slot::TextDetect | Slot::TextRead => tasks.text,
         });
         let wanted = [(Kind::Face, tasks.faces), (Kind::Object, tasks.objects), (Kind::Text, tasks.text)];
         for (kind, is_wanted) in wanted {
@@ -364,11 +372,14 @@ impl Run {
 }
 
 /// Counts the session as a user of `model`, in place of what it used in that slot before.
-fn take_seat(seats: &mut BTreeMap<Slot, (Arc<Manifest>, Seat)>, model: &Model) {
-    let Some(slot) = Slot::of(model.manifest.task) else { return };
-    if seats.get(&slot).is_none_or(|(manifest, _)| !Arc::ptr_eq(manifest, &model.manifest)) {
-        seats.insert(slot, (Arc::clone(&model.manifest), Seat::at(&model.figures)));
+fn take_seat(seats: &mut BTreeMap<Slot, (Arc<Manifest>, Arc<Seat>)>, slot: &Slot, model: &Model) {
+    let is_the_same = |manifest: &Arc<Manifest>| Arc::ptr_eq(manifest, &model.manifest);
+    if seats.get(slot).is_some_and(|(manifest, _)| is_the_same(manifest)) {
+        return;
     }
+    let elsewhere = seats.values().find(|(manifest, _)| is_the_same(manifest));
+    let seat = elsewhere.map_or_else(|| Arc::new(Seat::at(&model.figures)), |(_, seat)| Arc::clone(seat));
+    seats.insert(slot.clone(), (Arc::clone(&model.manifest), seat));
 }
 
 #[cfg(test)]

@@ -171,6 +171,8 @@ pub struct Outcome {
     pub models: BTreeMap<String, Duration>,
     /// Under which models' reports each label was seen; at most [`MAX_NOTICES`].
     pub labels: BTreeSet<(String, String)>,
+    /// What classifiers said of tracks: the track's label, the model's name, its answer; at most [`MAX_NOTICES`].
+    pub answers: BTreeSet<[String; 3]>,
 }
 
 /// Runs one synthetic browser to its end, whatever the service asks of it meanwhile.
@@ -470,7 +472,14 @@ impl Publisher {
     }
 
     fn note_names(&mut self, report: &FrameReport) {
-        let (at, Outcome { models, labels, .. }) = (self.began.elapsed(), &mut self.outcome);
+        let (at, Outcome { models, labels, answers, .. }) = (self.began.elapsed(), &mut self.outcome);
+        for track in &report.tracks {
+            for (model, answer) in &track.attributes.classes {
+                if answers.len() < MAX_NOTICES {
+                    answers.insert([track.label.clone(), model.clone(), answer.label.clone()]);
+                }
+            }
+        }
         for (name, version) in &report.models {
             let model = format!("{name}@{version}");
             for track in &report.tracks {

@@ -269,6 +269,9 @@ async fn answer(oip: &Oip, model: &Loaded, head: &Head, body: Body) -> Result<Re
     note("parse");
     let completed = oip.runner.run(model, inputs).await?;
     note("run");
+    for (stage, took) in [("queue", completed.queued), ("infer", completed.ran)] {
+        oip.metrics.oip_seconds.with_label_values(&[stage]).observe(took.as_secs_f64());
+    }
     let (manifest, packing) = (Arc::clone(model.manifest()), head.packing);
     let is_large = packing.is_some() || json_bytes(&completed.outputs, &wanted) > INLINE_JSON;
     let writing = move || {

@@ -17,7 +17,7 @@ use crate::models::manifest::Thresholds;
 use crate::models::traffic::Slot;
 
 /// The label that stands for faces, whatever their detector calls them.
-const FACE: &str = "face";
+pub const FACE: &str = "face";
 
 /// What no classifier's answers can be called in a report.
 const TAKEN: [&str; 2] = ["apparent_gender", "text"];
@@ -129,9 +129,9 @@ pub struct Unsure {
 }
 
 impl Unsure {
-    /// What classifies them.
-    pub fn models(&self) -> impl Iterator<Item = &Model> {
-        self.asked.iter().map(|(_, _, classifying)| classifying.model())
+    /// What classifies them, and in which slot.
+    pub fn models(&self) -> impl Iterator<Item = (&Slot, &Model)> {
+        self.asked.iter().map(|(_, _, classifying)| (classifying.slot(), classifying.model()))
     }
 
     /// Whether [`vote`] would not wait.

@@ -151,6 +151,7 @@ pub struct Classifying {
     /// Indices of the things that are large enough, in order.
     large: Vec<usize>,
     found: usize,
+    slot: Slot,
     model: Model,
 }
 
@@ -158,6 +159,11 @@ impl Classifying {
     /// What classifies them.
     pub fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// The place that it fills.
+    pub fn slot(&self) -> &Slot {
+        &self.slot
     }
 
     /// Whether [`Recogniser::finish_classifying`] would not wait.
@@ -398,7 +404,7 @@ impl Recogniser {
                 .map_err(|source| RecogniseError::Prepare { model: title(manifest), source })?;
             asked.push((range, self.submit(&model, self.asker, true, tensor, outputs)?));
         }
-        Ok(Classifying { asked, large, found: found.len(), model })
+        Ok(Classifying { asked, large, found: found.len(), slot: slot.clone(), model })
     }
 
     /// Waits for the classifier and reads its answers, one for each thing.
@@ -409,7 +415,7 @@ impl Recogniser {
         &self,
         classifying: Classifying,
     ) -> Result<Vec<Option<Answer>>, RecogniseError> {
-        let Classifying { asked, large, found, model } = classifying;
+        let Classifying { asked, large, found, model, .. } = classifying;
         let mut all = vec![None; found];
         for (range, ticket) in asked {
             let read = |outputs: &Outputs| read_classes(outputs, range.len(), &model.manifest);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::gauges::Names;
 use crate::inference::batcher::ModelId;
 use crate::inference::engine::{Engine, EngineError};
-use crate::inference::ort::{Device, OrtEngine, Runtime};
+use crate::inference::ort::{Device, Memory, OrtEngine, Runtime};
 use crate::inference::service::Service;
 use crate::models::manifest::{Head, Manifest, Task};
 use crate::pipeline::recognise::Model;
@@ -39,7 +39,8 @@ impl Workshop {
     /// # Errors
     /// [`EngineError`] when an engine cannot be had; nothing is left of the model then.
     pub fn load(&mut self, manifest: Manifest, path: &Path) -> Result<Model, EngineError> {
-        let loaded = self.load_engines(path).and_then(|engines| self.install(manifest, engines));
+        let loaded =
+            self.load_engines(path, memory_of(&manifest)).and_then(|engines| self.install(manifest, engines));
         let outcome = if loaded.is_ok() { "loaded" } else { "failed" };
         self.metrics.model_loads_total.with_label_values(&[outcome]).inc();
         loaded
@@ -74,8 +75,9 @@ impl Workshop {
     }
 
     /// One engine a lane, all on the device that the first one could get.
-    fn load_engines(&mut self, path: &Path) -> Result<Vec<Box<dyn Engine>>, EngineError> {
-        let first = OrtEngine::load(&self.runtime, path, self.device, self.threads)?;
+    fn load_engines(&mut self, path: &Path, memory: Memory) -> Result<Vec<Box<dyn Engine>>, EngineError> {
+        let load = |device| OrtEngine::load_with(&self.runtime, path, device, self.threads, memory);
+        let first = load(self.device)?;
         let used = first.device_used().clone();
         if let Some(reason) = &used.fallback {
             tracing::warn!(wanted = %self.device, used = %used.device, reason, "the device cannot be used");
@@ -86,7 +88,7 @@ impl Workshop {
         self.metrics.inference_device.with_label_values(&[&used.device.to_string()]).set(1);
         let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(first)];
         for _ in 1..self.service.lanes() {
-            engines.push(Box::new(OrtEngine::load(&self.runtime, path, used.device, self.threads)?));
+            engines.push(Box::new(load(used.device)?));
         }
         Ok(engines)
     }
@@ -97,5 +99,13 @@ impl Workshop {
         self.service.remove(model.id);
         self.names.leave(model.id);
         self.metrics.model_loads_total.with_label_values(&["unloaded"]).inc();
+    }
+}
+
+/// Every line of text, and every part that is searched for some, has another shape.
+fn memory_of(manifest: &Manifest) -> Memory {
+    match manifest.task {
+        Task::TextDetect | Task::TextRead => Memory::GivenBack,
+        _ => Memory::Kept,
     }
 }

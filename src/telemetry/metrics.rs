@@ -230,7 +230,7 @@ impl Metrics {
             ),
             oip_seconds: new.histograms(
                 "vigie_oip_seconds",
-                "Time an inference request spent in a stage: read, parse, run (from being queued to its outputs), answer, total.",
+                "Time an inference request spent in a stage: read, parse, run (from being queued to its outputs; of that queue, until a lane took it, and infer, in the engine), answer, total.",
                 &["stage"],
                 STAGE_BUCKETS,
             ),

@@ -319,6 +319,17 @@ async fn admins_change_models_and_sessions_only_see_them() {
     assert_eq!(asked("DELETE", version, Some(ADMIN_TOKEN)).status, 204);
 }
 
+/// Runs vigie with the admin's token: whether it did it, all that it said, its standard output.
+fn run(arguments: &[&str]) -> (bool, String, Vec<u8>) {
+    let mut command = vigie();
+    // Nothing of a worker is needed to ask a service.
+    command.args(arguments).env("VIGIE_ORT_LIBRARY", "/nowhere").env("VIGIE_TOKEN", ADMIN_TOKEN);
+    let output = command.output().unwrap();
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    (output.status.success(), said, output.stdout)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_adds_to_a_running_service() {
     let store = tempfile::tempdir().unwrap();
@@ -328,16 +339,7 @@ async fn the_command_line_adds_to_a_running_service() {
     let url = format!("http://{}", service.address);
     let path = store.path().join("Lamps.onnx");
     std::fs::write(&path, yolo_v8().bytes()).unwrap();
-    let add = |more: &[&str]| {
-        let mut command = vigie();
-        command.args(["models", "add", path.to_str().unwrap(), "--to", &url]).args(more);
-        // Nothing of a worker is needed to send a file.
-        command.env("VIGIE_ORT_LIBRARY", "/nowhere").env("VIGIE_TOKEN", ADMIN_TOKEN);
-        let output = command.output().unwrap();
-        let said =
-            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        (output.status.success(), said, output.stdout)
-    };
+    let add = |more: &[&str]| run(&[&["models", "add", path.to_str().unwrap(), "--to", &url], more].concat());
     let (added, said, _) = add(&["--labels", "dark,a lamp", "--licence", "none"]);
     assert!(added, "{said}");
     for part in ["added as lamps@1", "dark, a lamp", "/api/models/lamps/versions/1/picture"] {
@@ -358,6 +360,48 @@ async fn the_command_line_adds_to_a_running_service() {
     let (added, said, stdout) = add(&["--json"]);
     let body: Value = serde_json::from_slice(&stdout).unwrap();
     assert!(!added && said.contains("was not added") && body["error"]["code"] == "not_onnx", "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_lists_and_removes_what_a_running_service_has() {
+    let store = tempfile::tempdir().unwrap();
+    let mut command = vigie();
+    command.args(["serve", "--listen", "127.0.0.1:0", "--media", "127.0.0.1:0", "--lanes", "1"]);
+    let service = Process::start(keyed(command.arg("--store").arg(store.path())));
+    let url = format!("http://{}", service.address);
+    let models = |arguments: &[&str]| run(&[&["models"], arguments, &["--to", &url]].concat());
+    let (listed, said, stdout) = models(&["list"]);
+    assert!(listed && stdout.is_empty() && said.contains("models add"), "{said}");
+
+    let path = store.path().join("lamps.onnx");
+    std::fs::write(&path, yolo_v8().bytes()).unwrap();
+    let (added, said, _) =
+        models(&["add", path.to_str().unwrap(), "--labels", "dark,lamp", "--licence", "MIT"]);
+    assert!(added, "{said}");
+    let row = || {
+        let (listed, said, _) = models(&["list"]);
+        assert!(listed, "{said}");
+        let row = said.lines().nth(1).unwrap_or_default().to_owned();
+        row.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(row(), ["lamps", "1", "objects", "64x64", "2", "MIT", "0", "-"]);
+
+    let (changed, said, _) = run(&["models", "traffic", &url, "objects", "--stable", "lamps@1"]);
+    assert!(changed, "{said}");
+    eventually("a worker has it", || row()[6..] == ["1", "objects"]).await;
+    let (removed, said, _) = models(&["remove", "lamps@1"]);
+    assert!(!removed && said.contains("(in_use)"), "{said}");
+    let (changed, said, _) = run(&["models", "traffic", &url, "objects", "--reset"]);
+    assert!(changed, "{said}");
+    let (removed, said, _) = models(&["remove", "lamps@1", "--token", "wrong"]);
+    assert!(!removed && said.contains("(token_invalid)"), "{said}");
+    let (removed, said, _) = models(&["remove", "lamps@1"]);
+    assert!(removed && said.contains("lamps@1 is removed"), "{said}");
+    let (removed, said, _) = models(&["remove", "lamps@1"]);
+    assert!(!removed && said.contains("(not_found)"), "{said}");
+    assert!(row().is_empty());
+    let (removed, said, _) = models(&["remove", "lamps"]);
+    assert!(!removed && said.contains("as yolo@3"), "{said}");
 }
 
 /// A front and a worker as processes of their own, each with its store.

@@ -23,8 +23,8 @@ pub struct ModelsBenchArgs {
     /// Requests of each measurement by the Open Inference Protocol.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(10..))]
     requests: u64,
-    /// Models that are asked, smallest input first.
-    #[arg(long = "ask", value_delimiter = ',', default_values = ["faceres", "blazeface"])]
+    /// Models that are asked, smallest input first; `small` is one of a megabyte, made up on the spot.
+    #[arg(long = "ask", value_delimiter = ',', default_values = ["small", "faceres", "blazeface"])]
     asked: Vec<String>,
     /// Recognised frames a second that each live session asks for while a model is loaded.
     #[arg(long, default_value_t = 30.0)]

@@ -95,6 +95,9 @@ impl Service {
 /// Hands the settings of inference on.
 pub fn add_inference(command: &mut Command, inference: &InferenceArgs) {
     command.arg("--models").arg(&inference.models);
+    if !inference.chosen.is_empty() {
+        command.args(["--model", &inference.chosen.join(",")]);
+    }
     command.args(["--device", &inference.device]);
     command.args(["--object-size", &inference.object_size.to_string()]);
     command.args(["--lane-threads", &inference.lane_threads.to_string()]);

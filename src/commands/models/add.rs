@@ -1,4 +1,4 @@
-//! `vigie models add` and `remove`: models of a person's own, in a folder here or in a running service.
+//! `vigie models add`: a model of a person's own, to a folder here or to a running service.
 
 use std::path::{Path, PathBuf};
 
@@ -6,8 +6,8 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
+use super::remote::ServiceArgs;
 use super::{print, upload};
-use crate::cli::AccessArgs;
 use crate::commands::recognition::library_at;
 use crate::models::check::MAX_FILE_BYTES;
 use crate::models::heads::recognise::fields::{read_labels, read_size, read_three};
@@ -64,12 +64,8 @@ pub struct AddArgs {
     /// What to try it on; without it, a portrait that vigie brings.
     #[arg(long)]
     pub picture: Option<PathBuf>,
-    /// Add it to the running service at this address instead, such as https://vigie.example.org; it is checked and tried
-    /// there, and wants an admin's token.
-    #[arg(long, value_name = "URL")]
-    pub to: Option<String>,
     #[command(flatten)]
-    pub access: AccessArgs,
+    pub service: ServiceArgs,
     /// The ONNX Runtime library; without it the first libonnxruntime.so* in .vigie/onnxruntime.
     #[arg(long, env = "VIGIE_ORT_LIBRARY")]
     pub ort_library: Option<PathBuf>,
@@ -113,7 +109,7 @@ pub struct Offer {
 /// Takes a model in and tells what became of it.
 pub fn add(store: &Store, args: &AddArgs) -> anyhow::Result<()> {
     let offer = read(args)?;
-    match &args.to {
+    match &args.service.to {
         Some(url) => upload::upload(url, args, offer),
         None => add_here(store, args, &offer),
     }
@@ -212,15 +208,6 @@ fn tell(admitted: &Admitted, is_json: bool) -> anyhow::Result<()> {
     print::receipt(receipt, picture, &format!("vigie serve --model {}@{}", receipt.name, receipt.version))
 }
 
-/// Removes one version, `NAME@VERSION`.
-pub fn remove(store: &Store, model: &str) -> anyhow::Result<()> {
-    let parts = model.split_once('@').and_then(|(name, version)| Some((name, version.parse().ok()?)));
-    let Some((name, version)) = parts else { bail!("{model} is not written as NAME@VERSION") };
-    store.remove(name, version)?;
-    println!("{name}@{version} is removed; its number is not given again");
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,14 +224,5 @@ mod tests {
         assert_eq!(read("stop\n\nyield \n").unwrap(), ["stop", "yield"]);
         assert_eq!(read("['stop', 'yield']").unwrap(), ["stop", "yield"]);
         assert!(read("\n").is_err());
-    }
-
-    #[test]
-    fn versions_are_removed_by_name_and_number() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path());
-        for wrong in ["a", "a@", "a@x", "a@1", "../a@1"] {
-            assert!(remove(&store, wrong).is_err(), "{wrong}");
-        }
     }
 }

@@ -4,6 +4,7 @@ mod add;
 mod eval;
 mod print;
 mod pull;
+mod remote;
 mod traffic;
 mod trial;
 mod upload;
@@ -14,7 +15,9 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::{Args, Subcommand};
 
+use crate::models::manifest::Manifest;
 use crate::models::store::{self, Found, Store, Stored};
+use crate::models::traffic::ModelVersion;
 
 #[derive(Clone, Debug, Args)]
 pub struct ModelsArgs {
@@ -31,16 +34,16 @@ pub enum ModelsCommand {
     ///
     /// `ocr` fetches the two that read text.
     Pull(pull::PullArgs),
-    /// List the models and what they are for.
-    List,
+    /// List the models and what they are for; of a running service also who has them loaded, and which slots use them.
+    List(remote::ServiceArgs),
     /// Verify every model's manifest and file.
     Check,
     /// Add a model of your own: check the ONNX file, try it in a process of its own, keep it.
     Add(Box<add::AddArgs>),
     /// Measure a detector on labelled pictures as COCO does: precision and recall, a table, a page with pictures.
     Eval(eval::EvalArgs),
-    /// Remove one version of a model, NAME@VERSION.
-    Remove { model: String },
+    /// Remove one version of a model; its number is not given again.
+    Remove(RemoveArgs),
     /// Show or change which versions a running service uses, and for whom.
     Traffic(Box<traffic::TrafficArgs>),
     /// Try the model on standard input; `add` starts this.
@@ -48,16 +51,25 @@ pub enum ModelsCommand {
     Trial(trial::TrialArgs),
 }
 
+#[derive(Clone, Debug, Args)]
+pub struct RemoveArgs {
+    /// NAME@VERSION.
+    pub model: ModelVersion,
+    #[command(flatten)]
+    pub service: remote::ServiceArgs,
+}
+
 /// Runs the subcommand; results go to standard output, progress to standard error.
 pub fn run(args: ModelsArgs) -> anyhow::Result<()> {
     let store = Store::open(args.models);
     match args.command {
         ModelsCommand::Pull(args) => pull::run(&store, &args),
-        ModelsCommand::List => list(&store),
+        ModelsCommand::List(remote::ServiceArgs { to: Some(url), access }) => remote::list(&url, &access),
+        ModelsCommand::List(_) => list(&store),
         ModelsCommand::Check => check(&store),
         ModelsCommand::Add(args) => add::add(&store, &args),
         ModelsCommand::Eval(args) => eval::run(&store, &args),
-        ModelsCommand::Remove { model } => add::remove(&store, &model),
+        ModelsCommand::Remove(args) => remove(&store, &args),
         ModelsCommand::Traffic(args) => traffic::run(&args),
         ModelsCommand::Trial(args) => trial::run(&args),
     }
@@ -74,18 +86,34 @@ fn list(store: &Store) -> anyhow::Result<()> {
     }
     let rows = found.iter().map(|Found { name, version, stored }| {
         let [task, input, labels, licence] = match stored {
-            Ok(Stored { manifest, .. }) => [
-                manifest.task.name().to_owned(),
-                format!("{}x{}", manifest.input.size, manifest.input.height.unwrap_or(manifest.input.size)),
-                manifest.labels.len().to_string(),
-                manifest.provenance.licence.clone(),
-            ],
+            Ok(Stored { manifest, .. }) => about(manifest),
             Err(fault) => ["-".to_owned(), "-".to_owned(), "-".to_owned(), format!("faulty: {fault}")],
         };
         [name.clone(), version.to_string(), task, input, labels, licence]
     });
     let header = ["NAME", "VERSION", "TASK", "INPUT", "LABELS", "LICENCE"].map(str::to_owned);
     print_table(&std::iter::once(header).chain(rows).collect::<Vec<_>>())?;
+    Ok(())
+}
+
+/// Task, input, number of labels, licence.
+fn about(manifest: &Manifest) -> [String; 4] {
+    let Manifest { task, input, labels, provenance, .. } = manifest;
+    [
+        task.name().to_owned(),
+        format!("{}x{}", input.size, input.height.unwrap_or(input.size)),
+        labels.len().to_string(),
+        provenance.licence.clone(),
+    ]
+}
+
+fn remove(store: &Store, args: &RemoveArgs) -> anyhow::Result<()> {
+    let RemoveArgs { model, service } = args;
+    match &service.to {
+        Some(url) => remote::remove(url, &service.access, model)?,
+        None => store.remove(&model.name, model.version)?,
+    }
+    println!("{model} is removed; its number is not given again");
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use clap::Args;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use super::remote::{ask, refused, wait};
 use crate::cli::AccessArgs;
 use crate::load::target::Target;
 use crate::models::traffic::{Candidate, ModelVersion, Slot, Traffic};
@@ -107,8 +108,7 @@ impl FromStr for Promoted {
 
 /// Shows the traffic, once it has been changed if that is asked for.
 pub fn run(args: &TrafficArgs) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    wait(async {
         let target = args.access.target(&args.url).await?;
         match &args.slot {
             None => list(&target, args).await,
@@ -118,27 +118,6 @@ pub fn run(args: &TrafficArgs) -> anyhow::Result<()> {
             }
         }
     })
-}
-
-/// One exchange; what the service says when it does not do it.
-async fn ask(
-    target: &Target,
-    method: Method,
-    path: &str,
-    body: &Value,
-) -> anyhow::Result<(StatusCode, Value)> {
-    let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-    let headers = [("content-type", "application/json")];
-    let answer = target.ask(method, path, &headers, body.into()).await?;
-    Ok((answer.status(), serde_json::from_slice(answer.body()).unwrap_or_default()))
-}
-
-fn refused(status: StatusCode, body: &Value) -> anyhow::Error {
-    let error = &body["error"];
-    match (error["code"].as_str(), error["message"].as_str()) {
-        (Some(code), Some(message)) => anyhow::anyhow!("{message} ({code})"),
-        _ => anyhow::anyhow!("the service answered {status}"),
-    }
 }
 
 /// A slot as a part of an address.

@@ -8,17 +8,17 @@ use serde_json::{Value, json};
 
 use super::add::{AddArgs, Offer};
 use super::print;
+use super::remote::wait;
 use crate::models::manifest::Manifest;
 use crate::models::receipt::Receipt;
 
 /// Sends the model and tells what became of it.
 pub fn upload(url: &str, args: &AddArgs, offer: Offer) -> anyhow::Result<()> {
     Manifest::check_name(&offer.name)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let path = format!("/api/models/{}", offer.name);
     let form = form(args, offer);
-    let answer = runtime.block_on(async {
-        let target = args.access.target(url).await?;
+    let answer = wait(async {
+        let target = args.service.access.target(url).await?;
         let content_type = format!("multipart/form-data; boundary={}", form.boundary);
         let headers = [("content-type", content_type.as_str()), ("accept", "application/json")];
         let answer = target.send(Method::POST, &path, &headers, form.pieces).await?;

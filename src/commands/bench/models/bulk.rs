@@ -2,10 +2,14 @@
 
 use crate::models::convert::onnx::{Attribute, Element, OnnxGraph, Side};
 
-/// Pixels of the input's sides, and of a cell's.
-const SIDE: usize = 256;
-const STRIDE: usize = 32;
-const CELLS: usize = (SIDE / STRIDE) * (SIDE / STRIDE);
+/// Pixels of the sides of a model's input, and of its cells.
+#[derive(Clone, Copy, Debug)]
+pub struct Sides {
+    pub input: usize,
+    pub cell: usize,
+}
+
+const USUAL: Sides = Sides { input: 256, cell: 32 };
 /// A box and two classes.
 const ROWS: usize = 6;
 
@@ -14,17 +18,24 @@ pub const FIELDS: [(&str, &str); 2] = [("head", "yolo"), ("labels", "this,that")
 
 /// An ONNX file of about so many bytes, unlike that of any other `seed`.
 pub fn model(bytes: usize, seed: u64) -> Vec<u8> {
+    model_of(USUAL, bytes, seed)
+}
+
+/// The same for pictures of other sides, with more cells than the rows of one.
+pub fn model_of(sides: Sides, bytes: usize, seed: u64) -> Vec<u8> {
+    let Sides { input: side, cell } = sides;
+    let cells = (side / cell).pow(2);
     let wanted = bytes / size_of::<f32>();
     // The first layer has a quarter of the weights.
-    let width = (wanted / 4 / (3 * STRIDE * STRIDE)).max(8);
+    let width = (wanted / 4 / (3 * cell * cell)).max(8);
     let mut weights = Weights(seed);
     let mut graph = OnnxGraph::default();
-    graph.input("images", Element::Float, &[1, 3, SIDE, SIDE].map(Side::Fixed));
-    let stride = STRIDE as i64;
+    graph.input("images", Element::Float, &[1, 3, side, side].map(Side::Fixed));
+    let stride = cell as i64;
     let strides = ("strides", Attribute::Ints(&[stride, stride]));
-    let first = graph.floats(&[width, 3, STRIDE, STRIDE], &weights.take(width * 3 * STRIDE * STRIDE));
+    let first = graph.floats(&[width, 3, cell, cell], &weights.take(width * 3 * cell * cell));
     let mut value = graph.node("Conv", &["images", &first], &[strides]);
-    let mut left = wanted.saturating_sub(width * 3 * STRIDE * STRIDE + ROWS * width);
+    let mut left = wanted.saturating_sub(width * 3 * cell * cell + ROWS * width);
     while left > 0 {
         // The last layer is as narrow as what is left; the one after it brings it back.
         let inner = (left / (2 * width)).clamp(1, 4 * width);
@@ -40,10 +51,10 @@ pub fn model(bytes: usize, seed: u64) -> Vec<u8> {
     }
     let last = graph.floats(&[ROWS, width, 1, 1], &weights.take(ROWS * width));
     let rows = graph.node("Conv", &[&value, &last], &[]);
-    let shape = graph.integers(&[1, ROWS as i64, CELLS as i64]);
+    let shape = graph.integers(&[1, ROWS as i64, cells as i64]);
     let rows = graph.node("Reshape", &[&rows, &shape], &[]);
     graph.named_node("Sigmoid", &[&rows], &[], &["output0"]);
-    graph.output("output0", Element::Float, &[1, ROWS, CELLS].map(Side::Fixed));
+    graph.output("output0", Element::Float, &[1, ROWS, cells].map(Side::Fixed));
     graph.into_bytes()
 }
 
@@ -77,5 +88,6 @@ mod tests {
             check::check(&file).expect("it is sound");
         }
         assert_ne!(model(1_000_000, 1), model(1_000_000, 2));
+        check::check(&model_of(Sides { input: 64, cell: 16 }, 1_000_000, 1)).expect("it is sound");
     }
 }

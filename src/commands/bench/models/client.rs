@@ -1,7 +1,7 @@
 //! A service with a registry of its own, and what is asked of it over HTTP.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -30,7 +30,9 @@ const BOUNDARY: &str = "7b1f0c4e9d2a8365";
 /// A running `vigie serve` whose store and models' folder end with it.
 pub struct Registry {
     pub service: Service,
-    _folder: TempDir,
+    /// Those of the measurement, with the models' folder of this service.
+    pub inference: InferenceArgs,
+    folder: TempDir,
 }
 
 impl Registry {
@@ -42,7 +44,12 @@ impl Registry {
         command.args(["serve", "--listen", "127.0.0.1:0", "--media", "127.0.0.1:0", "--log", "error"]);
         command.args(["--video-jobs", "0", "--store"]).arg(folder.path().join("store")).args(more);
         add_inference(&mut command, &inference);
-        Ok(Self { service: Service::run(command).await?, _folder: folder })
+        Ok(Self { service: Service::run(command).await?, inference, folder })
+    }
+
+    /// What a worker of the same models takes as its `--store`.
+    pub fn store(&self) -> PathBuf {
+        self.folder.path().join("store")
     }
 
     /// Uploads a model and returns what its trial said.
@@ -140,7 +147,7 @@ pub async fn connect(address: SocketAddr) -> anyhow::Result<Sender> {
 }
 
 /// A folder of the same models, in which others can be put.
-fn link_models(from: &Path, folder: &Path) -> anyhow::Result<std::path::PathBuf> {
+fn link_models(from: &Path, folder: &Path) -> anyhow::Result<PathBuf> {
     let to = folder.join("models");
     std::fs::create_dir(&to)?;
     let from = std::fs::canonicalize(from).with_context(|| format!("looking for {}", from.display()))?;

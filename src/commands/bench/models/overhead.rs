@@ -15,7 +15,8 @@ use serde_json::json;
 use tokio::process::Command;
 
 use super::ModelsBenchArgs;
-use super::client::{Sender, connect};
+use super::bulk::{self, Sides};
+use super::client::{Registry, Sender, connect};
 use crate::commands::bench::service::{Service, add_inference};
 use crate::commands::bench::summary::Percentiles;
 use crate::commands::recognition::{find_models, load_runtime};
@@ -23,11 +24,15 @@ use crate::inference::engine::Engine;
 use crate::inference::ort::{Device, OrtEngine};
 use crate::inference::service::lower_priority;
 use crate::inference::tensor::{Element, Outputs, Tensor, TensorData};
-use crate::models::manifest::Manifest;
 use crate::oip::tensors::datatype;
 
 /// Requests before those that count.
 const WARM_UP: u64 = 20;
+
+/// The model that is made up on the spot.
+const SMALL: &str = "small";
+const SMALL_BYTES: usize = 1_000_000;
+const SMALL_SIDES: Sides = Sides { input: 64, cell: 16 };
 
 /// What one model's requests took.
 #[derive(Clone, Debug, Serialize)]
@@ -55,20 +60,28 @@ pub async fn measure(args: &ModelsBenchArgs) -> anyhow::Result<Vec<Overhead>> {
 }
 
 async fn measure_one(args: &ModelsBenchArgs, name: &str) -> anyhow::Result<Overhead> {
-    let (manifest, path) = find_models(&args.inference)?
-        .into_iter()
-        .find(|(manifest, _)| manifest.name == *name)
-        .with_context(|| format!("{name} is not among the models in use"))?;
+    let registry = Registry::start(&args.inference, &[]).await?;
+    let (path, side) = if name == SMALL {
+        registry.upload(name, &bulk::model_of(SMALL_SIDES, SMALL_BYTES, 1)).await?;
+        registry.serve(&format!("{name}@1")).await?;
+        registry.until_loaded(name, true).await?;
+        (registry.store().join(format!("models/{name}/1/model.onnx")), SMALL_SIDES.input)
+    } else {
+        let mut found = find_models(&args.inference)?.into_iter();
+        let (manifest, path) = found
+            .find(|(manifest, _)| manifest.name == *name)
+            .with_context(|| format!("{name} is not among the models in use"))?;
+        (path, manifest.input.size as usize)
+    };
     let runtime = load_runtime(&args.inference)?;
     let device: Device = args.inference.device.parse()?;
     let mut engine = OrtEngine::load(&runtime, &path, device, args.inference.lane_threads)?;
-    let input = sample(&engine, &manifest)?;
+    let input = sample(&engine, side)?;
     let body = request(&engine, name, &input)?;
 
-    let service = Service::start(&args.inference, 1.0).await?;
-    let worker = start_worker(args).await?;
+    let worker = start_worker(&registry).await?;
     let mut direct = connect(worker.models).await?;
-    let mut through = connect(service.address).await?;
+    let mut through = connect(registry.service.address).await?;
     let (mut bare, mut straight, mut fronted) = (Vec::new(), Vec::new(), Vec::new());
     let (mut outputs, mut output_bytes) = (Outputs::default(), 0);
     for turn in 0..args.requests + WARM_UP {
@@ -85,7 +98,7 @@ async fn measure_one(args: &ModelsBenchArgs, name: &str) -> anyhow::Result<Overh
     }
     let stages = worker.stages().await?;
     worker.service.stop().await?;
-    service.stop().await?;
+    registry.service.stop().await?;
     let beyond = |took: &[Duration]| {
         let ms = |time: &Duration| time.as_secs_f64() * 1000.0;
         Percentiles::of_ms(took.iter().zip(&bare).map(|(took, bare)| ms(took) - ms(bare))).p50
@@ -120,15 +133,15 @@ fn print(measured: &Overhead) {
     println!("    on the worker, mean  {} ms", stages.join("  "));
 }
 
-/// An input of the model's own size, in which there is something.
-fn sample(engine: &OrtEngine, manifest: &Manifest) -> anyhow::Result<Tensor> {
+/// An input of the model's own size, in which there is something; its sides, where they are free, are `picture_side`.
+fn sample(engine: &OrtEngine, picture_side: usize) -> anyhow::Result<Tensor> {
     let description = engine.describe();
     let [port] = description.inputs.as_slice() else { anyhow::bail!("it does not have one input") };
     // Free sides are the batch, and the picture's.
     let side = |(axis, &side): (usize, &i64)| match side {
         1.. => side as usize,
         _ if axis == 0 => 1,
-        _ => manifest.input.size as usize,
+        _ => picture_side,
     };
     let shape: Vec<usize> = port.shape.iter().enumerate().map(side).collect();
     let count = shape.iter().product();
@@ -180,12 +193,13 @@ struct OpenWorker {
     models: SocketAddr,
 }
 
-async fn start_worker(args: &ModelsBenchArgs) -> anyhow::Result<OpenWorker> {
+/// One that has the models of `registry`.
+async fn start_worker(registry: &Registry) -> anyhow::Result<OpenWorker> {
     let models = free_address()?;
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["worker", "--control", "127.0.0.1:0", "--media", "127.0.0.1:0", "--log", "error"]);
-    command.args(["--video-jobs", "0", "--oip", &models.to_string()]);
-    add_inference(&mut command, &args.inference);
+    command.args(["--video-jobs", "0", "--oip", &models.to_string(), "--store"]).arg(registry.store());
+    add_inference(&mut command, &registry.inference);
     Ok(OpenWorker { service: Service::run(command).await?, models })
 }
 
