@@ -24,7 +24,7 @@ use vigie::models::registry::Registry;
 
 use common::cluster::{Process, eventually, next_message, vigie};
 use common::process::{Reply, request};
-use onnx::constant_detector;
+use onnx::{FLOAT, Graph, Model, constant_detector, floats, node, value};
 
 const TOKEN: &str = "the-token-of-the-tests-own-cluster";
 const SIDE: i64 = 64;

@@ -9,6 +9,7 @@ mod common;
 mod conversion;
 mod evaluation;
 mod hostile;
+#[allow(dead_code, reason = "each test binary uses its own part")]
 mod onnx;
 mod own;
 mod parity;
