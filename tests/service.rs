@@ -148,7 +148,14 @@ async fn who_sends_more_than_can_be_decoded_is_asked_for_less() {
     let mut config = service.publisher(Duration::from_secs(14), nothing);
     config.clip = Arc::new(restless_clip(4096, 2160, 6));
     config.rate = 200.0;
-    let outcome = publish(config).await.unwrap();
+    // On a machine that is busy with other tests as well, a sender may not get to send too much.
+    let mut outcome = publish(config.clone()).await.unwrap();
+    for _ in 0..3 {
+        if outcome.notices.contains(&"camera_half_rate".into()) {
+            break;
+        }
+        outcome = publish(config.clone()).await.unwrap();
+    }
     assert!(outcome.notices.contains(&"camera_half_rate".into()), "{:?}", outcome.notices);
     assert!(service.metric("vigie_frames_dropped_total{stage=\"decode\"}") > 0.0);
     let sent = |from, to| {

@@ -237,10 +237,9 @@ pub fn to_i420(rgb: &RgbImage) -> I420Buffer {
         let lower = if lower.is_empty() { upper } else { lower };
         let pairs = upper.chunks_exact(6).zip(lower.chunks_exact(6));
         for ((upper, lower), (blue, red)) in pairs.zip(blue.iter_mut().zip(red.iter_mut())) {
-            let sum = std::array::from_fn(|channel| {
-                let pixels = [upper[channel], upper[channel + 3], lower[channel], lower[channel + 3]];
-                pixels.map(i32::from).iter().sum()
-            });
+            let pair =
+                |pixels: &[u8], channel: usize| i32::from(pixels[channel]) + i32::from(pixels[channel + 3]);
+            let sum = [0, 1, 2].map(|channel| pair(upper, channel) + pair(lower, channel));
             (*blue, *red) = (chroma_of(BLUE, sum), chroma_of(RED, sum));
         }
         if let ([.., u0, u1, u2], [.., l0, l1, l2], true) = (upper, lower, width % 2 == 1) {
