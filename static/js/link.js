@@ -43,7 +43,7 @@ import { fetchIceServers, isReachable, openSignalling, whyRefused } from './api.
  * @property {(report: any) => void} report
  * @property {() => void} controllable the control channel is open
  * @property {(message: any) => void} control a message of the control channel
- * @property {() => void} migrate this link's worker is leaving, or has gone, or its results do not come back: a new link is needed
+ * @property {() => void} migrate this link's worker is leaving, or has gone: a new link is needed
  * @property {(code: string, detail: string) => void} warning
  * @property {(loss: Loss) => void} lost
  */
@@ -59,11 +59,6 @@ const WATCH_INTERVAL_MS = 500;
 const RETURN_LIMIT_MS = 12000;
 /** A socket that brings no answer by then hangs: its network has gone without a word. */
 const ANSWER_LIMIT_MS = 2000;
-/**
- * Results that stay away for so long from a path that is back wait for their channel's retransmission, whose pauses have doubled in the dark: at
- * worst it takes as long again. A new link is sooner.
- */
-const RESULTS_LIMIT_MS = 1500;
 /** Between ICE restarts: one that began without a network does not see it come back. */
 const RESTART_PAUSE_MS = 4000;
 /** Between attempts to reopen the socket. */
@@ -113,7 +108,6 @@ export class Link {
   /** @type {number | undefined} */ #reattachment;
   /** @type {string | null} */ #session = null;
   /** @type {string | null} token that attaches a new socket to this session */ #resume = null;
-  /** @type {number | undefined} the wait for the first result after an interruption */ #stall;
   /** @type {number | undefined} what an ICE restart waits for: its answer, then the time for the next */ #restart;
   #lastMediaSign = 0;
   #received = 0;
@@ -173,7 +167,6 @@ export class Link {
     clearInterval(this.#watchdog);
     clearTimeout(this.#reattachment);
     clearTimeout(this.#restart);
-    clearTimeout(this.#stall);
     this.#results.close();
     this.#control.close();
     this.pc.close();
@@ -204,7 +197,6 @@ export class Link {
     };
 
     this.#results.onmessage = ({ data }) => {
-      clearTimeout(this.#stall);
       this.#noteMediaSign();
       const report = parse(data);
       if (report && Array.isArray(report.tracks)) this.#events.report(report);
@@ -285,7 +277,6 @@ export class Link {
     clearTimeout(this.#restart);
     this.#deadline = undefined;
     this.#wasConnected = true;
-    if (this.#isInterrupted) this.#stall = setTimeout(() => this.#events.migrate(), RESULTS_LIMIT_MS);
     this.#isInterrupted = false;
     this.#lastMediaSign = performance.now();
     this.#watchMedia();
@@ -418,7 +409,6 @@ export class Link {
   /** From here on, media comes back within a limit or the link is lost. */
   #interrupt() {
     if (this.#isInterrupted) return;
-    clearTimeout(this.#stall);
     this.#isInterrupted = true;
     this.#await(RETURN_LIMIT_MS, () => this.#lose({ cause: 'lost' }));
     this.#events.interrupted();
