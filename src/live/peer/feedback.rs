@@ -2,20 +2,17 @@
 //!
 //! Stands in the library's chain of interceptors and only looks; packets pass through unchanged.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
-use rtc::interceptor::{Interceptor, Packet as TappedPacket, StreamInfo, TaggedPacket};
+use rtc::interceptor::{Packet as TappedPacket, TaggedPacket};
 use rtc::rtcp::payload_feedbacks::full_intra_request::FullIntraRequest;
 use rtc::rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
 use rtc::rtcp::receiver_report::ReceiverReport;
 use rtc::rtcp::reception_report::ReceptionReport;
 use rtc::rtcp::sender_report::SenderReport;
-use rtc::sansio::Protocol;
-use rtc::shared::error::Error as RtcError;
 
+use super::tap::Tap;
 use crate::rtp::SenderClock;
 
 /// What the browser's RTCP says, read by the session's threads.
@@ -61,62 +58,23 @@ impl Feedback {
 }
 
 /// Reads incoming RTCP on its way through: the library consumes it and offers no other look.
-pub(super) struct FeedbackTap {
-    feedback: Feedback,
-    incoming: VecDeque<TaggedPacket>,
-    outgoing: VecDeque<TaggedPacket>,
-}
+pub(super) struct FeedbackTap(pub(super) Feedback);
 
-impl FeedbackTap {
-    pub(super) fn new(feedback: Feedback) -> Self {
-        Self { feedback, incoming: VecDeque::new(), outgoing: VecDeque::new() }
-    }
-}
-
-impl Protocol<TaggedPacket, TaggedPacket, ()> for FeedbackTap {
-    type Rout = TaggedPacket;
-    type Wout = TaggedPacket;
-    type Eout = ();
-    type Error = RtcError;
-    type Time = Instant;
-
-    fn handle_read(&mut self, tagged: TaggedPacket) -> Result<(), RtcError> {
-        if let TappedPacket::Rtcp(packets) = &tagged.message.packet {
-            for packet in packets {
-                let packet = packet.as_any();
-                if packet.is::<PictureLossIndication>() || packet.is::<FullIntraRequest>() {
-                    self.feedback.key_wanted.store(true, Ordering::Relaxed);
-                } else if let Some(report) = packet.downcast_ref::<SenderReport>() {
-                    let clock = &self.feedback.sender_clock;
-                    let mut clock = clock.lock().expect("no code panics with the sender's clock");
-                    clock.report(report.ntp_time, report.rtp_time);
-                    self.feedback.note_reports(&report.reports);
-                } else if let Some(report) = packet.downcast_ref::<ReceiverReport>() {
-                    self.feedback.note_reports(&report.reports);
-                }
+impl Tap for FeedbackTap {
+    fn see(&mut self, tagged: &TaggedPacket) {
+        let TappedPacket::Rtcp(packets) = &tagged.message.packet else { return };
+        for packet in packets {
+            let packet = packet.as_any();
+            if packet.is::<PictureLossIndication>() || packet.is::<FullIntraRequest>() {
+                self.0.key_wanted.store(true, Ordering::Relaxed);
+            } else if let Some(report) = packet.downcast_ref::<SenderReport>() {
+                let clock = &self.0.sender_clock;
+                let mut clock = clock.lock().expect("no code panics with the sender's clock");
+                clock.report(report.ntp_time, report.rtp_time);
+                self.0.note_reports(&report.reports);
+            } else if let Some(report) = packet.downcast_ref::<ReceiverReport>() {
+                self.0.note_reports(&report.reports);
             }
         }
-        self.incoming.push_back(tagged);
-        Ok(())
     }
-
-    fn poll_read(&mut self) -> Option<TaggedPacket> {
-        self.incoming.pop_front()
-    }
-
-    fn handle_write(&mut self, tagged: TaggedPacket) -> Result<(), RtcError> {
-        self.outgoing.push_back(tagged);
-        Ok(())
-    }
-
-    fn poll_write(&mut self) -> Option<TaggedPacket> {
-        self.outgoing.pop_front()
-    }
-}
-
-impl Interceptor for FeedbackTap {
-    fn bind_local_stream(&mut self, _: &StreamInfo) {}
-    fn unbind_local_stream(&mut self, _: &StreamInfo) {}
-    fn bind_remote_stream(&mut self, _: &StreamInfo) {}
-    fn unbind_remote_stream(&mut self, _: &StreamInfo) {}
 }

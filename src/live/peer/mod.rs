@@ -11,6 +11,7 @@
 mod feedback;
 mod packets;
 mod prompt;
+mod tap;
 mod verified;
 
 use std::collections::HashMap;
@@ -47,6 +48,7 @@ pub use feedback::Feedback;
 use feedback::FeedbackTap;
 use packets::PacketCutter;
 use prompt::{Prompt, PromptRuntime};
+use tap::Tapped;
 
 use crate::cluster::protocol::Candidate;
 use crate::frame::Codec;
@@ -279,9 +281,9 @@ fn interceptors(
     let registry = configure_rtcp_reports(registry)
         .with(Slot::NackResponder, NackResponderBuilder::new().build())
         .with(Slot::NackGenerator, nacks)
-        .with(Slot::from(APPLICATION_SLOT), FeedbackTap::new(feedback));
+        .with(Slot::from(APPLICATION_SLOT), Tapped::new(FeedbackTap(feedback)));
     Ok(match cutter {
-        Some(cutter) => registry.with(Slot::from(APPLICATION_SLOT + 1), cutter),
+        Some(cutter) => registry.with(Slot::from(APPLICATION_SLOT + 1), Tapped::new(cutter)),
         None => registry,
     })
 }

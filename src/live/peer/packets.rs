@@ -7,11 +7,10 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use rtc::interceptor::{AttributedPacket, Interceptor, Packet, StreamInfo, TaggedPacket};
+use rtc::interceptor::{AttributedPacket, Packet, TaggedPacket};
 use rtc::rtp;
-use rtc::sansio::Protocol;
-use rtc::shared::error::Error as RtcError;
 
+use super::tap::Tap;
 use crate::rtp::Packetiser;
 
 /// Cuts what is sent as one source; everything else passes.
@@ -20,17 +19,20 @@ pub(super) struct PacketCutter {
     packetiser: Packetiser,
     /// Of the packet sent last.
     sequence_number: u16,
-    incoming: VecDeque<TaggedPacket>,
-    outgoing: VecDeque<TaggedPacket>,
 }
 
 impl PacketCutter {
     pub(super) fn new(ssrc: u32, packetiser: Packetiser) -> Self {
-        let (incoming, outgoing) = (VecDeque::new(), VecDeque::new());
-        Self { ssrc, packetiser, sequence_number: rand::random(), incoming, outgoing }
+        Self { ssrc, packetiser, sequence_number: rand::random() }
     }
 
-    fn cut(&mut self, frame: &rtp::Packet, now: Instant, transport: rtc::shared::TransportContext) {
+    fn cut(
+        &mut self,
+        frame: &rtp::Packet,
+        now: Instant,
+        transport: rtc::shared::TransportContext,
+        outgoing: &mut VecDeque<TaggedPacket>,
+    ) {
         for payload in self.packetiser.packetise(&frame.payload) {
             self.sequence_number = self.sequence_number.wrapping_add(1);
             let header = rtp::Header {
@@ -39,55 +41,30 @@ impl PacketCutter {
                 ..frame.header.clone()
             };
             let packet = Packet::Rtp(rtp::Packet { header, payload: payload.data });
-            self.outgoing.push_back(TaggedPacket { now, transport, message: AttributedPacket::new(packet) });
+            outgoing.push_back(TaggedPacket { now, transport, message: AttributedPacket::new(packet) });
         }
     }
 }
 
-impl Protocol<TaggedPacket, TaggedPacket, ()> for PacketCutter {
-    type Rout = TaggedPacket;
-    type Wout = TaggedPacket;
-    type Eout = ();
-    type Error = RtcError;
-    type Time = Instant;
-
-    fn handle_read(&mut self, tagged: TaggedPacket) -> Result<(), RtcError> {
-        self.incoming.push_back(tagged);
-        Ok(())
-    }
-
-    fn poll_read(&mut self) -> Option<TaggedPacket> {
-        self.incoming.pop_front()
-    }
-
-    fn handle_write(&mut self, tagged: TaggedPacket) -> Result<(), RtcError> {
+impl Tap for PacketCutter {
+    fn send(&mut self, tagged: TaggedPacket, outgoing: &mut VecDeque<TaggedPacket>) {
         match &tagged.message.packet {
             Packet::Rtp(frame) if frame.header.ssrc == self.ssrc => {
-                self.cut(frame, tagged.now, tagged.transport);
+                self.cut(frame, tagged.now, tagged.transport, outgoing);
             }
-            _ => self.outgoing.push_back(tagged),
+            _ => outgoing.push_back(tagged),
         }
-        Ok(())
     }
-
-    fn poll_write(&mut self) -> Option<TaggedPacket> {
-        self.outgoing.pop_front()
-    }
-}
-
-impl Interceptor for PacketCutter {
-    fn bind_local_stream(&mut self, _: &StreamInfo) {}
-    fn unbind_local_stream(&mut self, _: &StreamInfo) {}
-    fn bind_remote_stream(&mut self, _: &StreamInfo) {}
-    fn unbind_remote_stream(&mut self, _: &StreamInfo) {}
 }
 
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use rtc::sansio::Protocol;
 
     use super::*;
     use crate::frame::Codec;
+    use crate::live::peer::tap::Tapped;
 
     fn tagged(ssrc: u32, payload: &'static [u8]) -> TaggedPacket {
         let header = rtp::Header { ssrc, payload_type: 96, timestamp: 3000, ..Default::default() };
@@ -96,7 +73,7 @@ mod tests {
         TaggedPacket { now, transport, message: AttributedPacket::new(packet) }
     }
 
-    fn sent(cutter: &mut PacketCutter) -> Vec<rtp::Packet> {
+    fn sent(cutter: &mut Tapped<PacketCutter>) -> Vec<rtp::Packet> {
         let packets = std::iter::from_fn(|| cutter.poll_write());
         packets
             .map(|tagged| match tagged.message.packet {
@@ -109,7 +86,7 @@ mod tests {
     #[test]
     fn frames_leave_as_numbered_packets_and_other_sources_as_they_are() {
         let packetiser = Packetiser::new(Codec::Vp8, 100).unwrap();
-        let mut cutter = PacketCutter::new(7, packetiser);
+        let mut cutter = Tapped::new(PacketCutter::new(7, packetiser));
         cutter.handle_write(tagged(7, &[1; 250])).unwrap();
         cutter.handle_write(tagged(8, &[2; 250])).unwrap();
         cutter.handle_write(tagged(7, &[3; 10])).unwrap();
