@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
-use super::recognition::{Recognition, cores};
+use super::recognition::Recognition;
 use super::service::Stop;
+use super::service::cores;
 use crate::cli::{Admit, AnnotatedCodec, WorkerArgs};
 use crate::frame::Codec;
 use crate::live::headroom::Capacity;

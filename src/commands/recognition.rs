@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, bail};
 
-pub use super::service::cores;
+use super::service::cores;
 use crate::cli::InferenceArgs;
 use crate::commands::cascades::{self, Cascades};
 use crate::files::desk::Desk;

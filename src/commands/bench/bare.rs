@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use crate::cli::InferenceArgs;
 use crate::codec::{Decoder, MAX_PIXELS};
-use crate::commands::recognition::{cores, find_models, load_runtime};
+use crate::commands::recognition::{find_models, load_runtime};
+use crate::commands::service::cores;
 use crate::frame::{Codec, Detection, EncodedFrame, Kind, Picture};
 use crate::inference::engine::Engine;
 use crate::inference::ort::{Device, OrtEngine, Runtime};

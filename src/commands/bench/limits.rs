@@ -56,7 +56,7 @@ pub fn run(args: &LimitsArgs) -> anyhow::Result<()> {
     let machine = machine::describe();
     let clip = Arc::new(Clip::built_in());
     let pictures = Arc::new(decode_all(&clip)?);
-    let loops = crate::commands::recognition::cores();
+    let loops = crate::commands::service::cores();
     println!("{loops} loops beside each other, 640x480, load before {:.2}", machine.load_before);
     let mut limits = Vec::new();
     let mut note = |limit: Limit| {

@@ -17,7 +17,7 @@ pub fn describe() -> Machine {
     let name = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     Machine {
         processor: name.map_or_else(|| "unknown".into(), |(_, name)| name.to_owned()),
-        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        cores: crate::commands::service::cores(),
         kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
         vigie: env!("CARGO_PKG_VERSION"),
         load_before: read("/proc/loadavg").split(' ').next().and_then(|v| v.parse().ok()).unwrap_or_default(),

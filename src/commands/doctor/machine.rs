@@ -189,7 +189,7 @@ fn codecs(findings: &mut Findings) {
 }
 
 fn processors(findings: &mut Findings) {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = crate::commands::service::cores();
     let quota = std::fs::read_to_string("/sys/fs/cgroup/cpu.max").unwrap_or_default();
     let quota = match quota.split_whitespace().collect::<Vec<_>>()[..] {
         [quota, period] => quota.parse::<f64>().ok().zip(period.parse::<f64>().ok()).map(|(q, p)| q / p),

@@ -15,7 +15,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::print_table;
-use crate::commands::recognition::{cores, library_at};
+use crate::commands::recognition::library_at;
+use crate::commands::service::cores;
 use crate::files::image::{self, MAX_BYTES};
 use crate::frame::{Detection, Picture};
 use crate::inference::engine::Engine;

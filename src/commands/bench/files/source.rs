@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use crate::codec::{Decoder, MAX_PIXELS, VideoConfig, VideoWriter};
-use crate::commands::recognition::cores;
+use crate::commands::service::cores;
 use crate::frame::{Codec, EncodedFrame, I420Buffer, Picture};
 use crate::load::clip::Clip;
 
