@@ -24,7 +24,7 @@ use vigie::models::registry::Registry;
 
 use common::cluster::{Process, eventually, next_message, vigie};
 use common::process::{Reply, request};
-use onnx::{FLOAT, Graph, Model, constant_detector, floats, node, value};
+use onnx::{constant, constant_detector, node};
 
 const TOKEN: &str = "the-token-of-the-tests-own-cluster";
 const SIDE: i64 = 64;
@@ -51,19 +51,8 @@ fn graph(answer: Answer) -> Vec<u8> {
 
 /// A classifier of crops that says the second of two labels of whatever it sees, with 0.88.
 fn classifier() -> Vec<u8> {
-    let graph = Graph {
-        nodes: vec![
-            node("ReduceMean", &["crops"], &["mean"]).with_ints("axes", &[1, 2, 3]).with_int("keepdims", 0),
-            node("Mul", &["mean", "nothing"], &["none"]),
-            node("Add", &["row", "none"], &["logits"]),
-            node("Softmax", &["logits"], &["output0"]).with_int("axis", 1),
-        ],
-        initialisers: vec![floats("row", &[1, 2], &[0.0, 2.0]), floats("nothing", &[1], &[0.0])],
-        inputs: vec![value("crops", FLOAT, &[1, 3, 32, 32])],
-        outputs: vec![value("output0", FLOAT, &[1, 2])],
-        ..Graph::default()
-    };
-    Model::of(graph).bytes()
+    let softmax = node("Softmax", &["sum"], &["output0"]).with_int("axis", 1);
+    constant(("crops", &[1, 3, 32, 32]), &[1, 2], &[0.0, 2.0], softmax).bytes()
 }
 
 fn manifest(name: &str, labels: [&str; 2]) -> Manifest {

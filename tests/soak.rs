@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use common::cluster::find;
 use common::process::{Service, request, vigie};
 use onnx::constant_detector;
 use serde_json::{Value, json};
@@ -46,7 +47,6 @@ const FILLING_MINUTES: f64 = 5.0;
 const BYTES_A_JOIN: u64 = 16 << 10;
 /// Descriptors and threads that a pool may have made beside those of the beginning.
 const POOL: usize = 24;
-const LIMIT: Duration = Duration::from_secs(120);
 
 /// What a process takes up.
 #[derive(Clone, Copy, Debug)]
@@ -146,15 +146,10 @@ fn annotate(address: SocketAddr, film: &[u8], counts: &Counts) {
         let reply = request(address, "POST", "/api/videos?every=5", &[("Content-Type", "video/mp4")], film);
         assert_eq!(reply.status, 201, "{}", String::from_utf8_lossy(&reply.body));
         let path = format!("/api/videos/{}", reply.json()["id"].as_str().unwrap());
-        let deadline = Instant::now() + LIMIT;
-        let job = loop {
+        let job = find("the job has ended", || {
             let job = request(address, "GET", &path, &[], &[]).json();
-            if !["queued", "running"].contains(&job["state"].as_str().unwrap()) {
-                break job;
-            }
-            assert!(Instant::now() < deadline, "{job}");
-            std::thread::sleep(Duration::from_millis(200));
-        };
+            (!["queued", "running"].contains(&job["state"].as_str().unwrap())).then_some(job)
+        });
         assert_eq!(job["state"], "done", "{job}");
         assert_eq!(request(address, "DELETE", &path, &[], &[]).status, 204);
         counts.add(&counts.videos);
@@ -166,15 +161,13 @@ fn annotate(address: SocketAddr, film: &[u8], counts: &Counts) {
 /// again, and the version goes.
 fn swap(address: SocketAddr, folder: &Path, every: Duration, counts: &Counts) {
     let serves = |model: &str| {
-        let deadline = Instant::now() + LIMIT;
-        loop {
+        find(&format!("{model} serves"), || {
             let traffic = request(address, "GET", "/api/traffic", &[], &[]).json();
-            if traffic["serving"]["objects"].as_str().is_some_and(|serving| serving.starts_with(model)) {
-                break;
-            }
-            assert!(Instant::now() < deadline, "{model} does not serve: {traffic}");
-            std::thread::sleep(Duration::from_millis(200));
-        }
+            traffic["serving"]["objects"]
+                .as_str()
+                .is_some_and(|serving| serving.starts_with(model))
+                .then_some(())
+        });
         counts.add(&counts.swaps);
     };
     let json = [("Content-Type", "application/json")];
@@ -186,18 +179,8 @@ fn swap(address: SocketAddr, folder: &Path, every: Duration, counts: &Counts) {
         let onnx = onnx.with_metadata(&[("task", "detect"), ("names", "{0: 'thing', 1: 'other'}")]);
         std::fs::write(&file, onnx.bytes()).unwrap();
         let mut add = vigie();
-        add.args([
-            "models",
-            "add",
-            "--json",
-            "--name",
-            "thing",
-            "--head",
-            "yolo",
-            "--to",
-            &format!("http://{address}"),
-        ])
-        .arg(&file);
+        add.args(["models", "add", "--json", "--name", "thing", "--to", &format!("http://{address}")])
+            .arg(&file);
         let added = add.output().unwrap();
         assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
         let version = serde_json::from_slice::<Value>(&added.stdout).unwrap()["version"].as_u64().unwrap();

@@ -161,24 +161,31 @@ impl Model {
     }
 }
 
-/// A detector of two classes, as Ultralytics exports them (`[1, 4 + 2, anchors]`), that looks at its picture of `side` by `side`
-/// and then always gives `values` at its first anchor and `others` at the others, once `finish` has gone over them.
+/// A graph that looks at its `input` and then always gives `rows`, once `finish` has made `output0` of their `sum`.
+pub fn constant(input: (&str, &[i64]), dims: &[i64], rows: &[f32], finish: Message) -> Model {
+    let (name, input_dims) = input;
+    Model::of(Graph {
+        nodes: vec![
+            node("ReduceMean", &[name], &["mean"]).with_ints("axes", &[1, 2, 3]).with_int("keepdims", 0),
+            node("Mul", &["mean", "nothing"], &["none"]),
+            node("Add", &["rows", "none"], &["sum"]),
+            finish,
+        ],
+        initialisers: vec![floats("rows", dims, rows), floats("nothing", &[1], &[0.0])],
+        inputs: vec![value(name, FLOAT, input_dims)],
+        outputs: vec![value("output0", FLOAT, dims)],
+        ..Graph::default()
+    })
+}
+
+/// A detector of two classes, as Ultralytics exports them (`[1, 4 + 2, anchors]`), for pictures of `side` by `side`, that always gives
+/// `values` at its first anchor and `others` at the others, once `finish` has gone over them.
 pub fn constant_detector(side: i64, values: [f32; 6], others: f32, finish: &str) -> Model {
     let anchors: i64 = [8, 16, 32].iter().map(|stride| (side / stride).pow(2)).sum();
     let row = |first: f32| std::iter::once(first).chain(std::iter::repeat_n(others, anchors as usize - 1));
     let rows: Vec<f32> = values.into_iter().flat_map(row).collect();
-    Model::of(Graph {
-        nodes: vec![
-            node("ReduceMean", &["images"], &["mean"]).with_ints("axes", &[1, 2, 3]).with_int("keepdims", 0),
-            node("Mul", &["mean", "nothing"], &["none"]),
-            node("Add", &["rows", "none"], &["sum"]),
-            node(finish, &["sum"], &["output0"]),
-        ],
-        initialisers: vec![floats("rows", &[1, 6, anchors], &rows), floats("nothing", &[1], &[0.0])],
-        inputs: vec![value("images", FLOAT, &[1, 3, side, side])],
-        outputs: vec![value("output0", FLOAT, &[1, 6, anchors])],
-        ..Graph::default()
-    })
+    let finish = node(finish, &["sum"], &["output0"]);
+    constant(("images", &[1, 3, side, side]), &[1, 6, anchors], &rows, finish)
 }
 
 /// A `FunctionProto` of one input and one output.
