@@ -7,8 +7,8 @@ use std::thread::Thread;
 ///
 /// 1. One side calls [`put`](Self::put); it never waits.
 /// 2. The other, one thread, calls [`take`](Self::take), which waits for a value or for [`close`](Self::close).
-///    One that waits for other things as well calls [`listen`](Self::listen), is unparked at each change, and looks
-///    with [`try_take`](Self::try_take).
+///    One that waits for other things as well calls [`listen`](Self::listen), is unparked when a value comes into
+///    the empty mailbox and when it is closed, and looks with [`try_take`](Self::try_take).
 /// 3. A value that was replaced before it was taken is dropped and counted, never queued.
 ///
 /// ```
@@ -63,7 +63,8 @@ impl<T> Latest<T> {
         }
         let replaced = slot.value.replace(value);
         slot.replaced += u64::from(replaced.is_some());
-        let reader = slot.reader.clone();
+        // A reader who left the one before where it was waits for something else.
+        let reader = if replaced.is_none() { slot.reader.clone() } else { None };
         drop(slot);
         if let Some(reader) = reader {
             reader.unpark();
@@ -71,7 +72,7 @@ impl<T> Latest<T> {
         replaced.is_some()
     }
 
-    /// Has the calling thread, the reader, unparked at each change from now on.
+    /// Has the calling thread, the reader, unparked from now on; it looks first whether a value waits already.
     pub fn listen(&self) {
         self.slot().reader = Some(std::thread::current());
     }

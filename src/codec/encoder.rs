@@ -1,7 +1,7 @@
 //! Pictures into encoded frames for one browser, one in and one out.
 //!
-//! It stands after drawing and before [`rtp`](crate::rtp)'s packetiser, and takes the picture that was
-//! drawn on without copying it. It knows real-time VP8 (libvpx) and constrained-baseline H264 (libx264)
+//! It stands after drawing and before [`rtp`](crate::rtp)'s packetiser, and takes the picture, drawn on or
+//! as it was decoded, without copying it. It knows real-time VP8 (libvpx) and constrained-baseline H264 (libx264)
 //! with key frames only where they are asked for. It does not decide sizes or rates, and a change of
 //! size takes a new encoder.
 
@@ -13,7 +13,7 @@ use ffmpeg_sys_next as ffi;
 
 use super::picture::{Frame, I420};
 use super::{CodecError, FfmpegError, log};
-use crate::frame::{Codec, I420Buffer};
+use crate::frame::{Codec, I420Buffer, Plane, Planes};
 
 /// How much processor time a picture may take, for how much quality at the same rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,11 +113,12 @@ impl Encoder {
     /// `None` only when the encoder chose to drop the picture.
     pub fn encode(
         &mut self,
-        picture: &I420Buffer,
+        picture: &dyn Planes,
         rtp_timestamp: u32,
         force_key: bool,
     ) -> Result<Option<EncodedOutput>, CodecError> {
-        let (expected, given) = ((self.config.width, self.config.height), (picture.width, picture.height));
+        let luma = picture.plane(0);
+        let (expected, given) = ((self.config.width, self.config.height), (luma.width, luma.height));
         if expected != given {
             return Err(CodecError::WrongSize { expected, given });
         }
@@ -138,7 +139,7 @@ impl Encoder {
         let picture = match &mut self.padded {
             Some(padded) => {
                 widen(picture, padded);
-                padded
+                padded as &dyn Planes
             }
             None => picture,
         };
@@ -167,8 +168,7 @@ impl Encoder {
 /// Copies a picture of odd size into one of even size, repeating the last column and row of luma.
 ///
 /// Chroma is rounded up already, so its planes have the same size in both.
-pub(super) fn widen(from: &I420Buffer, to: &mut I420Buffer) {
-    use crate::frame::Planes;
+pub(super) fn widen(from: &dyn Planes, to: &mut I420Buffer) {
     for index in 0..3 {
         let source = from.plane(index);
         let (rows, width, height) = to.plane_mut(index);
@@ -303,13 +303,13 @@ impl Context {
 
     fn encode(
         &mut self,
-        picture: &I420Buffer,
+        picture: &dyn Planes,
         pts: i64,
         force_key: bool,
         codec: Codec,
     ) -> Result<Option<EncodedOutput>, CodecError> {
-        let loan = Loan::new(&picture.data)?;
-        loan.fill(&mut self.input, picture)?;
+        let loan = Loan::new(picture)?;
+        loan.fill(&mut self.input)?;
         let (raw, input, packet) = (self.raw.as_ptr(), self.input.as_mut_ptr(), self.packet.as_ptr());
         let failed = |source| CodecError::Encode { codec: codec.name(), source };
         // SAFETY: context and frame are valid, and the frame is ours.
@@ -377,75 +377,76 @@ impl Drop for Context {
     }
 }
 
-/// A picture's bytes, lent to FFmpeg for one call as a read-only reference-counted buffer.
+/// A picture's planes, lent to FFmpeg for one call as read-only reference-counted buffers.
 pub(super) struct Loan<'a> {
-    buffer: *mut ffi::AVBufferRef,
-    bytes: std::marker::PhantomData<&'a [u8]>,
+    planes: [Plane<'a>; 3],
+    /// Of each plane; null only while they are made.
+    buffers: [*mut ffi::AVBufferRef; 3],
 }
 
 impl<'a> Loan<'a> {
-    pub(super) fn new(data: &'a [u8]) -> Result<Self, CodecError> {
+    pub(super) fn new(picture: &'a dyn Planes) -> Result<Self, CodecError> {
         /// The bytes stay their owner's.
         unsafe extern "C" fn keep(_: *mut c_void, _: *mut u8) {}
-        // SAFETY: the read-only flag forbids FFmpeg to write through the pointer, and `keep` frees nothing.
-        let buffer = unsafe {
-            ffi::av_buffer_create(
-                data.as_ptr().cast_mut(),
-                data.len(),
-                Some(keep),
-                ptr::null_mut(),
-                ffi::AV_BUFFER_FLAG_READONLY,
-            )
-        };
-        if buffer.is_null() {
-            return Err(CodecError::OutOfMemory { what: "a picture" });
-        }
-        Ok(Self { buffer, bytes: std::marker::PhantomData })
-    }
-
-    /// Lets `frame`, and through it an encoder, refer to the lent bytes, which are `picture`'s, read-only.
-    pub(super) fn fill(&self, frame: &mut Frame, picture: &I420Buffer) -> Result<(), CodecError> {
-        let chroma_width = picture.width.div_ceil(2);
-        let luma = picture.width * picture.height;
-        let chroma = chroma_width * picture.height.div_ceil(2);
-        assert!(picture.data.len() >= luma + 2 * chroma, "an I420 buffer holds its three planes");
-        let raw = frame.as_mut_ptr();
-        // SAFETY: the frame describes the lent buffer, whose three planes were just checked to be inside it;
-        // it refers to the buffer through a reference of its own, read-only, which av_frame_unref gives back.
-        unsafe {
-            ffi::av_frame_unref(raw);
-            (*raw).width = picture.width as c_int;
-            (*raw).height = picture.height as c_int;
-            (*raw).format = I420;
-            (*raw).color_range = ffi::AVColorRange::AVCOL_RANGE_MPEG;
-            (*raw).buf[0] = ffi::av_buffer_ref(self.buffer);
-            if (*raw).buf[0].is_null() {
+        let planes = [0, 1, 2].map(|index| picture.plane(index));
+        let mut loan = Self { planes, buffers: [ptr::null_mut(); 3] };
+        for (plane, buffer) in planes.iter().zip(&mut loan.buffers) {
+            let rows = plane.stride * plane.height.saturating_sub(1) + plane.width;
+            assert!(plane.stride >= plane.width && plane.data.len() >= rows, "a plane holds its rows");
+            // SAFETY: the read-only flag forbids FFmpeg to write through the pointer, and `keep` frees nothing.
+            *buffer = unsafe {
+                ffi::av_buffer_create(
+                    plane.data.as_ptr().cast_mut(),
+                    plane.data.len(),
+                    Some(keep),
+                    ptr::null_mut(),
+                    ffi::AV_BUFFER_FLAG_READONLY,
+                )
+            };
+            if buffer.is_null() {
                 return Err(CodecError::OutOfMemory { what: "a picture" });
             }
-            let start = (*self.buffer).data;
-            for (index, (offset, stride)) in
-                [(0, picture.width), (luma, chroma_width), (luma + chroma, chroma_width)]
-                    .into_iter()
-                    .enumerate()
-            {
-                (*raw).data[index] = start.add(offset);
-                (*raw).linesize[index] = stride as c_int;
+        }
+        Ok(loan)
+    }
+
+    /// Lets `frame`, and through it an encoder, refer to the lent planes, read-only.
+    pub(super) fn fill(&self, frame: &mut Frame) -> Result<(), CodecError> {
+        let raw = frame.as_mut_ptr();
+        let [luma, ..] = self.planes;
+        // SAFETY: the frame describes the lent planes, which hold their rows, as `new` checked; it refers to each
+        // through a reference of its own, read-only, which av_frame_unref gives back.
+        unsafe {
+            ffi::av_frame_unref(raw);
+            (*raw).width = luma.width as c_int;
+            (*raw).height = luma.height as c_int;
+            (*raw).format = I420;
+            (*raw).color_range = ffi::AVColorRange::AVCOL_RANGE_MPEG;
+            for (index, (plane, &buffer)) in self.planes.iter().zip(&self.buffers).enumerate() {
+                (*raw).buf[index] = ffi::av_buffer_ref(buffer);
+                if (*raw).buf[index].is_null() {
+                    return Err(CodecError::OutOfMemory { what: "a picture" });
+                }
+                (*raw).data[index] = (*buffer).data;
+                (*raw).linesize[index] = plane.stride as c_int;
             }
         }
         Ok(())
     }
 
-    /// Whether this is the only reference left.
+    /// Whether these are the only references left.
     pub(super) fn is_returned(&self) -> bool {
-        // SAFETY: the buffer is valid while `self` lives.
-        unsafe { ffi::av_buffer_get_ref_count(self.buffer) == 1 }
+        // SAFETY: the buffers are valid while `self` lives.
+        self.buffers.iter().all(|&buffer| unsafe { ffi::av_buffer_get_ref_count(buffer) == 1 })
     }
 }
 
 impl Drop for Loan<'_> {
     fn drop(&mut self) {
-        // SAFETY: the reference is ours and is not used again.
-        unsafe { ffi::av_buffer_unref(&mut self.buffer) };
+        for buffer in &mut self.buffers {
+            // SAFETY: the reference is ours, or null, which the call takes, and is not used again.
+            unsafe { ffi::av_buffer_unref(buffer) };
+        }
     }
 }
 

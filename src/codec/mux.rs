@@ -194,8 +194,8 @@ impl VideoWriter {
 
     /// Lends the encoder a picture of its size; it copies what it needs at once.
     fn encode_picture(&mut self, picture: &I420Buffer, ticks: i64) -> Result<(), FileError> {
-        let loan = Loan::new(&picture.data)?;
-        loan.fill(&mut self.frame, picture)?;
+        let loan = Loan::new(picture)?;
+        loan.fill(&mut self.frame)?;
         let raw = self.frame.as_mut_ptr();
         // SAFETY: the frame is ours.
         unsafe { (*raw).pts = ticks };

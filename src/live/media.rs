@@ -11,7 +11,7 @@ use super::audience::{AnnotatedFrame, Audience};
 use super::governor::{Governor, Level};
 use super::settings::ControlReply;
 use crate::codec::{CodecError, Decoder, Encoder, EncoderConfig, MAX_PIXELS, Speed};
-use crate::frame::{BBox, Codec, EncodedFrame, I420Buffer, Picture};
+use crate::frame::{BBox, Codec, EncodedFrame, I420Buffer, Picture, Plane, Planes};
 use crate::imgproc;
 use crate::mailbox::Latest;
 use crate::pipeline::draw::{DrawnTrack, Plates, colour_of, draw_with, write_label};
@@ -90,6 +90,15 @@ impl Media {
     }
 }
 
+/// What of a picture is encoded.
+#[derive(Clone, Copy)]
+enum Shown {
+    /// A copy that was drawn on.
+    Canvas,
+    /// The picture itself: there was nothing to draw.
+    AsDecoded,
+}
+
 /// Draws and encodes, at the level that the machine keeps up with.
 struct Annotator {
     audience: Arc<Audience>,
@@ -134,9 +143,8 @@ impl Annotator {
             Level::HalfRate | Level::HalfSize => self.shown % 2 == 1,
             Level::Off => true,
         };
-        if !skipped {
-            self.draw(picture, at, level);
-            self.encode(picture);
+        if !skipped && let Some(shown) = self.draw(picture, at, level) {
+            self.encode(picture, shown);
         }
         if let Some(level) = self.governor.observe(at, started.elapsed()) {
             let (code, message) = level.notice();
@@ -144,15 +152,10 @@ impl Annotator {
         }
     }
 
-    fn draw(&mut self, picture: &Picture, at: Duration, level: Level) {
+    /// Draws what is known of `at`; `None` when that fails.
+    fn draw(&mut self, picture: &Picture, at: Duration, level: Level) -> Option<Shown> {
         let began = Instant::now();
         let scale = if level == Level::HalfSize { 2 } else { 1 };
-        if scale == 1 {
-            self.canvas.copy_from(picture);
-        } else if let Err(error) = imgproc::shrink(picture, scale, &mut self.canvas) {
-            tracing::debug!(%error, "shrinking the annotated picture");
-            return;
-        }
         let tracks = self.tracks.borrow().clone();
         let factor = 1.0 / scale as f32;
         let nothing = Attributes::default();
@@ -170,14 +173,28 @@ impl Annotator {
             write_label(&mut drawn.label, track.id, tracks.label(track), track.score, said);
             count += 1;
         }
+        if scale == 1 && count == 0 {
+            return Some(Shown::AsDecoded);
+        }
+        if scale == 1 {
+            self.canvas.copy_from(picture);
+        } else if let Err(error) = imgproc::shrink(picture, scale, &mut self.canvas) {
+            tracing::debug!(%error, "shrinking the annotated picture");
+            return None;
+        }
         draw_with(&mut self.plates, &mut self.canvas, &self.drawn[..count]);
         self.metrics.observe(Stage::Draw, began.elapsed());
+        Some(Shown::Canvas)
     }
 
-    fn encode(&mut self, picture: &Picture) {
+    fn encode(&mut self, picture: &Picture, shown: Shown) {
         let began = Instant::now();
         let Some(codec) = self.audience.codec() else { return };
-        let (width, height) = (self.canvas.width, self.canvas.height);
+        let planes: &dyn Planes = match shown {
+            Shown::Canvas => &self.canvas,
+            Shown::AsDecoded => &*picture.planes,
+        };
+        let Plane { width, height, .. } = planes.plane(0);
         self.force_key |= self.audience.takes_key(began);
         let target_kbps = self.bitrate.target_kbps(width, height, self.audience.loss_ratio(), began);
 
@@ -202,7 +219,7 @@ impl Annotator {
         }
         let (_, _, encoder) = self.encoder.as_mut().expect("an encoder was opened above");
         encoder.set_bitrate(target_kbps);
-        match encoder.encode(&self.canvas, picture.rtp_timestamp, self.force_key) {
+        match encoder.encode(planes, picture.rtp_timestamp, self.force_key) {
             Ok(Some(encoded)) => {
                 self.metrics.observe(Stage::Encode, began.elapsed());
                 self.force_key = false;
