@@ -9,11 +9,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream;
+use http_body_util::Full;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
+use super::connections::{self, Connections};
 use super::placement::{self, Load};
 use super::protocol::{SessionTerms, WorkerStatus};
 use super::remote::{Remote, RemoteError, SessionSocket};
@@ -47,6 +50,7 @@ pub struct Fleet {
     /// `host:port` each.
     names: Vec<String>,
     token: ClusterToken,
+    connections: Connections<Full<Bytes>>,
     /// Held for look-ups only, never across a wait.
     members: Mutex<BTreeMap<SocketAddr, Member>>,
     /// Held while a round of questions runs.
@@ -94,7 +98,13 @@ impl Member {
 impl Fleet {
     /// A fleet that nobody has looked for yet: see [`Fleet::refresh`] and [`Fleet::watch`].
     pub fn new(names: Vec<String>, token: ClusterToken) -> Arc<Self> {
-        Arc::new(Self { names, token, members: Mutex::default(), round: tokio::sync::Mutex::default() })
+        Arc::new(Self {
+            names,
+            token,
+            connections: connections::none(),
+            members: Mutex::default(),
+            round: tokio::sync::Mutex::default(),
+        })
     }
 
     fn members(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Member>> {
@@ -377,7 +387,7 @@ impl Fleet {
     }
 
     fn remote(&self, address: SocketAddr) -> Remote {
-        Remote { address, token: self.token.clone() }
+        Remote { address, token: self.token.clone(), connections: self.connections.clone() }
     }
 }
 

@@ -6,20 +6,17 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
-use hyper::{StatusCode, http};
-use hyper_util::rt::TokioIo;
+use http_body_util::{BodyExt, Limited};
+use hyper::{Method, StatusCode};
+use hyper_util::client::legacy;
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::remote::{Remote, retry_after};
+use super::remote::{JSON, Remote, retry_after};
 
 /// The path of the control API under which models are taken in, each by its name.
 pub const MODELS_PATH: &str = "/control/v1/models";
 
-const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// From the order to the answer: those that wait before it, and the trial, each as long as it may be.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5000);
 /// Bytes of an answer: a manifest with many labels, and what was found.
@@ -50,9 +47,9 @@ pub enum ModelError {
     #[error("the worker refused the model: {}", fault.message)]
     Refused { status: u16, fault: ModelFault, retry_after_s: Option<u32> },
     #[error("the worker at {address} cannot be reached")]
-    Unreachable { address: SocketAddr, source: std::io::Error },
+    Unreachable { address: SocketAddr, source: legacy::Error },
     #[error("the exchange with the worker at {address} broke off")]
-    Broken { address: SocketAddr, source: hyper::Error },
+    Broken { address: SocketAddr, source: legacy::Error },
     #[error("the worker at {address} did not answer in time")]
     Silent { address: SocketAddr },
     #[error("the worker at {address} answered {status}, unreadably")]
@@ -66,23 +63,15 @@ impl Remote {
     /// [`ModelError::Refused`] with the worker's reason, or what kept it from answering.
     pub async fn take_model(&self, name: &str, order: &ModelOrder) -> Result<Bytes, ModelError> {
         let address = self.address;
-        let connected = timeout(CONNECT_LIMIT, TcpStream::connect(address)).await;
-        let stream = connected
-            .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
-            .map_err(|source| ModelError::Unreachable { address, source })?;
-        let broken = |source| ModelError::Broken { address, source };
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        // Ends by itself with the exchange.
-        tokio::spawn(connection);
+        let path = format!("{MODELS_PATH}/{name}");
         let json = serde_json::to_vec(order).expect("an order has string keys");
-        let request = http::Request::post(format!("{MODELS_PATH}/{name}"))
-            .header(http::header::HOST, address.to_string())
-            .header(http::header::AUTHORIZATION, self.token.bearer())
-            .header(http::header::CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(json)))
-            .expect("a model's name, an address and a token of visible characters make a request");
-        let answer = timeout(ANSWER_LIMIT, sender.send_request(request)).await;
-        let answer = answer.map_err(|_| ModelError::Silent { address })?.map_err(broken)?;
+        let answer = timeout(ANSWER_LIMIT, self.send(Method::POST, &path, JSON, json)).await;
+        let answer = answer.map_err(|_| ModelError::Silent { address })?.map_err(|source| {
+            match source.is_connect() {
+                true => ModelError::Unreachable { address, source },
+                false => ModelError::Broken { address, source },
+            }
+        })?;
         let (head, body) = answer.into_parts();
         let status = head.status;
         let unreadable = || ModelError::Unreadable { address, status: status.as_u16() };

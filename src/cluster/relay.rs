@@ -12,23 +12,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::http::{HeaderName, HeaderValue, Method, Request, Response, header};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 
+use super::connections::{self, Connections};
 use super::remote::Remote;
 
 /// The tasks that the asker's token allows, comma-separated; all where it is not there. Of fronts only it is believed.
 pub const TASKS_HEADER: HeaderName = HeaderName::from_static("vigie-tasks");
 
-/// How long a worker may take to accept a connection.
-const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// How long a worker may take from the request's first byte to its answer's.
 const ANSWER_LIMIT: Duration = Duration::from_secs(120);
-/// How long a connection is kept that nobody uses: less than a worker keeps it.
-const IDLE_LIMIT: Duration = Duration::from_secs(20);
-/// Unused connections that are kept to one worker.
-const MAX_IDLE: usize = 32;
 
 /// Why no worker answered.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +35,7 @@ pub enum RelayError {
 
 /// The connections to every worker.
 pub struct Relay<B> {
-    client: Client<HttpConnector, Lent<B>>,
+    client: Connections<Lent<B>>,
 }
 
 /// What is handed on.
@@ -61,16 +53,7 @@ where
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     fn default() -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_LIMIT));
-        // Head and body go out at once; without it a small body's end may wait for 40 ms.
-        connector.set_nodelay(true);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_LIMIT)
-            .pool_max_idle_per_host(MAX_IDLE)
-            .build(connector);
-        Self { client }
+        Self { client: connections::none() }
     }
 }
 

@@ -5,11 +5,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Full, Limited};
-use hyper::StatusCode;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper::{Method, StatusCode};
+use hyper_util::client::legacy;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -18,6 +17,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WebSocketError, http};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
+use super::connections::{self, Connections};
 use super::protocol::{MAX_MESSAGE_BYTES, PictureFault, PredictOptions, SessionTerms, WorkerStatus};
 use super::token::ClusterToken;
 use crate::ids::ResumeToken;
@@ -30,8 +30,8 @@ pub const STATUS_PATH: &str = "/control/v1/status";
 /// The path of the control API that recognises a picture.
 pub const PREDICT_PATH: &str = "/control/v1/predict";
 
-/// How long a worker may take to accept a connection.
-const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// What is said to workers beside pictures.
+pub(super) const JSON: &str = "application/json";
 
 /// Bytes: what a worker says of itself is no longer.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
@@ -76,10 +76,8 @@ pub enum PredictError {
     Refused { fault: PictureFault, retry_after_s: u32 },
     #[error("the worker at {address} did not answer in time")]
     Silent { address: SocketAddr },
-    #[error("the worker at {address} cannot be reached")]
-    Unreachable { address: SocketAddr, source: std::io::Error },
-    #[error("the exchange with the worker at {address} broke off")]
-    Broken { address: SocketAddr, source: hyper::Error },
+    #[error("the exchange with the worker at {address} failed")]
+    Broken { address: SocketAddr, source: legacy::Error },
     #[error("the worker at {address} answered {status}, unreadably")]
     Unreadable { address: SocketAddr, status: u16 },
 }
@@ -90,6 +88,8 @@ pub struct Remote {
     pub address: SocketAddr,
     /// Proves to the worker that a front of its own cluster is asking.
     pub token: ClusterToken,
+    /// Shared by those of a [`Fleet`](super::fleet::Fleet).
+    pub(super) connections: Connections<Full<Bytes>>,
 }
 
 /// The signalling of one session, between front and worker.
@@ -104,6 +104,32 @@ pub fn peer_address(socket: &SessionSocket) -> Option<SocketAddr> {
 }
 
 impl Remote {
+    /// The worker at `address`, over connections of its own.
+    pub fn new(address: SocketAddr, token: ClusterToken) -> Self {
+        Self { address, token, connections: connections::none() }
+    }
+
+    /// Sends a request of the control API, and gives what the answer begins with.
+    ///
+    /// Dropping the future, or the answer's body before its end, closes the connection, by which the worker knows that
+    /// nobody waits any longer.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        path_and_query: &str,
+        content_type: &'static str,
+        body: impl Into<Bytes>,
+    ) -> Result<http::Response<Incoming>, legacy::Error> {
+        let request = http::Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path_and_query}", self.address))
+            .header(http::header::AUTHORIZATION, self.token.bearer())
+            .header(http::header::CONTENT_TYPE, content_type)
+            .body(Full::new(body.into()))
+            .expect("an address, a path of ours and a token of visible characters make a request");
+        self.connections.request(request).await
+    }
+
     /// Opens a session within these terms.
     pub async fn open_session(&self, terms: &SessionTerms) -> Result<SessionSocket, RemoteError> {
         self.open_socket(&format!("?{}", terms.to_query())).await
@@ -153,17 +179,8 @@ impl Remote {
     }
 
     async fn get(&self, path: &str) -> Result<Bytes, RemoteError> {
-        let stream = TcpStream::connect(self.address).await.map_err(|source| self.unreachable(source))?;
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|source| self.unreachable(source))?;
-        // Ends by itself when the sender is dropped.
-        tokio::spawn(connection);
-        let request = http::Request::get(path)
-            .header(http::header::HOST, self.address.to_string())
-            .header(http::header::AUTHORIZATION, self.token.bearer())
-            .body(Empty::<Bytes>::new())
-            .map_err(|source| self.unreachable(source))?;
-        let response = sender.send_request(request).await.map_err(|source| self.unreachable(source))?;
+        let answer = self.send(Method::GET, path, JSON, Bytes::new()).await;
+        let response = answer.map_err(|source| self.unreachable(source))?;
         if response.status() != StatusCode::OK {
             return Err(self.refused(response.status()));
         }
@@ -186,7 +203,7 @@ impl Remote {
 
     /// Has a picture recognised; the answer's body is a report or the annotated picture.
     ///
-    /// Dropping the future closes the connection, by which the worker knows that nobody waits any longer.
+    /// Dropping the future tells the worker that nobody waits any longer.
     ///
     /// # Errors
     /// [`PredictError::Refused`] with the worker's reason, or what kept it from answering.
@@ -196,23 +213,11 @@ impl Remote {
         picture: Bytes,
     ) -> Result<http::Response<Incoming>, PredictError> {
         let address = self.address;
-        let connected = timeout(CONNECT_LIMIT, TcpStream::connect(address)).await;
-        let stream = connected
-            .map_err(|_| PredictError::Silent { address })?
-            .map_err(|source| PredictError::Unreachable { address, source })?;
-        // Head and picture go out at once; without it a small picture's end may wait for 40 ms.
-        let _ = stream.set_nodelay(true);
-        let broken = |source| PredictError::Broken { address, source };
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        // It ends with the answer's body, or with `sender` when nobody waits for one.
-        tokio::spawn(connection);
-        let request = http::Request::post(format!("{PREDICT_PATH}?{}", options.to_query()))
-            .header(http::header::HOST, address.to_string())
-            .header(http::header::AUTHORIZATION, self.token.bearer())
-            .body(Full::new(picture))
-            .expect("a path, a query, an address and a token of visible characters make a request");
-        let answer = timeout(PICTURE_LIMIT, sender.send_request(request)).await;
-        let response = answer.map_err(|_| PredictError::Silent { address })?.map_err(broken)?;
+        let path = format!("{PREDICT_PATH}?{}", options.to_query());
+        let answer =
+            timeout(PICTURE_LIMIT, self.send(Method::POST, &path, "application/octet-stream", picture)).await;
+        let answer = answer.map_err(|_| PredictError::Silent { address })?;
+        let response = answer.map_err(|source| PredictError::Broken { address, source })?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);

@@ -4,17 +4,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
-use hyper::{Method, StatusCode, http};
-use hyper_util::rt::TokioIo;
+use http_body_util::{BodyExt, Limited};
+use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::protocol::{MAX_MESSAGE_BYTES, SessionTerms, TaskList};
-use super::remote::{Remote, RemoteError};
+use super::remote::{JSON, Remote, RemoteError};
 use crate::ids::{ResumeToken, SessionId, WatchToken};
 
 /// The path of the control API under which publishers' sessions lie.
@@ -227,22 +224,8 @@ impl Remote {
         path: &str,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), RemoteError> {
-        let stream = TcpStream::connect(self.address).await.map_err(|source| self.unreachable(source))?;
-        // Head and body go out at once; without it a small body may wait for 40 ms.
-        let _ = stream.set_nodelay(true);
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|source| self.unreachable(source))?;
-        // Ends by itself when the sender is dropped.
-        tokio::spawn(connection);
-        let request = http::Request::builder()
-            .method(method)
-            .uri(path)
-            .header(http::header::HOST, self.address.to_string())
-            .header(http::header::AUTHORIZATION, self.token.bearer())
-            .header(http::header::CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
-            .map_err(|source| self.unreachable(source))?;
-        let response = sender.send_request(request).await.map_err(|source| self.unreachable(source))?;
+        let response =
+            self.send(method, path, JSON, body).await.map_err(|source| self.unreachable(source))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
         Ok((status, body.map_err(|source| self.unreachable(source))?.to_bytes()))

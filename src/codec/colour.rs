@@ -13,6 +13,7 @@ use ffmpeg_sys_next as ffi;
 
 use super::picture::Frame;
 use super::{CodecError, FfmpegError};
+use crate::frame::Planes;
 
 /// What decoders put out: the four of live sessions, and those of common files.
 const CONVERTIBLE: [ffi::AVPixelFormat; 40] = [
@@ -119,7 +120,8 @@ impl Converter {
             self.scale(&frame, format, is_rgb)?
         };
         match transform {
-            Some(transform) => transform.apply(planar),
+            Some(Transform::Range) => limit_range(planar),
+            Some(Transform::Matrix(matrix)) => matrix.apply(planar),
             None => Ok(planar),
         }
     }
@@ -188,21 +190,13 @@ impl Drop for Converter {
     }
 }
 
-/// A change of matrix and range to BT.601 limited.
-///
-/// With `R'G'B'` in common, each new component is a weighted sum of the old ones. The weights are those
-/// of the old Cb and Cr (less 128), in 1/16384.
+/// What is changed to come to BT.601 limited.
 #[derive(Debug, PartialEq)]
-struct Transform {
-    /// Weight of the old luma, less `black`.
-    gain: i32,
-    black: i32,
-    luma: [i32; 2],
-    blue: [i32; 2],
-    red: [i32; 2],
+enum Transform {
+    /// Full range to limited; the matrix is right.
+    Range,
+    Matrix(Matrix),
 }
-
-const FRACTION_BITS: i32 = 14;
 
 /// Kr and Kb of BT.601 (ITU-T H.273 table 4).
 const BT601: (f64, f64) = (0.299, 0.114);
@@ -220,13 +214,53 @@ impl Transform {
             (AVCOL_SPC_BT2020_NCL, 0.2627, 0.0593),
             (AVCOL_SPC_BT2020_CL, 0.2627, 0.0593),
         ];
-        let matrix = coefficients
-            .into_iter()
-            .find(|&(space, _, _)| space as c_int == colorspace)
-            .map(|(_, kr, kb)| (kr, kb));
-        (matrix.is_some() || is_full).then(|| Self::new(matrix.unwrap_or(BT601), is_full))
+        let matrix = coefficients.into_iter().find(|&(space, _, _)| space as c_int == colorspace);
+        match matrix {
+            Some((_, kr, kb)) => Some(Self::Matrix(Matrix::new((kr, kb), is_full))),
+            None => is_full.then_some(Self::Range),
+        }
     }
+}
 
+/// Brings full range to limited (ITU-T H.273 §8.3), in arithmetic that takes eight values at a time on any processor.
+fn limit_range(frame: Frame) -> Result<Frame, CodecError> {
+    /// In 1/255: what a step becomes, and what is added; the middle of chroma, 128, stays.
+    const LUMA: (u16, u16) = (219, 16 * 255);
+    const CHROMA: (u16, u16) = (224, 128 * (255 - 224));
+    let (width, height) = frame.size();
+    let source = frame.into_planes()?;
+    let mut output = Frame::i420(width, height)?;
+    for (index, (step, shift)) in [LUMA, CHROMA, CHROMA].into_iter().enumerate() {
+        let plane = source.plane(index);
+        for row in 0..plane.height {
+            let from = &plane.data[row * plane.stride..][..plane.width];
+            for (to, &from) in output.row_mut(index, row).iter_mut().zip(from) {
+                // Divided by 255, to the nearest.
+                let sum = u16::from(from) * step + shift + 128;
+                *to = ((sum + (sum >> 8)) >> 8) as u8;
+            }
+        }
+    }
+    Ok(output)
+}
+
+/// A change of matrix and range to BT.601 limited.
+///
+/// With `R'G'B'` in common, each new component is a weighted sum of the old ones. The weights are those
+/// of the old Cb and Cr (less 128), in 1/16384.
+#[derive(Debug, PartialEq)]
+struct Matrix {
+    /// Weight of the old luma, less `black`.
+    gain: i32,
+    black: i32,
+    luma: [i32; 2],
+    blue: [i32; 2],
+    red: [i32; 2],
+}
+
+const FRACTION_BITS: i32 = 14;
+
+impl Matrix {
     fn new((kr, kb): (f64, f64), is_full: bool) -> Self {
         let (to_kr, to_kb) = BT601;
         // Old (Cb, Cr) of unit scale, without luma, to new (Y, Cb, Cr).
@@ -250,7 +284,6 @@ impl Transform {
     }
 
     fn apply(&self, frame: Frame) -> Result<Frame, CodecError> {
-        use crate::frame::Planes;
         const HALF: i32 = 1 << (FRACTION_BITS - 1);
         let weigh = |[blue, red]: [i32; 2], (b, r): (i32, i32)| blue * b + red * r;
         let (width, height) = frame.size();
@@ -287,7 +320,6 @@ impl Transform {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::Planes;
 
     /// Limited-range Y'CbCr of an R'G'B' colour (0 to 1), from the definition in ITU-T H.273 §8.3.
     fn encode([r, g, b]: [f64; 3], kr: f64, kb: f64) -> [u8; 3] {

@@ -4,7 +4,7 @@
 //! newest picture on without copying it. It does not wait, reorder or conceal: a frame that cannot be
 //! decoded whole is an error, and the caller asks its sender for a key frame.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -39,8 +39,7 @@ impl Decoder {
     ///
     /// Fails when this build of FFmpeg lacks the codec.
     pub fn open(codec: Codec, threads: usize) -> Result<Self, CodecError> {
-        log::install();
-        let context = Context::open(codec, threads, MAX_PIXELS)?;
+        let context = Context::open(name_of(codec), threads, MAX_PIXELS)?;
         Ok(Self { context, codec, threads, converter: Converter::new(), frame: Frame::empty()? })
     }
 
@@ -60,7 +59,7 @@ impl Decoder {
         if self.context.limit.max_pixels() != max_pixels {
             // dav1d learns the limit when it is opened, and only then.
             if self.codec == Codec::Av1 {
-                self.context = Context::open(self.codec, self.threads, max_pixels)?;
+                self.context = Context::open(name_of(self.codec), self.threads, max_pixels)?;
             }
             self.context.set_limit(max_pixels);
         }
@@ -146,6 +145,18 @@ impl Decoder {
     }
 }
 
+/// FFmpeg's decoder of a codec.
+fn name_of(codec: Codec) -> &'static CStr {
+    match codec {
+        Codec::Vp8 => c"vp8",
+        Codec::Vp9 => c"vp9",
+        Codec::H264 => c"h264",
+        Codec::Av1 => DAV1D,
+    }
+}
+
+const DAV1D: &CStr = c"libdav1d";
+
 /// The limit that FFmpeg's callbacks read, and the size that broke it.
 ///
 /// Atomic because the context holds a second pointer to it, not because threads race for it.
@@ -184,7 +195,7 @@ impl Limit {
 }
 
 /// An owned, open `AVCodecContext` with the packet that feeds it.
-struct Context {
+pub(super) struct Context {
     raw: NonNull<ffi::AVCodecContext>,
     packet: Packet,
     /// The context points at it; let go of only after the context is freed.
@@ -195,13 +206,9 @@ struct Context {
 unsafe impl Send for Context {}
 
 impl Context {
-    fn open(codec: Codec, threads: usize, max_pixels: usize) -> Result<Self, CodecError> {
-        let name = match codec {
-            Codec::Vp8 => c"vp8",
-            Codec::Vp9 => c"vp9",
-            Codec::H264 => c"h264",
-            Codec::Av1 => c"libdav1d",
-        };
+    /// Opens FFmpeg's decoder `name`.
+    pub(super) fn open(name: &'static CStr, threads: usize, max_pixels: usize) -> Result<Self, CodecError> {
+        log::install();
         let text = name.to_str().expect("decoder names are ASCII");
         // SAFETY: the name is a C string; the answer is static or null.
         let found = unsafe { ffi::avcodec_find_decoder_by_name(name.as_ptr()) };
@@ -223,7 +230,7 @@ impl Context {
             // Frame threads would hold back one picture each.
             (*raw).thread_type = ffi::FF_THREAD_SLICE;
             (*raw).flags |= ffi::AV_CODEC_FLAG_LOW_DELAY as c_int;
-            if codec != Codec::Av1 {
+            if name != DAV1D {
                 (*raw).get_format = Some(choose_format);
                 (*raw).get_buffer2 = Some(allocate);
             }
@@ -231,6 +238,19 @@ impl Context {
         };
         FfmpegError::check(code).map_err(|source| CodecError::Open { name: text, source })?;
         Ok(context)
+    }
+
+    /// Decodes a picture that stands for itself, and any fault in which is an error.
+    pub(super) fn decode_still(&mut self, data: &[u8], frame: &mut Frame) -> Result<(), FfmpegError> {
+        self.packet.fill(data).map_err(|_| FfmpegError(ffi::AVERROR(ffi::ENOMEM)))?;
+        // SAFETY: context, packet and frame are valid; the packet holds its data with the padding that decoders need.
+        unsafe {
+            let raw = self.raw.as_ptr();
+            (*raw).err_recognition = ffi::AV_EF_EXPLODE as c_int;
+            FfmpegError::check(ffi::avcodec_send_packet(raw, self.packet.0.as_ptr()))?;
+            FfmpegError::check(ffi::avcodec_receive_frame(raw, frame.as_mut_ptr()))?;
+        }
+        Ok(())
     }
 
     fn set_limit(&mut self, max_pixels: usize) {

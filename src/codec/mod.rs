@@ -11,6 +11,7 @@ mod decoder;
 mod demux;
 mod encoder;
 mod fit;
+mod jpeg;
 mod log;
 mod mux;
 mod picture;
@@ -24,6 +25,7 @@ pub use container::{FileError, first_bytes, is_video};
 pub use decoder::{Decoder, MAX_PIXELS};
 pub use demux::{AudioPacket, AudioStream, Piece, VideoFile, VideoInfo};
 pub use encoder::{EncodedOutput, Encoder, EncoderConfig, Speed};
+pub use jpeg::{JpegHeader, decode_jpeg};
 pub use mux::{VideoConfig, VideoWriter};
 pub use still::{Heif, decode_avif, heif};
 

@@ -13,7 +13,7 @@ use image::codecs::png::PngEncoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageEncoder, ImageFormat, ImageReader, Limits, RgbImage};
 
-use crate::codec::{self, CodecError, FileError, Heif};
+use crate::codec::{self, CodecError, FileError, Heif, JpegHeader};
 use crate::frame::{I420Buffer, Picture};
 use crate::imgproc::{self, Halves, Region, Source};
 
@@ -116,8 +116,9 @@ pub fn decode(bytes: &[u8]) -> Result<Picture, ImageError> {
         None => {}
     }
     let format = recognised(bytes).ok_or(ImageError::UnsupportedType)?;
+    let jpeg = (format == ImageFormat::Jpeg).then(|| JpegHeader::read(bytes));
     // The JPEG decoder makes up what is missing.
-    if format == ImageFormat::Jpeg && !is_whole_jpeg(bytes) {
+    if jpeg.as_ref().is_some_and(|header| !header.is_whole) {
         return Err(ImageError::Truncated);
     }
     let mut limits = Limits::default();
@@ -135,6 +136,13 @@ pub fn decode(bytes: &[u8]) -> Result<Picture, ImageError> {
     }
     // A picture without a readable orientation is taken as it lies.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    if jpeg.is_some_and(|header| header.is_common)
+        && orientation == Orientation::NoTransforms
+        && let Ok(picture) = codec::decode_jpeg(bytes, MAX_PIXELS as usize)
+    {
+        return Ok(Picture { received: started, decode_started: started, ..picture });
+    }
+    // Whatever the short way could not read: what is wrong with it, if anything, is said here.
     let mut decoded = DynamicImage::from_decoder(decoder).map_err(fault)?;
     decoded.apply_orientation(orientation);
     let rgb = on_white(decoded);
@@ -170,27 +178,6 @@ fn fault(error: image::ImageError) -> ImageError {
             ImageError::Corrupt(error.into())
         }
     }
-}
-
-/// Whether a JPEG's scan is followed by an end-of-image marker (ITU-T T.81 §B.2.1).
-///
-/// Segments before the scan are skipped by their lengths, because a preview in one has an end of its own;
-/// within a scan 0xFF is always followed by something else.
-fn is_whole_jpeg(bytes: &[u8]) -> bool {
-    const START_OF_SCAN: u8 = 0xda;
-    let mut at = 2;
-    while let Some(&[0xff, marker, high, low]) = bytes.get(at..at + 4) {
-        if marker == 0xff {
-            at += 1; // Markers may be preceded by fill bytes.
-            continue;
-        }
-        if marker == START_OF_SCAN {
-            return bytes[at..].windows(2).any(|pair| pair == [0xff, 0xd9]);
-        }
-        at += 2 + usize::from(u16::from_be_bytes([high, low]));
-    }
-    // Not a sequence of segments: the decoder says what is wrong with it.
-    at + 4 <= bytes.len()
 }
 
 fn on_white(decoded: DynamicImage) -> RgbImage {

@@ -104,7 +104,7 @@ async fn signalling(
     worker: SocketAddr,
     front: SocketAddr,
 ) -> anyhow::Result<Signalling> {
-    let remote = Remote { address: worker, token: ClusterToken::new(TOKEN)? };
+    let remote = Remote::new(worker, ClusterToken::new(TOKEN)?);
     let target = Target::from(front);
     let mut open = [Vec::new(), Vec::new()];
     let mut exchange = [Vec::new(), Vec::new()];

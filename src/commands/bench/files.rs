@@ -31,7 +31,7 @@ pub struct FilesArgs {
     /// Recognise every so many pictures while memory is measured.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     memory_every: u64,
-    /// Seconds of each measurement of /predict.
+    /// Seconds of each measurement of /predict, all its turns together.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
     /// Measure only these parts.

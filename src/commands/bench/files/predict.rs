@@ -50,7 +50,6 @@ pub struct Predict {
 }
 
 pub async fn measure(args: &FilesArgs) -> anyhow::Result<Predict> {
-    let seconds = Duration::from_secs(args.seconds);
     let jpeg = Bytes::from_static(BUILT_IN_PICTURE);
     let picture = image::decode(&jpeg)?;
     println!("\n/predict, a JPEG of {}x{}, {} bytes", picture.width, picture.height, jpeg.len());
@@ -59,20 +58,34 @@ pub async fn measure(args: &FilesArgs) -> anyhow::Result<Predict> {
     let faces = first.detections.iter().filter(|found| found.kind == Kind::Face).count();
     let mut loops = load(args, &picture)?;
 
-    clients(service.address, 1, &jpeg, WARM_UP).await?;
-    let (one_client, _) = clients(service.address, 1, &jpeg, seconds).await?;
-    let (bare, back) = blocking(loops, move |loops| loops.latencies(seconds)).await?;
-    loops = back;
-    clients(service.address, CLIENTS, &jpeg, WARM_UP).await?;
-    let (service_before, own_before) = (service.cpu_seconds()?, cpu_seconds());
-    let (many, clients_per_s) = clients(service.address, CLIENTS, &jpeg, seconds).await?;
-    let ms_each = |seconds: f64, count: f64| seconds * 1000.0 / count.max(1.0);
-    let service_cpu_ms = ms_each(service.cpu_seconds()? - service_before, many.len() as f64);
-    let clients_cpu_ms = ms_each(cpu_seconds() - own_before, many.len() as f64);
+    // In turns, so that all meet the same machine.
+    let rounds = args.rounds.max(1) as u32;
+    let turn = Duration::from_secs(args.seconds) / rounds;
     let needs = move |task| task != Task::Gender || faces > 0;
-    let own_before = cpu_seconds();
-    let (bare_per_s, _) = blocking(loops, move |loops| loops.rate(seconds, needs)).await?;
-    let bare_cpu_ms = ms_each(cpu_seconds() - own_before, bare_per_s * seconds.as_secs_f64());
+    let (mut one_client, mut bare, mut many) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut clients_per_s, mut bare_per_s) = (0.0, 0.0);
+    let (mut service_cpu, mut clients_cpu, mut bare_cpu) = (0.0, 0.0, 0.0);
+    clients(service.address, CLIENTS, &jpeg, WARM_UP).await?;
+    for _ in 0..rounds {
+        one_client.extend(clients(service.address, 1, &jpeg, turn).await?.0);
+        let (latencies, back) = blocking(loops, move |loops| loops.latencies(turn)).await?;
+        bare.extend(latencies);
+        let (service_before, own_before) = (service.cpu_seconds()?, cpu_seconds());
+        let (latencies, per_s) = clients(service.address, CLIENTS, &jpeg, turn).await?;
+        many.extend(latencies);
+        clients_per_s += per_s / f64::from(rounds);
+        service_cpu += service.cpu_seconds()? - service_before;
+        let own = cpu_seconds();
+        clients_cpu += own - own_before;
+        let (per_s, back) = blocking(back, move |loops| loops.rate(turn, needs)).await?;
+        bare_per_s += per_s / f64::from(rounds);
+        bare_cpu += cpu_seconds() - own;
+        loops = back;
+    }
+    let ms_each = |seconds: f64, count: f64| seconds * 1000.0 / count.max(1.0);
+    let service_cpu_ms = ms_each(service_cpu, many.len() as f64);
+    let clients_cpu_ms = ms_each(clients_cpu, many.len() as f64);
+    let bare_cpu_ms = ms_each(bare_cpu, bare_per_s * args.seconds as f64);
     service.stop().await?;
 
     let (one_client_ms, bare_ms) = (Percentiles::of(one_client), Percentiles::of(bare));
