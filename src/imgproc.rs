@@ -121,6 +121,23 @@ impl Rectangle {
         let (w, h) = (self.width * cos + self.height * sin, self.width * sin + self.height * cos);
         BBox { x: self.centre.x - w / 2.0, y: self.centre.y - h / 2.0, w, h }
     }
+
+    /// Where in a chroma plane the chroma lies of a crop of this place: a sample for each two pixels of its `width` and
+    /// `height`, the last of an odd side reaching beyond the place.
+    fn of_halved_chroma(&self, (width, height): (usize, usize)) -> Self {
+        let reach = |side: usize| side.next_multiple_of(2) as f32 / side as f32;
+        let (across, down) = (self.width * reach(width), self.height * reach(height));
+        let (right, below) = ((across - self.width) / 2.0, (down - self.height) / 2.0);
+        let (sin, cos) = self.angle.sin_cos();
+        let x = self.centre.x + right * cos - below * sin;
+        let y = self.centre.y + right * sin + below * cos;
+        Self {
+            centre: Point { x: x / 2.0, y: y / 2.0 },
+            width: across / 2.0,
+            height: down / 2.0,
+            angle: self.angle,
+        }
+    }
 }
 
 impl From<BBox> for Rectangle {
@@ -151,19 +168,16 @@ pub fn crop(
     if !is_place || across <= 0.0 || down <= 0.0 {
         return Err(ImgError::Rectangle { x, y, width: across, height: down });
     }
-    let planes = checked_planes(picture)?;
-    let mut cut = Vec::with_capacity(3);
-    for (index, plane) in planes.iter().enumerate() {
-        let scale = if index == 0 { 1.0 } else { 0.5 };
-        let centre = Point { x: x * scale, y: y * scale };
-        let place = Rectangle { centre, width: across * scale, height: down * scale, angle };
-        cut.push(warp(plane, &place, (content.width, content.height), BLACK[index])?);
-    }
-    let [y, u, v] = cut.as_slice() else { unreachable!("three planes were cut") };
+    let [luma, blue, red] = checked_planes(picture)?;
+    let halves = (content.width.div_ceil(2), content.height.div_ceil(2));
+    let chroma_place = place.of_halved_chroma((content.width, content.height));
+    let y = warp(&luma, place, (content.width, content.height), BLACK[0])?;
+    let u = warp(&blue, &chroma_place, halves, BLACK[1])?;
+    let v = warp(&red, &chroma_place, halves, BLACK[2])?;
     if (content.width, content.height) != (width, height) {
         rgb.fill(fill);
     }
-    RgbTarget { rgb, stride: width * 3, left: content.x * 3, top: content.y }.convert(y, u, v)
+    RgbTarget { rgb, stride: width * 3, left: content.x * 3, top: content.y }.convert(&y, &u, &v)
 }
 
 /// Whether `content` lies in a canvas that `rgb` holds exactly.
@@ -279,20 +293,29 @@ struct RgbTarget<'a> {
 }
 
 impl RgbTarget<'_> {
-    /// Converts three planes of equal size.
+    /// Converts luma with chroma of its size, or of half, rounded up.
     fn convert(self, y: &Mat, u: &Mat, v: &Mat) -> Result<(), ImgError> {
         let width = y.cols() as usize;
+        let is_halved = u.rows() < y.rows() || u.cols() < y.cols();
         let rows = self.rgb.chunks_exact_mut(self.stride).skip(self.top);
         for (index, row) in (0..y.rows()).zip(rows) {
-            let [y, u, v] = [y, u, v].map(|plane| plane.at_row(index).map_err(failed("read a plane")));
-            convert_row(y?, u?, v?, &mut row[self.left..][..width * 3]);
+            let of_chroma = if is_halved { index / 2 } else { index };
+            let [y, u, v] = [(y, index), (u, of_chroma), (v, of_chroma)]
+                .map(|(plane, row)| plane.at_row(row).map_err(failed("read a plane")));
+            let (y, u, v) = (y?, u?, v?);
+            let pixels = &mut row[self.left..][..width * 3];
+            if is_halved {
+                convert_row::<2>(y, u, v, pixels);
+            } else {
+                convert_row::<1>(y, u, v, pixels);
+            }
         }
         Ok(())
     }
 }
 
-/// BT.601 limited-range YCbCr to RGB (ITU-R BT.601-7 §2.5), in 1/8192.
-fn convert_row(y: &[u8], u: &[u8], v: &[u8], rgb: &mut [u8]) {
+/// BT.601 limited-range YCbCr to RGB (ITU-R BT.601-7 §2.5), in 1/8192; a sample of chroma is that of `EACH` pixels.
+fn convert_row<const EACH: usize>(y: &[u8], u: &[u8], v: &[u8], rgb: &mut [u8]) {
     const SHIFT: i32 = 13;
     const HALF: i32 = 1 << (SHIFT - 1);
     const LUMA: i32 = 9_539; // 255 / 219
@@ -301,12 +324,15 @@ fn convert_row(y: &[u8], u: &[u8], v: &[u8], rgb: &mut [u8]) {
     const GREEN_V: i32 = 6_660; // 2 (1 - 0.299) 0.299 / 0.587 · 255 / 224
     const BLUE_U: i32 = 16_525; // 2 (1 - 0.114) 255 / 224
     let byte = |value: i32| (value >> SHIFT).clamp(0, 255) as u8;
-    for (((&y, &u), &v), pixel) in y.iter().zip(u).zip(v).zip(rgb.chunks_exact_mut(3)) {
-        let luma = LUMA * (i32::from(y) - 16) + HALF;
+    for (((ys, &u), &v), pixels) in y.chunks(EACH).zip(u).zip(v).zip(rgb.chunks_mut(3 * EACH)) {
         let (u, v) = (i32::from(u) - 128, i32::from(v) - 128);
-        pixel[0] = byte(luma + RED_V * v);
-        pixel[1] = byte(luma - GREEN_U * u - GREEN_V * v);
-        pixel[2] = byte(luma + BLUE_U * u);
+        let (red, green, blue) = (RED_V * v, GREEN_U * u + GREEN_V * v, BLUE_U * u);
+        for (&y, pixel) in ys.iter().zip(pixels.chunks_exact_mut(3)) {
+            let luma = LUMA * (i32::from(y) - 16) + HALF;
+            pixel[0] = byte(luma + red);
+            pixel[1] = byte(luma - green);
+            pixel[2] = byte(luma + blue);
+        }
     }
 }
 
