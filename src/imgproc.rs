@@ -297,25 +297,30 @@ impl RgbTarget<'_> {
     fn convert(self, y: &Mat, u: &Mat, v: &Mat) -> Result<(), ImgError> {
         let width = y.cols() as usize;
         let is_halved = u.rows() < y.rows() || u.cols() < y.cols();
+        let mut wide = [vec![0; 2 * u.cols() as usize], vec![0; 2 * v.cols() as usize]];
         let rows = self.rgb.chunks_exact_mut(self.stride).skip(self.top);
+        let row_of = |plane, index| Mat::at_row(plane, index).map_err(failed("read a plane"));
         for (index, row) in (0..y.rows()).zip(rows) {
-            let of_chroma = if is_halved { index / 2 } else { index };
-            let [y, u, v] = [(y, index), (u, of_chroma), (v, of_chroma)]
-                .map(|(plane, row)| plane.at_row(row).map_err(failed("read a plane")));
-            let (y, u, v) = (y?, u?, v?);
             let pixels = &mut row[self.left..][..width * 3];
-            if is_halved {
-                convert_row::<2>(y, u, v, pixels);
-            } else {
-                convert_row::<1>(y, u, v, pixels);
+            if !is_halved {
+                convert_row(row_of(y, index)?, row_of(u, index)?, row_of(v, index)?, pixels);
+                continue;
             }
+            if index % 2 == 0 {
+                for (wide, plane) in wide.iter_mut().zip([u, v]) {
+                    for (pair, value) in wide.chunks_exact_mut(2).zip(row_of(plane, index / 2)?) {
+                        pair.fill(*value);
+                    }
+                }
+            }
+            convert_row(row_of(y, index)?, &wide[0], &wide[1], pixels);
         }
         Ok(())
     }
 }
 
-/// BT.601 limited-range YCbCr to RGB (ITU-R BT.601-7 §2.5), in 1/8192; a sample of chroma is that of `EACH` pixels.
-fn convert_row<const EACH: usize>(y: &[u8], u: &[u8], v: &[u8], rgb: &mut [u8]) {
+/// BT.601 limited-range YCbCr to RGB (ITU-R BT.601-7 §2.5), in 1/8192.
+fn convert_row(y: &[u8], u: &[u8], v: &[u8], rgb: &mut [u8]) {
     const SHIFT: i32 = 13;
     const HALF: i32 = 1 << (SHIFT - 1);
     const LUMA: i32 = 9_539; // 255 / 219
@@ -324,15 +329,12 @@ fn convert_row<const EACH: usize>(y: &[u8], u: &[u8], v: &[u8], rgb: &mut [u8]) 
     const GREEN_V: i32 = 6_660; // 2 (1 - 0.299) 0.299 / 0.587 · 255 / 224
     const BLUE_U: i32 = 16_525; // 2 (1 - 0.114) 255 / 224
     let byte = |value: i32| (value >> SHIFT).clamp(0, 255) as u8;
-    for (((ys, &u), &v), pixels) in y.chunks(EACH).zip(u).zip(v).zip(rgb.chunks_mut(3 * EACH)) {
+    for (((&y, &u), &v), pixel) in y.iter().zip(u).zip(v).zip(rgb.chunks_exact_mut(3)) {
+        let luma = LUMA * (i32::from(y) - 16) + HALF;
         let (u, v) = (i32::from(u) - 128, i32::from(v) - 128);
-        let (red, green, blue) = (RED_V * v, GREEN_U * u + GREEN_V * v, BLUE_U * u);
-        for (&y, pixel) in ys.iter().zip(pixels.chunks_exact_mut(3)) {
-            let luma = LUMA * (i32::from(y) - 16) + HALF;
-            pixel[0] = byte(luma + red);
-            pixel[1] = byte(luma - green);
-            pixel[2] = byte(luma + blue);
-        }
+        pixel[0] = byte(luma + RED_V * v);
+        pixel[1] = byte(luma - GREEN_U * u - GREEN_V * v);
+        pixel[2] = byte(luma + BLUE_U * u);
     }
 }
 

@@ -138,6 +138,48 @@ fn exif_orientation_is_honoured() {
     }
 }
 
+/// A photograph with halved chroma.
+const COMMON: &[u8] = include_bytes!("../../../benches/data/pan.jpg");
+
+#[test]
+fn a_common_jpeg_is_the_same_picture_as_through_rgb() {
+    assert!(JpegHeader::read(COMMON).is_common);
+    let short = decode(COMMON).unwrap();
+    let long = to_i420(&image::load_from_memory(COMMON).unwrap().into_rgb8());
+    assert_eq!((short.width, short.height), (long.width, long.height));
+    for index in 0..3 {
+        let (ours, theirs) = (short.planes.plane(index), long.plane(index));
+        let mut off: Vec<u8> = Vec::new();
+        for (ours, theirs) in ours.data.chunks(ours.stride).zip(theirs.data.chunks(theirs.stride)) {
+            off.extend(ours.iter().zip(theirs).map(|(&a, &b)| a.abs_diff(b)));
+        }
+        let mean = off.iter().map(|&off| f64::from(off)).sum::<f64>() / off.len() as f64;
+        assert!(mean < 1.0, "plane {index} is off by {mean} on average");
+    }
+}
+
+#[test]
+fn a_jpeg_that_is_not_common_or_not_whole_is_read_or_refused_as_before() {
+    let with = |segment: &[u8]| [&COMMON[..2], segment, &COMMON[2..]].concat();
+    // Adobe's marker with transform 0: the components are red, green and blue.
+    let rgb = with(b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0");
+    assert!(!JpegHeader::read(&rgb).is_common && JpegHeader::read(&rgb).is_whole);
+    let turned =
+        with(b"\xff\xe1\0\x22Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0");
+    let decoded = decode(&turned).unwrap();
+    assert_eq!((decoded.width, decoded.height), (480, 640));
+    let full_chroma = written(&quarters(64, 64), ImageFormat::Jpeg);
+    assert!(!JpegHeader::read(&full_chroma).is_common);
+
+    // Damage is either met by both decoders or made up by the one before, never a panic.
+    for at in (700..COMMON.len() - 40).step_by(1499) {
+        let mut damaged = COMMON.to_vec();
+        damaged[at..at + 32].fill(0xfe);
+        let before = image::load_from_memory(&damaged).is_ok();
+        assert_eq!(decode(&damaged).is_ok(), before, "damaged at {at}");
+    }
+}
+
 #[test]
 fn what_is_transparent_lies_on_white() {
     let clear = RgbaImage::from_pixel(4, 4, Rgba([255, 0, 0, 0]));
