@@ -120,7 +120,7 @@ COPY --from=gpu-parts /parts/models /opt/vigie/models
 COPY --from=gpu-parts /parts/vigie /usr/bin/vigie
 USER 65532:65532
 ENV ORT_DISABLE_TELEMETRY=1 LD_LIBRARY_PATH=/opt/vigie/lib:/opt/vigie/onnxruntime VIGIE_CONTROL=0.0.0.0:8090 VIGIE_MODELS=/opt/vigie/models \
-    VIGIE_ORT_LIBRARY=/opt/vigie/onnxruntime/libonnxruntime.so NVIDIA_VISIBLE_DEVICES=all \
+    VIGIE_ORT_LIBRARY=/opt/vigie/onnxruntime/libonnxruntime.so VIGIE_ENGINE_CACHE=/tmp/engines NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility,video
 EXPOSE 8090/tcp
 STOPSIGNAL SIGTERM

@@ -331,6 +331,12 @@ pub struct InferenceArgs {
     /// Where inference runs: auto, cpu, cuda:N or tensorrt:N.
     #[arg(long, env = "VIGIE_DEVICE", default_value = "auto")]
     pub device: String,
+    /// What decodes live video: cpu, or nvdec:N for the decoder of a GPU, which gives the processor what it cannot decode.
+    #[arg(long, env = "VIGIE_DECODE", default_value = "cpu")]
+    pub decode: String,
+    /// Directory in which TensorRT keeps the engines that it makes, which takes it minutes.
+    #[arg(long, env = "VIGIE_ENGINE_CACHE", default_value = ".vigie/engines")]
+    pub engine_cache: PathBuf,
     /// Engines that run side by side; without it, one a core.
     #[arg(long, env = "VIGIE_LANES")]
     pub lanes: Option<usize>,

@@ -166,6 +166,38 @@ fn the_runtime_answers_clearly() {
     assert!(OrtEngine::load(&runtime, &folder.path().join("gone.onnx"), Device::Cpu, 1).is_err());
 }
 
+#[test]
+fn streams_are_replayed_and_models_run_alone_on_any_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("gpu.json");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_vigie"));
+    command.args([
+        "bench",
+        "gpu",
+        "--device",
+        "cpu",
+        "--lanes",
+        "1",
+        "--decode",
+        "nvdec:9",
+        "--seconds",
+        "1",
+    ]);
+    command.args(["--batches", "1,2", "--streams", "2", "--sizes", "192x144", "--json"]).arg(&json);
+    let output = command.output().unwrap();
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    let alone = report["alone"].as_array().unwrap();
+    assert_eq!(alone.len(), 6, "{said}");
+    assert!(alone.iter().all(|row| row["device"] == "cpu" && row["per_second"].as_f64().unwrap() > 0.0));
+    let streams = &report["streams"][0];
+    assert_eq!(streams["streams"], 2);
+    assert!(streams["recognised_fps"].as_f64().unwrap() > 0.0, "{said}");
+    assert!(streams["server_ms"]["p95"].as_f64().unwrap() > 0.0, "{said}");
+}
+
 /// One detection as the golden files keep it.
 #[derive(Debug, Serialize, Deserialize)]
 struct Golden {

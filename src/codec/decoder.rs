@@ -4,8 +4,10 @@
 //! newest picture on without copying it. It does not wait, reorder or conceal: a frame that cannot be
 //! decoded whole is an error, and the caller asks its sender for a key frame.
 
-use std::ffi::{CStr, c_int, c_void};
+use std::collections::VecDeque;
+use std::ffi::{CStr, CString, c_int, c_void};
 use std::ptr::{self, NonNull};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
@@ -13,12 +15,44 @@ use std::time::Instant;
 use ffmpeg_sys_next as ffi;
 
 use super::colour::Converter;
+use super::encoder::Dictionary;
 use super::picture::Frame;
 use super::{CodecError, FfmpegError, log};
 use crate::frame::{Codec, EncodedFrame, Picture};
 
 /// The usual limit of a picture's size in pixels: 4096x2160, what DCI calls 4K.
 pub const MAX_PIXELS: usize = 4096 * 2160;
+
+/// What decodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unit {
+    #[default]
+    Processor,
+    /// NVDEC of the GPU with this index; what it cannot decode, the processor does.
+    Nvdec(u16),
+}
+
+/// A unit was written in a way that is not understood.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} does not decode: there are cpu and nvdec:N")]
+pub struct UnknownUnit(String);
+
+impl FromStr for Unit {
+    type Err = UnknownUnit;
+
+    fn from_str(text: &str) -> Result<Self, UnknownUnit> {
+        let nvdec =
+            || text.strip_prefix("nvdec")?.strip_prefix(':').map_or(Some(0), |index| index.parse().ok());
+        match text {
+            "cpu" => Ok(Self::Processor),
+            "nvdec" => Ok(Self::Nvdec(0)),
+            _ => nvdec().map(Self::Nvdec).ok_or_else(|| UnknownUnit(text.to_owned())),
+        }
+    }
+}
+
+/// Frames that a decoder may hold before their pictures come: NVDEC's reader looks for the next one's start.
+const MAX_HELD: usize = 32;
 
 /// Decodes one stream of one codec.
 ///
@@ -32,6 +66,9 @@ pub struct Decoder {
     converter: Converter,
     /// Where FFmpeg puts what it decodes; empty between calls.
     frame: Frame,
+    /// Of the frames whose pictures may be to come: number, RTP timestamp, arrival; oldest first.
+    sent: VecDeque<(i64, u32, Instant)>,
+    number: i64,
 }
 
 impl Decoder {
@@ -39,8 +76,25 @@ impl Decoder {
     ///
     /// Fails when this build of FFmpeg lacks the codec.
     pub fn open(codec: Codec, threads: usize) -> Result<Self, CodecError> {
-        let context = Context::open(name_of(codec), threads, MAX_PIXELS)?;
-        Ok(Self { context, codec, threads, converter: Converter::new(), frame: Frame::empty()? })
+        Self::over(Context::open(name_of(codec), threads, MAX_PIXELS)?, codec, threads)
+    }
+
+    /// The same on a unit, or on the processor where that does not decode `codec`.
+    pub fn open_on(unit: Unit, codec: Codec, threads: usize) -> Result<Self, CodecError> {
+        let Unit::Nvdec(gpu) = unit else { return Self::open(codec, threads) };
+        match Context::open_with(nvdec_name_of(codec), threads, MAX_PIXELS, &[(c"gpu", &gpu.to_string())]) {
+            Ok(context) => Self::over(context, codec, threads),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, codec = codec.name(), "NVDEC cannot decode: the processor does");
+                Self::open(codec, threads)
+            }
+        }
+    }
+
+    fn over(context: Context, codec: Codec, threads: usize) -> Result<Self, CodecError> {
+        let (converter, frame) = (Converter::new(), Frame::empty()?);
+        Ok(Self { context, codec, threads, converter, frame, sent: VecDeque::new(), number: 0 })
     }
 
     /// Decodes one frame; `None` when it shows nothing (a hidden reference, or frames after
@@ -74,13 +128,19 @@ impl Decoder {
     pub fn flush(&mut self) {
         // SAFETY: the context is open.
         unsafe { ffi::avcodec_flush_buffers(self.context.raw.as_ptr()) };
+        self.sent.clear();
     }
 
     fn decode_within_limit(&mut self, encoded: &EncodedFrame) -> Result<Option<Picture>, CodecError> {
         let decode_started = Instant::now();
         self.context.limit.exceeded.store(0, Relaxed);
         let mut newest: Option<Frame> = None;
-        self.context.packet.fill(&encoded.data)?;
+        self.number += 1;
+        self.context.packet.fill(&encoded.data, self.number)?;
+        if self.sent.len() == MAX_HELD {
+            self.sent.pop_front();
+        }
+        self.sent.push_back((self.number, encoded.rtp_timestamp, encoded.received));
         let context = self.context.raw.as_ptr();
         // SAFETY: context and packet are valid; the packet holds its data with the padding that decoders need.
         let mut sent = unsafe { ffi::avcodec_send_packet(context, self.context.packet.0.as_ptr()) };
@@ -114,16 +174,25 @@ impl Decoder {
         if frame.is_damaged() {
             return Err(CodecError::Damaged { codec: self.codec.name(), bytes: encoded.data.len() });
         }
+        let (rtp_timestamp, received) = self.origin(frame.number(), encoded);
         let planes = self.converter.convert(frame, self.codec != Codec::Vp8)?.into_planes()?;
         Ok(Some(Picture {
             width: size.0,
             height: size.1,
             planes: Arc::new(planes),
-            rtp_timestamp: encoded.rtp_timestamp,
-            received: encoded.received,
+            rtp_timestamp,
+            received,
             decode_started,
             decoded: Instant::now(),
         }))
+    }
+
+    /// Time and arrival of the frame that a picture is of, nearly always the newest.
+    fn origin(&mut self, number: i64, newest: &EncodedFrame) -> (u32, Instant) {
+        let found = self.sent.iter().position(|(sent, ..)| *sent == number);
+        let origin = found.and_then(|index| self.sent.drain(..=index).next_back());
+        origin
+            .map_or((newest.rtp_timestamp, newest.received), |(_, timestamp, received)| (timestamp, received))
     }
 
     fn check(&self, encoded: &EncodedFrame, code: c_int) -> Result<(), CodecError> {
@@ -156,6 +225,16 @@ fn name_of(codec: Codec) -> &'static CStr {
 }
 
 const DAV1D: &CStr = c"libdav1d";
+
+/// FFmpeg's decoder of a codec on NVDEC, which copies its pictures to where the processor finds them.
+fn nvdec_name_of(codec: Codec) -> &'static CStr {
+    match codec {
+        Codec::Vp8 => c"vp8_cuvid",
+        Codec::Vp9 => c"vp9_cuvid",
+        Codec::H264 => c"h264_cuvid",
+        Codec::Av1 => c"av1_cuvid",
+    }
+}
 
 /// The limit that FFmpeg's callbacks read, and the size that broke it.
 ///
@@ -208,7 +287,21 @@ unsafe impl Send for Context {}
 impl Context {
     /// Opens FFmpeg's decoder `name`.
     pub(super) fn open(name: &'static CStr, threads: usize, max_pixels: usize) -> Result<Self, CodecError> {
+        Self::open_with(name, threads, max_pixels, &[])
+    }
+
+    /// The same with options of its own.
+    fn open_with(
+        name: &'static CStr,
+        threads: usize,
+        max_pixels: usize,
+        options: &[(&CStr, &str)],
+    ) -> Result<Self, CodecError> {
         log::install();
+        let mut dictionary = Dictionary::default();
+        for (key, value) in options {
+            dictionary.set(key, &CString::new(*value).expect("options have no zero bytes"));
+        }
         let text = name.to_str().expect("decoder names are ASCII");
         // SAFETY: the name is a C string; the answer is static or null.
         let found = unsafe { ffi::avcodec_find_decoder_by_name(name.as_ptr()) };
@@ -234,7 +327,7 @@ impl Context {
                 (*raw).get_format = Some(choose_format);
                 (*raw).get_buffer2 = Some(allocate);
             }
-            ffi::avcodec_open2(raw, found, ptr::null_mut())
+            ffi::avcodec_open2(raw, found, dictionary.as_mut())
         };
         FfmpegError::check(code).map_err(|source| CodecError::Open { name: text, source })?;
         Ok(context)
@@ -242,7 +335,7 @@ impl Context {
 
     /// Decodes a picture that stands for itself, and any fault in which is an error.
     pub(super) fn decode_still(&mut self, data: &[u8], frame: &mut Frame) -> Result<(), FfmpegError> {
-        self.packet.fill(data).map_err(|_| FfmpegError(ffi::AVERROR(ffi::ENOMEM)))?;
+        self.packet.fill(data, 0).map_err(|_| FfmpegError(ffi::AVERROR(ffi::ENOMEM)))?;
         // SAFETY: context, packet and frame are valid; the packet holds its data with the padding that decoders need.
         unsafe {
             let raw = self.raw.as_ptr();
@@ -315,8 +408,9 @@ impl Packet {
         NonNull::new(packet).map(Self).ok_or(CodecError::OutOfMemory { what: "a packet" })
     }
 
-    /// Replaces the contents by a copy of `data`, followed by the zeroed padding that decoders need.
-    fn fill(&mut self, data: &[u8]) -> Result<(), CodecError> {
+    /// Replaces the contents by a copy of `data`, followed by the zeroed padding that decoders need; its picture will
+    /// carry `number`.
+    fn fill(&mut self, data: &[u8], number: i64) -> Result<(), CodecError> {
         let out_of_memory = CodecError::OutOfMemory { what: "a packet" };
         let Ok(length) = c_int::try_from(data.len()) else { return Err(out_of_memory) };
         let raw = self.0.as_ptr();
@@ -328,6 +422,7 @@ impl Packet {
                 return Err(out_of_memory);
             }
             ptr::copy_nonoverlapping(data.as_ptr(), (*raw).data, data.len());
+            (*raw).pts = number;
         }
         Ok(())
     }
@@ -338,5 +433,53 @@ impl Drop for Packet {
         let mut raw = self.0.as_ptr();
         // SAFETY: the packet is ours and is not used again.
         unsafe { ffi::av_packet_free(&mut raw) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_units() {
+        for (text, expected) in [
+            ("cpu", Some(Unit::Processor)),
+            ("nvdec", Some(Unit::Nvdec(0))),
+            ("nvdec:2", Some(Unit::Nvdec(2))),
+            ("nvdec:", None),
+            ("nvdec:-1", None),
+            ("nvdec2", None),
+            ("gpu", None),
+        ] {
+            assert_eq!(text.parse().ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn where_nvdec_is_missing_the_processor_decodes() {
+        for codec in [Codec::Vp8, Codec::H264] {
+            assert!(Decoder::open_on(Unit::Nvdec(9), codec, 1).is_ok(), "{codec:?}");
+        }
+    }
+
+    #[test]
+    fn a_picture_that_comes_later_keeps_its_own_time() {
+        let mut decoder = Decoder::open(Codec::Vp8, 1).unwrap();
+        let start = Instant::now();
+        let arrived = |number: u32| start + std::time::Duration::from_millis(number.into());
+        for number in 1..=3 {
+            decoder.sent.push_back((number.into(), 3000 * number, arrived(number)));
+        }
+        let newest = EncodedFrame {
+            codec: Codec::Vp8,
+            data: Default::default(),
+            rtp_timestamp: 9000,
+            is_key: false,
+            received: arrived(3),
+        };
+        assert_eq!(decoder.origin(2, &newest), (6000, arrived(2)));
+        assert_eq!(decoder.origin(3, &newest), (9000, arrived(3)));
+        assert_eq!(decoder.origin(ffi::AV_NOPTS_VALUE, &newest), (9000, arrived(3)));
+        assert!(decoder.sent.is_empty());
     }
 }

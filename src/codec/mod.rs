@@ -22,7 +22,7 @@ mod still;
 use ffmpeg_sys_next as ffi;
 
 pub use container::{FileError, first_bytes, is_video};
-pub use decoder::{Decoder, MAX_PIXELS};
+pub use decoder::{Decoder, MAX_PIXELS, Unit, UnknownUnit};
 pub use demux::{AudioPacket, AudioStream, Piece, VideoFile, VideoInfo};
 pub use encoder::{EncodedOutput, Encoder, EncoderConfig, Speed};
 pub use jpeg::{JpegHeader, decode_jpeg};

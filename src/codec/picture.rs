@@ -69,6 +69,12 @@ impl Frame {
         unsafe { ((*self.as_ptr()).width, (*self.as_ptr()).height) }
     }
 
+    /// The number of the packet that it was decoded from, if that had one.
+    pub fn number(&self) -> i64 {
+        // SAFETY: as in `size`.
+        unsafe { (*self.as_ptr()).pts }
+    }
+
     /// An `AVPixelFormat`, as a number.
     pub fn format(&self) -> c_int {
         // SAFETY: as in `size`.

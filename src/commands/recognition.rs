@@ -12,7 +12,7 @@ use crate::cli::InferenceArgs;
 use crate::commands::cascades::{self, Cascades};
 use crate::files::desk::Desk;
 use crate::inference::batcher::Limits;
-use crate::inference::ort::{Device, Runtime};
+use crate::inference::ort::{Device, OrtEngine, Runtime};
 use crate::inference::service::{Handle, Observer, Options, Service};
 use crate::live::readers::Readers;
 use crate::models::catalogue::MODELS;
@@ -22,6 +22,7 @@ use crate::models::store::{Store, StoreError, Stored};
 use crate::models::traffic::{Slot, Split};
 use crate::pipeline::recognise::ModelSet;
 use crate::serving::{Loaded, Loader, Names, Setup, Workshop};
+use crate::telemetry::gpus::Gpus;
 use crate::telemetry::metrics::Metrics;
 
 /// Running lanes with a model for each slot. Dropping it stops the lanes.
@@ -49,7 +50,7 @@ impl Recognition {
             chosen.retain(|(slot, _)| !matches!(slot, Slot::TextDetect | Slot::TextRead));
         }
         let options = Options {
-            lanes: args.lanes.unwrap_or_else(cores),
+            lanes: args.lanes.unwrap_or_else(|| usual_lanes(&runtime, device, &chosen)),
             limits: Limits::default(),
             slowdown: args.slowdown,
             ..Options::default()
@@ -79,6 +80,11 @@ impl Recognition {
             };
             models.serve(slot.clone(), Split::all(model.clone()));
             defaults.insert(slot, Loaded { stored, model });
+        }
+        if workshop.device != Device::Cpu
+            && let Some(gpus) = Gpus::find()
+        {
+            metrics.add(gpus);
         }
         cascades::warn_of_unknown_labels(&cascades, &models);
         tracing::info!(lanes = service.lanes(), threads = args.lane_threads, "models loaded");
@@ -128,12 +134,23 @@ impl Recognition {
     }
 }
 
+/// Lanes where nobody says how many: one a core, or on a GPU so many that one copies while the other computes.
+fn usual_lanes(runtime: &Runtime, device: Device, chosen: &[(Slot, Stored)]) -> usize {
+    const ON_GPU: usize = 2;
+    let Some((_, first)) = chosen.first().filter(|_| runtime.may_use(device)) else { return cores() };
+    let is_on_gpu = |engine: OrtEngine| engine.device_used().device != Device::Cpu;
+    match OrtEngine::load(runtime, &first.model, device, 1).is_ok_and(is_on_gpu) {
+        true => ON_GPU,
+        false => cores(),
+    }
+}
+
 /// The runtime of `--ort-library`, or the newest that ./run has fetched.
 pub fn load_runtime(args: &InferenceArgs) -> anyhow::Result<Runtime> {
     let path = find_library(args)?;
     let runtime = Runtime::load(&path)?;
     tracing::debug!(library = %path.display(), build = runtime.build_info(), "ONNX Runtime");
-    Ok(runtime)
+    Ok(runtime.keeping_engines(&args.engine_cache))
 }
 
 /// The file that [`load_runtime`] loads; its name ends with its version.

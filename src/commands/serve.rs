@@ -37,6 +37,7 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
     let token = ClusterToken::random();
     let readers = recognition.start_readers(&metrics)?;
     let resources = Resources {
+        decodes_on: args.inference.decode.parse()?,
         peers: media::peer_config(&args.worker),
         inference: recognition.handle(),
         models: recognition.models(),

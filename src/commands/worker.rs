@@ -63,6 +63,7 @@ async fn serve(
     let mut loader = recognition.follow(registry.as_ref(), name)?;
     let trial_desk = registry::desk(registry.as_ref(), &args.worker, &args.inference)?;
     let resources = Resources {
+        decodes_on: args.inference.decode.parse()?,
         peers: media::peer_config(&args.worker),
         inference: recognition.handle(),
         models: recognition.models(),

@@ -8,7 +8,7 @@ pub mod engine;
 mod handle;
 #[cfg(feature = "media")]
 pub mod ort;
-mod rows;
+pub(crate) mod rows;
 pub mod service;
 #[cfg(test)]
 mod simulation;

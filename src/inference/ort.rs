@@ -81,10 +81,42 @@ pub enum Memory {
     GivenBack,
 }
 
+/// The shapes that an input comes in, for devices that make an engine for a range of them: at one that it was not told
+/// of, TensorRT stops everybody for as long as making another takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shapes {
+    /// The input's name.
+    pub input: String,
+    pub least: Vec<usize>,
+    /// What it is made fastest for.
+    pub usual: Vec<usize>,
+    pub most: Vec<usize>,
+}
+
+impl Shapes {
+    /// One shape as TensorRT's options have it: `name:1x256x256x3`.
+    fn written(&self, shape: &[usize]) -> String {
+        let sides: Vec<String> = shape.iter().map(usize::to_string).collect();
+        format!("{}:{}", self.input, sides.join("x"))
+    }
+}
+
+/// How a model is loaded.
+#[derive(Clone, Debug, Default)]
+pub struct Loading {
+    /// For one run on the CPU; 0 counts as 1.
+    pub threads: usize,
+    pub memory: Memory,
+    /// Without them, TensorRT makes an engine whenever a shape is new.
+    pub shapes: Option<Shapes>,
+}
+
 /// The loaded library; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Runtime {
     environment: ort::environment::Environment,
+    /// Where TensorRT keeps the engines that it makes.
+    engine_cache: Option<PathBuf>,
 }
 
 /// The library cannot be unloaded, and a process has one environment: both are kept here for good.
@@ -113,7 +145,7 @@ impl Runtime {
             .with_telemetry(false)
             .build()
             .map_err(|error| refuse(error.to_string()))?;
-        let runtime = Self { environment };
+        let runtime = Self { environment, engine_cache: None };
         *loaded = Some((path, runtime.clone()));
         Ok(runtime)
     }
@@ -123,8 +155,22 @@ impl Runtime {
         ort::info()
     }
 
+    /// Keeps the engines that TensorRT makes, which takes it minutes, in `folder`, which need not be there.
+    pub fn keeping_engines(self, folder: &Path) -> Self {
+        Self { engine_cache: Some(folder.to_owned()), ..self }
+    }
+
+    /// Whether `device` may be had other than as the CPU: loading a model on it tells for certain.
+    pub fn may_use(&self, device: Device) -> bool {
+        device != Device::Cpu && self.providers(device, None).is_ok()
+    }
+
     /// Execution providers for `device`, best first, or why there are none.
-    fn providers(&self, device: Device) -> Result<(Device, Vec<ExecutionProviderDispatch>), Option<String>> {
+    fn providers(
+        &self,
+        device: Device,
+        shapes: Option<&Shapes>,
+    ) -> Result<(Device, Vec<ExecutionProviderDispatch>), Option<String>> {
         // Whether the build has the provider at all: asking is cheap, failing to load it is not.
         let built_in = |name: &str, available: ort::Result<bool>| match available {
             Ok(true) => Ok(()),
@@ -150,10 +196,31 @@ impl Runtime {
             }
             Device::Tensorrt(index) => {
                 built_in("TensorRT", TensorRT::is_available())?;
-                let tensorrt = TensorRT::default().with_device_id(index).with_fp16(true).build();
+                let tensorrt = self.tensorrt(index, shapes).build();
                 Ok((device, vec![tensorrt.error_on_failure(), cuda(index)]))
             }
         }
+    }
+
+    fn tensorrt(&self, index: i32, shapes: Option<&Shapes>) -> TensorRT {
+        let mut tensorrt = TensorRT::default().with_device_id(index).with_fp16(true);
+        if let Some(shapes) = shapes {
+            tensorrt = tensorrt
+                .with_profile_min_shapes(shapes.written(&shapes.least))
+                .with_profile_opt_shapes(shapes.written(&shapes.usual))
+                .with_profile_max_shapes(shapes.written(&shapes.most));
+        }
+        let Some(folder) = &self.engine_cache else { return tensorrt };
+        if let Err(error) = std::fs::create_dir_all(folder) {
+            tracing::warn!(%error, folder = %folder.display(), "TensorRT's engines are not kept");
+            return tensorrt;
+        }
+        let folder = folder.display();
+        tensorrt
+            .with_engine_cache(true)
+            .with_engine_cache_path(folder.to_string())
+            .with_timing_cache(true)
+            .with_timing_cache_path(folder.to_string())
     }
 }
 
@@ -172,31 +239,31 @@ impl OrtEngine {
     /// Loads the ONNX file at `path` on `device`, falling back to the CPU where that fails, with
     /// `threads` (0 counts as 1) for one run on the CPU.
     ///
+    /// # Errors
+    /// As [`OrtEngine::load_with`].
+    pub fn load(runtime: &Runtime, path: &Path, device: Device, threads: usize) -> Result<Self, EngineError> {
+        Self::load_with(runtime, path, device, &Loading { threads, ..Loading::default() })
+    }
+
+    /// The same, with everything that can be said of it.
+    ///
     /// Takes from milliseconds to minutes (TensorRT): never call it on a lane.
     ///
     /// # Errors
     /// [`EngineError::Load`] when the file cannot be read, is not a graph that the runtime accepts, or
     /// does not have exactly one input.
-    pub fn load(runtime: &Runtime, path: &Path, device: Device, threads: usize) -> Result<Self, EngineError> {
-        Self::load_with(runtime, path, device, threads, Memory::default())
-    }
-
-    /// The same, and what becomes of its memory.
-    ///
-    /// # Errors
-    /// As [`OrtEngine::load`].
     pub fn load_with(
         runtime: &Runtime,
         path: &Path,
         device: Device,
-        threads: usize,
-        memory: Memory,
+        loading: &Loading,
     ) -> Result<Self, EngineError> {
+        let Loading { threads, memory, shapes } = loading;
         let refuse = |reason: String| EngineError::Load { path: path.to_owned(), reason };
         let mut fallback = None;
         let mut loaded = None;
-        match runtime.providers(device) {
-            Ok((device, providers)) => match open(runtime, path, &providers, threads) {
+        match runtime.providers(device, shapes.as_ref()) {
+            Ok((device, providers)) => match open(runtime, path, &providers, *threads) {
                 Ok(session) => loaded = Some((session, device)),
                 Err(error) => fallback = Some(error.to_string()),
             },
@@ -205,8 +272,8 @@ impl OrtEngine {
         let (session, device) = match loaded {
             Some(loaded) => loaded,
             None => {
-                let cpu = CPU::default().with_arena_allocator(memory == Memory::Kept).build();
-                let session = open(runtime, path, &[cpu], threads);
+                let cpu = CPU::default().with_arena_allocator(*memory == Memory::Kept).build();
+                let session = open(runtime, path, &[cpu], *threads);
                 (session.map_err(|error| refuse(error.to_string()))?, Device::Cpu)
             }
         };
@@ -419,6 +486,18 @@ mod tests {
         for device in [Device::Auto, Device::Cpu, Device::Cuda(2), Device::Tensorrt(0)] {
             assert_eq!(device.to_string().parse(), Ok(device));
         }
+    }
+
+    #[test]
+    fn shapes_are_written_as_tensorrt_reads_them() {
+        let shapes = Shapes {
+            input: "image".into(),
+            least: vec![1, 64, 64, 3],
+            usual: vec![8, 320, 256, 3],
+            most: vec![16, 320, 320, 3],
+        };
+        assert_eq!(shapes.written(&shapes.least), "image:1x64x64x3");
+        assert_eq!(shapes.written(&shapes.usual), "image:8x320x256x3");
     }
 
     #[test]

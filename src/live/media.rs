@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::audience::{AnnotatedFrame, Audience};
 use super::governor::{Governor, Level};
 use super::settings::ControlReply;
-use crate::codec::{CodecError, Decoder, Encoder, EncoderConfig, MAX_PIXELS, Speed};
+use crate::codec::{CodecError, Decoder, Encoder, EncoderConfig, MAX_PIXELS, Speed, Unit};
 use crate::frame::{BBox, Codec, EncodedFrame, I420Buffer, Picture, Plane, Planes};
 use crate::imgproc;
 use crate::mailbox::Latest;
@@ -22,6 +22,7 @@ use crate::telemetry::metrics::{Metrics, Stage};
 
 /// Everything the media thread is connected to.
 pub struct Media {
+    pub decodes_on: Unit,
     pub frames: Receiver<EncodedFrame>,
     pub pictures: Latest<Picture>,
     pub key_wanted: Arc<Notify>,
@@ -58,7 +59,7 @@ impl Media {
     /// Decodes, opening a decoder first where the codec is new; `None` when no picture came of it.
     fn decode(&self, slot: &mut Option<(Codec, Decoder)>, frame: &EncodedFrame) -> Option<Picture> {
         if slot.as_ref().is_none_or(|(codec, _)| *codec != frame.codec) {
-            match Decoder::open(frame.codec, 1) {
+            match Decoder::open_on(self.decodes_on, frame.codec, 1) {
                 Ok(decoder) => *slot = Some((frame.codec, decoder)),
                 Err(error) => {
                     tracing::warn!(%error, "opening a decoder");

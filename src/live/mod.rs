@@ -7,17 +7,17 @@
 //! and any [`viewer`]. [`whip`] lets fronts bring publishers and viewers that have no socket, whose [`ice`]
 //! sessions change by single requests.
 
-mod audience;
+pub(crate) mod audience;
 pub mod control;
 mod governor;
 pub mod headroom;
 mod ice;
-mod ingest;
-mod media;
+pub(crate) mod ingest;
+pub(crate) mod media;
 mod pace;
 pub mod peer;
 pub mod readers;
-mod recognition;
+pub(crate) mod recognition;
 pub(crate) mod sdp;
 pub mod session;
 pub mod settings;

@@ -27,6 +27,7 @@ use super::recognition::Recognition;
 use super::settings::{self, ControlReply, Settings};
 use crate::cluster::protocol::{ClientMessage, ServerMessage, TaskList};
 use crate::cluster::whip::{Answer, IceChange, IceRestarted, WhipFault, WhipRefusal};
+use crate::codec::Unit;
 use crate::ids::SessionId;
 use crate::inference::batcher::BACKGROUND;
 use crate::inference::service::Handle as InferenceHandle;
@@ -106,6 +107,7 @@ impl Demand {
 #[derive(Clone)]
 pub struct Resources {
     pub peers: PeerConfig,
+    pub decodes_on: Unit,
     pub inference: InferenceHandle,
     pub models: ModelSet,
     /// What text is read by.
@@ -435,6 +437,7 @@ impl Session {
             self.tasks.push(tokio::spawn(show_page(track, audience, settings, Arc::clone(metrics))));
         }
         let media = Media {
+            decodes_on: self.resources.decodes_on,
             frames,
             pictures: self.pictures.clone(),
             key_wanted: Arc::clone(&key_wanted),

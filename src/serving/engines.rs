@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::gauges::Names;
 use crate::inference::batcher::ModelId;
 use crate::inference::engine::{Engine, EngineError};
-use crate::inference::ort::{Device, Memory, OrtEngine, Runtime};
+use crate::inference::ort::{Device, Loading, Memory, OrtEngine, Runtime, Shapes};
 use crate::inference::service::Service;
-use crate::models::manifest::{Head, Manifest, Task};
+use crate::models::manifest::{Fit, FloatFormat, Head, Input, InputFormat, Layout, Manifest, Task};
 use crate::pipeline::recognise::Model;
 use crate::telemetry::metrics::Metrics;
 
@@ -38,30 +38,25 @@ impl Workshop {
     ///
     /// # Errors
     /// [`EngineError`] when an engine cannot be had; nothing is left of the model then.
-    pub fn load(&mut self, manifest: Manifest, path: &Path) -> Result<Model, EngineError> {
-        let loaded =
-            self.load_engines(path, memory_of(&manifest)).and_then(|engines| self.install(manifest, engines));
+    pub fn load(&mut self, mut manifest: Manifest, path: &Path) -> Result<Model, EngineError> {
+        // Others were added at the size that they are to run at.
+        if manifest.head == Head::Centernet {
+            manifest.input.size = self.object_size;
+        }
+        let loading = Loading {
+            threads: self.threads,
+            memory: memory_of(&manifest),
+            shapes: shapes_of(&manifest.input, max_batch(&manifest, true)),
+        };
+        let loaded = self.load_engines(path, &loading).and_then(|engines| self.install(manifest, engines));
         let outcome = if loaded.is_ok() { "loaded" } else { "failed" };
         self.metrics.model_loads_total.with_label_values(&[outcome]).inc();
         loaded
     }
 
-    fn install(
-        &mut self,
-        mut manifest: Manifest,
-        engines: Vec<Box<dyn Engine>>,
-    ) -> Result<Model, EngineError> {
-        // Others were added at the size that they are to run at.
-        if manifest.head == Head::Centernet {
-            manifest.input.size = self.object_size;
-        }
+    fn install(&mut self, manifest: Manifest, engines: Vec<Box<dyn Engine>>) -> Result<Model, EngineError> {
         let on_gpu = self.device != Device::Cpu;
-        let max_batch = match manifest.task {
-            _ if manifest.input.batch.is_some() => 1,
-            Task::Gender | Task::Classes => CROP_BATCH,
-            _ if on_gpu => GPU_BATCH,
-            _ => 1,
-        };
+        let max_batch = max_batch(&manifest, on_gpu);
         let id = ModelId(self.next);
         self.next += 1;
         // Before the first run, so that it is counted.
@@ -75,8 +70,8 @@ impl Workshop {
     }
 
     /// One engine a lane, all on the device that the first one could get.
-    fn load_engines(&mut self, path: &Path, memory: Memory) -> Result<Vec<Box<dyn Engine>>, EngineError> {
-        let load = |device| OrtEngine::load_with(&self.runtime, path, device, self.threads, memory);
+    fn load_engines(&mut self, path: &Path, loading: &Loading) -> Result<Vec<Box<dyn Engine>>, EngineError> {
+        let load = |device| OrtEngine::load_with(&self.runtime, path, device, loading);
         let first = load(self.device)?;
         let used = first.device_used().clone();
         if let Some(reason) = &used.fallback {
@@ -107,5 +102,61 @@ fn memory_of(manifest: &Manifest) -> Memory {
     match manifest.task {
         Task::TextDetect | Task::TextRead => Memory::GivenBack,
         _ => Memory::Kept,
+    }
+}
+
+/// How many rows run together.
+fn max_batch(manifest: &Manifest, on_gpu: bool) -> usize {
+    match manifest.task {
+        _ if manifest.input.batch.is_some() => 1,
+        _ if on_gpu => GPU_BATCH,
+        Task::Gender | Task::Classes => CROP_BATCH,
+        _ => 1,
+    }
+}
+
+/// The shapes that a model's input comes in; `None` where a line of text makes them, which may be any.
+pub fn shapes_of(input: &Input, max_batch: usize) -> Option<Shapes> {
+    /// Pixels: a side that may shrink is no shorter where a picture is no narrower than 1 to 5.
+    const PART: usize = 5;
+    let (width, height) = (input.size as usize, input.height.unwrap_or(input.size) as usize);
+    let shrinks_by = match input.fit {
+        Fit::Line { .. } => return None,
+        Fit::TopLeft { multiple, .. } => multiple.max(1) as usize,
+        _ => 0,
+    };
+    let least = |side: usize| if shrinks_by == 0 { side } else { (side / PART).next_multiple_of(shrinks_by) };
+    let batch = input.batch.map_or(1, |batch| batch as usize);
+    let shape = |rows: usize, height: usize, width: usize| match input.format {
+        InputFormat::Float(FloatFormat { layout: Layout::Nchw, .. }) => vec![rows, 3, height, width],
+        _ => vec![rows, height, width, 3],
+    };
+    Some(Shapes {
+        input: input.name.clone(),
+        least: shape(batch, least(height), least(width)),
+        usual: shape(batch.max(max_batch / 2), height, width),
+        most: shape(batch.max(max_batch), height, width),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::catalogue::MODELS;
+
+    #[test]
+    fn engines_are_made_for_every_shape_that_the_default_models_are_given() {
+        let shapes = |name: &str| {
+            let entry = MODELS.iter().find(|entry| entry.name == name).unwrap();
+            let manifest = entry.manifest();
+            shapes_of(&manifest.input, max_batch(&manifest, true))
+        };
+        let faces = shapes("blazeface").unwrap();
+        assert_eq!((faces.least, faces.most), (vec![1, 256, 256, 3], vec![16, 256, 256, 3]));
+        let genders = shapes("faceres").unwrap();
+        assert_eq!((genders.usual, genders.most), (vec![8, 224, 224, 3], vec![16, 224, 224, 3]));
+        let objects = shapes("centernet").unwrap();
+        assert!(objects.least[1] < objects.most[1] && objects.least[1] % 32 == 0, "{objects:?}");
+        assert_eq!(shapes("ppocr-read"), None);
     }
 }

@@ -153,7 +153,7 @@ fn read_options(query: &PredictQuery, headers: &HeaderMap) -> Result<PredictOpti
 }
 
 /// Reads a comma-separated list of tasks.
-pub(super) fn read_tasks(text: &str) -> Result<TaskList, ApiError> {
+pub(crate) fn read_tasks(text: &str) -> Result<TaskList, ApiError> {
     let mut tasks = TaskList::NONE;
     for task in text.split(',') {
         match task.trim() {

@@ -288,6 +288,13 @@ impl Metrics {
     }
 
     /// Counts a frame through `stage`, and the time that it took.
+    /// Adds metrics that are read when somebody asks; without effect when they are there.
+    pub fn add(&self, collector: impl Collector + 'static) {
+        if let Err(error) = self.registry.register(Box::new(collector)) {
+            tracing::debug!(%error, "metrics that are there already");
+        }
+    }
+
     pub fn observe(&self, stage: Stage, took: Duration) {
         self.frames_total.with_label_values(&[stage.name()]).inc();
         self.stage_seconds.with_label_values(&[stage.name()]).observe(took.as_secs_f64());

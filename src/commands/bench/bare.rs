@@ -102,18 +102,19 @@ fn input_sets<'a>(
     manifests: impl Iterator<Item = &'a Manifest> + Clone,
 ) -> anyhow::Result<Vec<Vec<(Task, Tensor)>>> {
     let set = |picture: &Picture| {
-        let inputs = manifests.clone().map(|manifest| {
-            let tensor = match manifest.task {
-                Task::Gender => {
-                    prepare_crops_in(Tensor::default(), picture, &manifest.input, &[&centred_face(picture)])?
-                }
-                _ => prepare(picture, &manifest.input)?.tensor,
-            };
-            anyhow::Ok((manifest.task, tensor))
-        });
-        inputs.collect::<anyhow::Result<Vec<_>>>()
+        manifests.clone().map(|manifest| anyhow::Ok((manifest.task, input(picture, manifest)?))).collect()
     };
     pictures.iter().map(set).collect()
+}
+
+/// What a model is given of a picture; of one that looks at faces, the middle's.
+pub fn input(picture: &Picture, manifest: &Manifest) -> anyhow::Result<Tensor> {
+    Ok(match manifest.task {
+        Task::Gender => {
+            prepare_crops_in(Tensor::default(), picture, &manifest.input, &[&centred_face(picture)])?
+        }
+        _ => prepare(picture, &manifest.input)?.tensor,
+    })
 }
 
 /// The models' time does not depend on what a crop shows.

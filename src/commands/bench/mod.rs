@@ -3,6 +3,7 @@
 mod bare;
 mod cluster;
 mod files;
+mod gpu;
 mod limits;
 mod live;
 pub(crate) mod machine;
@@ -32,6 +33,8 @@ enum BenchCommand {
     Files(files::FilesArgs),
     /// What the Open Inference Protocol adds to a bare call of a model.
     Models(models::ModelsBenchArgs),
+    /// The models alone by size of batch, and how many streams are held: on a GPU, or any device.
+    Gpu(gpu::GpuArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -80,6 +83,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match args.command {
         BenchCommand::Limits(args) => limits::run(&args),
+        BenchCommand::Gpu(args) => gpu::run(&args),
         BenchCommand::Live(args) => runtime.block_on(live::run(&args)),
         BenchCommand::Cluster(args) => runtime.block_on(cluster::run(&args)),
         BenchCommand::Files(args) => runtime.block_on(files::run(args)),
