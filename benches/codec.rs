@@ -118,7 +118,7 @@ fn measure(criterion: &mut Criterion) {
                     return Vec::new();
                 }
                 let mut encoder = open(codec, Speed::Fast, &pictures[0], kbps);
-                let encode = |(index, picture)| {
+                let encode = |(index, picture): (usize, &I420Buffer)| {
                     let out = encoder.encode(picture, index as u32 * 3000, false).expect("encodes")?;
                     Some(encoded(codec, out.data, index))
                 };

@@ -17,21 +17,24 @@ use crate::frame::Picture;
 const NAME: &str = "JPEG";
 
 /// What the segments before a JPEG's first scan tell of it.
-pub struct JpegHeader {
+pub struct JpegHeader<'a> {
     /// The scan is followed by an end of image. A preview in a segment has an end of its own, which does not count.
     pub is_whole: bool,
     /// It has three components of 8 bits, luma and halved chroma, which no marker of Adobe's calls RGB.
     pub is_common: bool,
+    /// What cameras say of it, how it lies included: a TIFF header and its entries.
+    pub exif: Option<&'a [u8]>,
 }
 
-impl JpegHeader {
+impl<'a> JpegHeader<'a> {
     /// Reads ITU-T T.81 §B.1 to §B.2.2. Bytes that are no sequence of segments count as whole: the decoder says what is
     /// wrong with them.
-    pub fn read(bytes: &[u8]) -> Self {
+    pub fn read(bytes: &'a [u8]) -> Self {
         const START_OF_SCAN: u8 = 0xda;
         const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
+        const EXIF: u8 = 0xe1;
         const ADOBE: u8 = 0xee;
-        let (mut is_halved, mut is_rgb) = (false, false);
+        let (mut is_halved, mut is_rgb, mut exif) = (false, false, None);
         let mut at = 2;
         while let Some(&[0xff, marker, high, low]) = bytes.get(at..at + 4) {
             if marker == 0xff {
@@ -41,19 +44,20 @@ impl JpegHeader {
             if marker == START_OF_SCAN {
                 // Within a scan 0xFF is always followed by something else.
                 let is_whole = bytes[at..].windows(2).rev().any(|pair| pair == END_OF_IMAGE);
-                return Self { is_whole, is_common: is_halved && !is_rgb };
+                return Self { is_whole, is_common: is_halved && !is_rgb, exif };
             }
             let next = at + 2 + usize::from(u16::from_be_bytes([high, low]));
             let segment = bytes.get(at + 4..next).unwrap_or_default();
             match marker {
                 // Baseline, extended and progressive frames, coded by Huffman.
                 0xc0..=0xc2 => is_halved = has_halved_chroma(segment),
+                EXIF => exif = exif.or(segment.strip_prefix(b"Exif\0\0")),
                 ADOBE => is_rgb |= segment.starts_with(b"Adobe") && segment.get(11) == Some(&0),
                 _ => {}
             }
             at = next;
         }
-        Self { is_whole: at + 4 <= bytes.len(), is_common: false }
+        Self { is_whole: at + 4 <= bytes.len(), is_common: false, exif }
     }
 }
 

@@ -116,10 +116,22 @@ pub fn decode(bytes: &[u8]) -> Result<Picture, ImageError> {
         None => {}
     }
     let format = recognised(bytes).ok_or(ImageError::UnsupportedType)?;
-    let jpeg = (format == ImageFormat::Jpeg).then(|| JpegHeader::read(bytes));
-    // The JPEG decoder makes up what is missing.
-    if jpeg.as_ref().is_some_and(|header| !header.is_whole) {
-        return Err(ImageError::Truncated);
+    if format == ImageFormat::Jpeg {
+        let header = JpegHeader::read(bytes);
+        // The decoder makes up what is missing.
+        if !header.is_whole {
+            return Err(ImageError::Truncated);
+        }
+        let is_upright =
+            header.exif.and_then(Orientation::from_exif_chunk).is_none_or(|o| o == Orientation::NoTransforms);
+        if header.is_common
+            && is_upright
+            && let Ok(picture) = codec::decode_jpeg(bytes, MAX_PIXELS as usize)
+            && picture.width.max(picture.height) <= MAX_SIDE as usize
+        {
+            return Ok(Picture { received: started, decode_started: started, ..picture });
+        }
+        // What is wrong with it, if anything, is found below.
     }
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_MEMORY_BYTES);
@@ -136,13 +148,6 @@ pub fn decode(bytes: &[u8]) -> Result<Picture, ImageError> {
     }
     // A picture without a readable orientation is taken as it lies.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    if jpeg.is_some_and(|header| header.is_common)
-        && orientation == Orientation::NoTransforms
-        && let Ok(picture) = codec::decode_jpeg(bytes, MAX_PIXELS as usize)
-    {
-        return Ok(Picture { received: started, decode_started: started, ..picture });
-    }
-    // Whatever the short way could not read: what is wrong with it, if anything, is said here.
     let mut decoded = DynamicImage::from_decoder(decoder).map_err(fault)?;
     decoded.apply_orientation(orientation);
     let rgb = on_white(decoded);

@@ -273,7 +273,7 @@ impl Stream {
     }
 }
 
-/// Sends the clip at its rate, over and over, from frame `first` on; the last turn begins at a key frame again.
+/// Sends the clip at its rate, over and over, from frame `first` on.
 fn send(
     frames: &SyncSender<EncodedFrame>,
     clip: &[Bytes],
@@ -281,12 +281,11 @@ fn send(
     start: Instant,
     goes_on: &AtomicBool,
 ) {
-    // The decoder can begin at a key frame only: what is before `first` is sent at once, and counts for the warm-up.
-    let first = first % clip.len();
+    let first = (first % clip.len()) as u32;
     for number in 0_u32.. {
         let index = number as usize % clip.len();
-        let due = start + Duration::from_secs_f64(f64::from(number).max(first as f64) / RATE)
-            - Duration::from_secs_f64(first as f64 / RATE);
+        // A decoder begins at a key frame: what comes before the first is sent at once, and belongs to the warm-up.
+        let due = start + Duration::from_secs_f64(f64::from(number.saturating_sub(first)) / RATE);
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         if !goes_on.load(Ordering::Relaxed) {
             return;
