@@ -41,13 +41,12 @@ impl FromStr for Unit {
     type Err = UnknownUnit;
 
     fn from_str(text: &str) -> Result<Self, UnknownUnit> {
-        let nvdec =
-            || text.strip_prefix("nvdec")?.strip_prefix(':').map_or(Some(0), |index| index.parse().ok());
-        match text {
-            "cpu" => Ok(Self::Processor),
-            "nvdec" => Ok(Self::Nvdec(0)),
-            _ => nvdec().map(Self::Nvdec).ok_or_else(|| UnknownUnit(text.to_owned())),
-        }
+        let unit = match text.split_once(':').unwrap_or((text, "0")) {
+            ("cpu", _) if text == "cpu" => Some(Self::Processor),
+            ("nvdec", gpu) => gpu.parse().ok().map(Self::Nvdec),
+            _ => None,
+        };
+        unit.ok_or_else(|| UnknownUnit(text.to_owned()))
     }
 }
 

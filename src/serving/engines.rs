@@ -157,6 +157,5 @@ mod tests {
         assert_eq!((genders.usual, genders.most), (vec![8, 224, 224, 3], vec![16, 224, 224, 3]));
         let objects = shapes("centernet").unwrap();
         assert!(objects.least[1] < objects.most[1] && objects.least[1] % 32 == 0, "{objects:?}");
-        assert_eq!(shapes("ppocr-read"), None);
     }
 }
