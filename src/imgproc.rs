@@ -297,7 +297,9 @@ impl RgbTarget<'_> {
     fn convert(self, y: &Mat, u: &Mat, v: &Mat) -> Result<(), ImgError> {
         let width = y.cols() as usize;
         let is_halved = u.rows() < y.rows() || u.cols() < y.cols();
-        let mut wide = [vec![0; 2 * u.cols() as usize], vec![0; 2 * v.cols() as usize]];
+        // Rows of chroma as wide as luma's, where they are not.
+        let widened = if is_halved { 2 * u.cols() as usize } else { 0 };
+        let mut wide = [vec![0; widened], vec![0; widened]];
         let rows = self.rgb.chunks_exact_mut(self.stride).skip(self.top);
         let row_of = |plane, index| Mat::at_row(plane, index).map_err(failed("read a plane"));
         for (index, row) in (0..y.rows()).zip(rows) {

@@ -287,7 +287,6 @@ impl Metrics {
         metrics
     }
 
-    /// Counts a frame through `stage`, and the time that it took.
     /// Adds metrics that are read when somebody asks; without effect when they are there.
     pub fn add(&self, collector: impl Collector + 'static) {
         if let Err(error) = self.registry.register(Box::new(collector)) {
@@ -295,6 +294,7 @@ impl Metrics {
         }
     }
 
+    /// Counts a frame through `stage`, and the time that it took.
     pub fn observe(&self, stage: Stage, took: Duration) {
         self.frames_total.with_label_values(&[stage.name()]).inc();
         self.stage_seconds.with_label_values(&[stage.name()]).observe(took.as_secs_f64());

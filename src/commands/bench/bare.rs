@@ -128,20 +128,25 @@ fn centred_face(picture: &Picture) -> Detection {
 pub fn decode(clip: &Clip) -> anyhow::Result<Vec<Picture>> {
     let mut decoder = Decoder::open(Codec::Vp8, 1)?;
     let mut pictures = Vec::new();
-    for (index, data) in clip.frames.iter().enumerate() {
-        let frame = EncodedFrame {
-            codec: Codec::Vp8,
-            data: data.clone(),
-            rtp_timestamp: index as u32 * 3000,
-            is_key: index == 0,
-            received: Instant::now(),
-        };
-        let picture = decoder.decode(&frame, MAX_PIXELS)?.context("the clip shows every frame")?;
+    for index in 0..clip.frames.len() {
+        let picture = decode_next(&mut decoder, clip, index)?;
         if index % (clip.frames.len() / PICTURES) == 0 {
             pictures.push(picture);
         }
     }
     Ok(pictures)
+}
+
+/// The picture of frame `index` of a clip that is looped over; those before must have been decoded.
+pub fn decode_next(decoder: &mut Decoder, clip: &Clip, index: usize) -> anyhow::Result<Picture> {
+    let frame = EncodedFrame {
+        codec: Codec::Vp8,
+        data: clip.frames[index % clip.frames.len()].clone(),
+        rtp_timestamp: index as u32 * 3000,
+        is_key: index.is_multiple_of(clip.frames.len()),
+        received: Instant::now(),
+    };
+    decoder.decode(&frame, MAX_PIXELS)?.context("the clip shows every frame")
 }
 
 /// Pictures that all loops together have done when `goes_on`, given the pictures begun before, says no; `runs` says of

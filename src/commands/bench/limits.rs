@@ -9,10 +9,10 @@ use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 
-use super::bare;
+use super::bare::{self, decode_next};
 use super::machine::{self, Machine, cpu_seconds};
-use crate::codec::{Decoder, Encoder, EncoderConfig, MAX_PIXELS, Speed};
-use crate::frame::{BBox, Codec, EncodedFrame, I420Buffer, Picture};
+use crate::codec::{Decoder, Encoder, EncoderConfig, Speed};
+use crate::frame::{BBox, Codec, I420Buffer, Picture};
 use crate::load::clip::Clip;
 use crate::models::manifest::Task;
 use crate::pipeline::draw::{DrawnTrack, Plates, draw_with};
@@ -68,7 +68,7 @@ pub fn run(args: &LimitsArgs) -> anyhow::Result<()> {
     };
     note(measure("decode VP8", loops, duration, || {
         let (clip, mut decoder) = (Arc::clone(&clip), Decoder::open(Codec::Vp8, 1)?);
-        Ok(move |index: usize| decode(&mut decoder, &clip, index).map(drop))
+        Ok(move |index: usize| decode_next(&mut decoder, &clip, index).map(drop))
     })?);
     for (name, codec) in [("draw and encode H264", Codec::H264), ("draw and encode VP8", Codec::Vp8)] {
         note(measure(name, loops, duration, || {
@@ -137,17 +137,6 @@ fn measure<L: FnMut(usize) -> anyhow::Result<()> + Send>(
     Ok(Limit { name, per_second, cpu_ms_each: (cpu_seconds() - before) * 1000.0 / done.max(1.0) })
 }
 
-fn decode(decoder: &mut Decoder, clip: &Clip, index: usize) -> anyhow::Result<Picture> {
-    let frame = EncodedFrame {
-        codec: Codec::Vp8,
-        data: clip.frames[index % clip.frames.len()].clone(),
-        rtp_timestamp: index as u32 * 3000,
-        is_key: index.is_multiple_of(clip.frames.len()),
-        received: Instant::now(),
-    };
-    decoder.decode(&frame, MAX_PIXELS)?.context("the clip shows every frame")
-}
-
 /// What a session's media thread has.
 struct Stream {
     decoder: Decoder,
@@ -159,12 +148,12 @@ impl Stream {
     /// Stands at the frame `first` of the clip.
     fn open(clip: &Clip, first: usize) -> anyhow::Result<Self> {
         let mut decoder = Decoder::open(Codec::Vp8, 1)?;
-        (0..first).try_for_each(|index| decode(&mut decoder, clip, index).map(drop))?;
+        (0..first).try_for_each(|index| decode_next(&mut decoder, clip, index).map(drop))?;
         Ok(Self { decoder, annotator: Annotator::open(Codec::H264)?, next: first })
     }
 
     fn step(&mut self, clip: &Clip) -> anyhow::Result<()> {
-        let picture = decode(&mut self.decoder, clip, self.next)?;
+        let picture = decode_next(&mut self.decoder, clip, self.next)?;
         self.annotator.show(&picture, self.next)?;
         self.next += 1;
         Ok(())
@@ -173,7 +162,7 @@ impl Stream {
 
 fn decode_all(clip: &Clip) -> anyhow::Result<Vec<Picture>> {
     let mut decoder = Decoder::open(Codec::Vp8, 1)?;
-    (0..clip.frames.len()).map(|index| decode(&mut decoder, clip, index)).collect()
+    (0..clip.frames.len()).map(|index| decode_next(&mut decoder, clip, index)).collect()
 }
 
 /// What the media thread does with a picture, for three tracks.

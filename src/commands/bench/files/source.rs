@@ -1,13 +1,12 @@
 //! The video that is measured: the built-in clip, three times as large, at 1080p.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::Context;
-
-use crate::codec::{Decoder, MAX_PIXELS, VideoConfig, VideoWriter};
+use crate::codec::{Decoder, VideoConfig, VideoWriter};
+use crate::commands::bench::bare::decode_next;
 use crate::commands::service::cores;
-use crate::frame::{Codec, EncodedFrame, I420Buffer, Picture};
+use crate::frame::{Codec, I420Buffer, Picture};
 use crate::load::clip::Clip;
 
 pub const WIDTH: usize = 1920;
@@ -23,16 +22,8 @@ pub fn write(path: &Path, pictures: u64) -> anyhow::Result<()> {
         VideoConfig { width: WIDTH, height: HEIGHT, rate: RATE, pixel_aspect: (1, 1), threads: cores() };
     let mut writer = VideoWriter::create(path, &config, None)?;
     let mut canvas = I420Buffer::black(WIDTH, HEIGHT);
-    for (index, data) in (0..pictures).zip(clip.frames.iter().enumerate().cycle()) {
-        let (in_clip, data) = data;
-        let frame = EncodedFrame {
-            codec: Codec::Vp8,
-            data: data.clone(),
-            rtp_timestamp: 0,
-            is_key: in_clip == 0,
-            received: Instant::now(),
-        };
-        let picture = decoder.decode(&frame, MAX_PIXELS)?.context("the clip shows every frame")?;
+    for index in 0..pictures {
+        let picture = decode_next(&mut decoder, &clip, index as usize)?;
         enlarge(&picture, &mut canvas);
         writer.write(&canvas, Duration::from_secs_f64(index as f64 / RATE))?;
     }

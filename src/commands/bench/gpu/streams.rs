@@ -14,7 +14,8 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::GpuArgs;
-use crate::codec::{Decoder, Encoder, EncoderConfig, MAX_PIXELS, Speed, Unit};
+use crate::codec::{Decoder, Encoder, EncoderConfig, Speed, Unit};
+use crate::commands::bench::bare::decode_next;
 use crate::commands::bench::machine::cpu_seconds;
 use crate::commands::bench::summary::Percentiles;
 use crate::commands::recognition::Recognition as Models;
@@ -318,15 +319,8 @@ fn encode(Size(width, height): Size) -> anyhow::Result<Vec<Bytes>> {
     })?;
     let mut canvas = I420Buffer::black(width, height);
     let mut frames = Vec::with_capacity(clip.frames.len());
-    for (index, data) in clip.frames.iter().enumerate() {
-        let frame = EncodedFrame {
-            codec: Codec::Vp8,
-            data: data.clone(),
-            rtp_timestamp: index as u32 * 3000,
-            is_key: index == 0,
-            received: Instant::now(),
-        };
-        let picture = decoder.decode(&frame, MAX_PIXELS)?.context("the clip shows every frame")?;
+    for index in 0..clip.frames.len() {
+        let picture = decode_next(&mut decoder, &clip, index)?;
         stretch(&picture, &mut canvas);
         let encoded = encoder.encode(&canvas, index as u32 * 3000, index == 0)?;
         frames.push(encoded.context("the encoder drops no frame")?.data);
