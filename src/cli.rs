@@ -337,7 +337,10 @@ pub struct InferenceArgs {
     /// Directory in which TensorRT keeps the engines that it makes, which takes it minutes.
     #[arg(long, env = "VIGIE_ENGINE_CACHE", default_value = ".vigie/engines")]
     pub engine_cache: PathBuf,
-    /// Engines that run side by side; without it, one a core.
+    /// MiB of a GPU's memory that one model may take, on CUDA; what does not fit runs in smaller batches.
+    #[arg(long, env = "VIGIE_GPU_MEMORY")]
+    pub gpu_memory: Option<usize>,
+    /// Engines that run side by side; without it, one a core, or two on a GPU.
     #[arg(long, env = "VIGIE_LANES")]
     pub lanes: Option<usize>,
     /// Threads of one engine. More than one is seldom faster with several lanes.

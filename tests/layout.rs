@@ -66,7 +66,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const NAMED_IN: &[(&str, &[&str])] = &[
     ("opencv::", &["imgproc.rs", "imgproc/"]),
     ("ffmpeg_sys_next", &["codec/"]),
-    ("ort::", &["inference/ort.rs"]),
+    ("ort::", &["inference/ort.rs", "inference/ort/"]),
     ("seccompiler::", &["models/trial/confine.rs"]),
     ("nix::", &["models/trial/confine.rs"]),
     ("webrtc::", &["live/peer/"]),

@@ -5,7 +5,7 @@
 //! decoded whole is an error, and the caller asks its sender for a key frame.
 
 use std::collections::VecDeque;
-use std::ffi::{CStr, CString, c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
 use std::ptr::{self, NonNull};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use std::time::Instant;
 use ffmpeg_sys_next as ffi;
 
 use super::colour::Converter;
-use super::encoder::Dictionary;
+use super::nvdec::{self, Device};
 use super::picture::Frame;
 use super::{CodecError, FfmpegError, log};
 use crate::frame::{Codec, EncodedFrame, Picture};
@@ -30,6 +30,16 @@ pub enum Unit {
     Processor,
     /// NVDEC of the GPU with this index; what it cannot decode, the processor does.
     Nvdec(u16),
+}
+
+impl Unit {
+    /// Opens it, to be done before models are loaded on the same GPU: it asks for the GPU's context in a way that others can
+    /// share, which they do not. What cannot be opened is logged.
+    pub fn prepare(self) {
+        if let Self::Nvdec(gpu) = self {
+            drop(Device::of(gpu));
+        }
+    }
 }
 
 /// A unit was written in a way that is not understood.
@@ -50,7 +60,7 @@ impl FromStr for Unit {
     }
 }
 
-/// Frames that a decoder may hold before their pictures come: NVDEC's reader looks for the next one's start.
+/// Frames that a decoder may hold before their pictures come: streams whose frames are not in the order of their pictures.
 const MAX_HELD: usize = 32;
 
 /// Decodes one stream of one codec.
@@ -78,16 +88,15 @@ impl Decoder {
         Self::over(Context::open(name_of(codec), threads, MAX_PIXELS)?, codec, threads)
     }
 
-    /// The same on a unit, or on the processor where that does not decode `codec`.
+    /// The same on a unit, or on the processor where that cannot be used; what it cannot decode of a stream, and all of
+    /// AV1, the processor does too.
     pub fn open_on(unit: Unit, codec: Codec, threads: usize) -> Result<Self, CodecError> {
-        let Unit::Nvdec(gpu) = unit else { return Self::open(codec, threads) };
-        match Context::open_with(nvdec_name_of(codec), threads, MAX_PIXELS, &[(c"gpu", &gpu.to_string())]) {
-            Ok(context) => Self::over(context, codec, threads),
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, codec = codec.name(), "NVDEC cannot decode: the processor does");
-                Self::open(codec, threads)
+        match unit {
+            Unit::Nvdec(gpu) if codec != Codec::Av1 => {
+                let context = Context::open_on(name_of(codec), threads, MAX_PIXELS, Device::of(gpu))?;
+                Self::over(context, codec, threads)
             }
+            _ => Self::open(codec, threads),
         }
     }
 
@@ -165,6 +174,10 @@ impl Decoder {
             newest = Some(self.frame.take()?);
         }
         let Some(frame) = newest else { return Ok(None) };
+        let frame = match nvdec::fetch(frame) {
+            Ok(frame) => frame,
+            Err(code) => return Err(self.failure(encoded, code)),
+        };
         let (width, height) = frame.size();
         let size = (width.max(0) as usize, height.max(0) as usize);
         if size.0 * size.1 > self.context.limit.max_pixels() {
@@ -195,17 +208,21 @@ impl Decoder {
     }
 
     fn check(&self, encoded: &EncodedFrame, code: c_int) -> Result<(), CodecError> {
-        let Err(source) = FfmpegError::check(code) else { return Ok(()) };
+        if code < 0 { Err(self.failure(encoded, code)) } else { Ok(()) }
+    }
+
+    /// What a negative code of FFmpeg's means.
+    fn failure(&self, encoded: &EncodedFrame, code: c_int) -> CodecError {
         if let Some(size) = self.context.limit.exceeded() {
-            return Err(self.too_large(Some(size)));
+            return self.too_large(Some(size));
         }
         // dav1d answers ERANGE. FFmpeg's own decoders answer EINVAL when a size goes far over the limit,
         // before ours is asked; what is merely corrupt is AVERROR_INVALIDDATA to them.
         let (dav1d, own) = (ffi::AVERROR(ffi::ERANGE), ffi::AVERROR(ffi::EINVAL));
         if (self.codec == Codec::Av1 && code == dav1d) || (encoded.is_key && code == own) {
-            return Err(self.too_large(None));
+            return self.too_large(None);
         }
-        Err(CodecError::Corrupt { codec: self.codec.name(), bytes: encoded.data.len(), source })
+        CodecError::Corrupt { codec: self.codec.name(), bytes: encoded.data.len(), source: FfmpegError(code) }
     }
 
     fn too_large(&self, size: Option<(usize, usize)>) -> CodecError {
@@ -224,16 +241,6 @@ fn name_of(codec: Codec) -> &'static CStr {
 }
 
 const DAV1D: &CStr = c"libdav1d";
-
-/// FFmpeg's decoder of a codec on NVDEC, which copies its pictures to where the processor finds them.
-fn nvdec_name_of(codec: Codec) -> &'static CStr {
-    match codec {
-        Codec::Vp8 => c"vp8_cuvid",
-        Codec::Vp9 => c"vp9_cuvid",
-        Codec::H264 => c"h264_cuvid",
-        Codec::Av1 => c"av1_cuvid",
-    }
-}
 
 /// The limit that FFmpeg's callbacks read, and the size that broke it.
 ///
@@ -286,21 +293,17 @@ unsafe impl Send for Context {}
 impl Context {
     /// Opens FFmpeg's decoder `name`.
     pub(super) fn open(name: &'static CStr, threads: usize, max_pixels: usize) -> Result<Self, CodecError> {
-        Self::open_with(name, threads, max_pixels, &[])
+        Self::open_on(name, threads, max_pixels, None)
     }
 
-    /// The same with options of its own.
-    fn open_with(
+    /// The same, to have a GPU make the pictures.
+    fn open_on(
         name: &'static CStr,
         threads: usize,
         max_pixels: usize,
-        options: &[(&CStr, &str)],
+        device: Option<Device>,
     ) -> Result<Self, CodecError> {
         log::install();
-        let mut dictionary = Dictionary::default();
-        for (key, value) in options {
-            dictionary.set(key, &CString::new(*value).expect("options have no zero bytes"));
-        }
         let text = name.to_str().expect("decoder names are ASCII");
         // SAFETY: the name is a C string; the answer is static or null.
         let found = unsafe { ffi::avcodec_find_decoder_by_name(name.as_ptr()) };
@@ -326,7 +329,11 @@ impl Context {
                 (*raw).get_format = Some(choose_format);
                 (*raw).get_buffer2 = Some(allocate);
             }
-            ffi::avcodec_open2(raw, found, dictionary.as_mut())
+            if let Some(device) = device {
+                // FFmpeg's choice of format takes it for a wish.
+                (*raw).hw_device_ctx = device.into_raw();
+            }
+            ffi::avcodec_open2(raw, found, ptr::null_mut())
         };
         FfmpegError::check(code).map_err(|source| CodecError::Open { name: text, source })?;
         Ok(context)

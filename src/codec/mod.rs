@@ -14,6 +14,7 @@ mod fit;
 mod jpeg;
 mod log;
 mod mux;
+mod nvdec;
 mod picture;
 mod rotate;
 mod samples;

@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 
 use super::service::cores;
 use crate::cli::InferenceArgs;
+use crate::codec::Unit;
 use crate::commands::cascades::{self, Cascades};
 use crate::files::desk::Desk;
 use crate::inference::batcher::Limits;
@@ -42,6 +43,7 @@ impl Recognition {
     /// With what is missing or broken, and what to do about it.
     pub fn load(args: &InferenceArgs, metrics: &Arc<Metrics>, reads_text: bool) -> anyhow::Result<Self> {
         let device: Device = args.device.parse()?;
+        args.decode.parse::<Unit>()?.prepare();
         let runtime = load_runtime(args)?;
         let cascades = Cascades::read(&args.cascades)?;
         let (mut chosen, second) = choose_models(args, &cascades)?;
@@ -49,9 +51,11 @@ impl Recognition {
         if !reads_text && cascades.text_on.is_empty() {
             chosen.retain(|(slot, _)| !matches!(slot, Slot::TextDetect | Slot::TextRead));
         }
+        let on_gpu = can_use(&runtime, device, &chosen);
         let options = Options {
-            lanes: args.lanes.unwrap_or_else(|| usual_lanes(&runtime, device, &chosen)),
+            lanes: args.lanes.unwrap_or_else(|| if on_gpu { LANES_ON_GPU } else { cores() }),
             limits: Limits::default(),
+            yields_to_media: !on_gpu,
             slowdown: args.slowdown,
             ..Options::default()
         };
@@ -63,6 +67,7 @@ impl Recognition {
             runtime,
             device,
             threads: args.lane_threads,
+            gpu_memory: args.gpu_memory,
             object_size: args.object_size,
             service: Arc::clone(&service),
             metrics: Arc::clone(metrics),
@@ -134,15 +139,14 @@ impl Recognition {
     }
 }
 
-/// Lanes where nobody says how many: one a core, or on a GPU so many that one copies while the other computes.
-fn usual_lanes(runtime: &Runtime, device: Device, chosen: &[(Slot, Stored)]) -> usize {
-    const ON_GPU: usize = 2;
-    let Some((_, first)) = chosen.first().filter(|_| runtime.may_use(device)) else { return cores() };
+/// Lanes on a GPU: so many that one copies while the other computes. On the CPU there is one a core.
+const LANES_ON_GPU: usize = 2;
+
+/// Whether `device` is a GPU that the first of the models loads on.
+fn can_use(runtime: &Runtime, device: Device, chosen: &[(Slot, Stored)]) -> bool {
+    let Some((_, first)) = chosen.first().filter(|_| runtime.may_use(device)) else { return false };
     let is_on_gpu = |engine: OrtEngine| engine.device_used().device != Device::Cpu;
-    match OrtEngine::load(runtime, &first.model, device, 1).is_ok_and(is_on_gpu) {
-        true => ON_GPU,
-        false => cores(),
-    }
+    OrtEngine::load(runtime, &first.model, device, 1).is_ok_and(is_on_gpu)
 }
 
 /// The runtime of `--ort-library`, or the newest that ./run has fetched.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::rows::{self, Part};
 use super::tensor::{Element, Outputs, Tensor};
 
 /// Why a model could not be loaded or run.
@@ -47,6 +48,14 @@ pub trait Engine: Send {
     fn run_into(&mut self, input: &Tensor, outputs: &mut Outputs) -> Result<(), EngineError> {
         *outputs = self.run(input)?;
         Ok(())
+    }
+
+    /// Runs several requests, whose inputs differ in axis 0 only, as one batch.
+    ///
+    /// # Errors
+    /// As [`Engine::run`], and where an output has not as many rows as the batch.
+    fn run_batch(&mut self, parts: &mut [Part<'_>]) -> Result<(), EngineError> {
+        rows::run_joined(self, parts)
     }
 
     /// As [`Engine::run_into`], with a tensor for every input of the graph, in its order.

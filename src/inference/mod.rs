@@ -8,7 +8,7 @@ pub mod engine;
 mod handle;
 #[cfg(feature = "media")]
 pub mod ort;
-pub(crate) mod rows;
+pub mod rows;
 pub mod service;
 #[cfg(test)]
 mod simulation;

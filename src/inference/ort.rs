@@ -1,20 +1,28 @@
-//! ONNX Runtime as an [`Engine`]; the only file that names it.
+//! ONNX Runtime as an [`Engine`]; the only module that names it.
 //!
 //! The library is loaded from a path at run time, so that one binary serves with the CPU build or the
 //! GPU build that an image carries. It owns sessions; it does not choose models, batch, or know pictures.
 
+mod shaped;
+
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::ep::cuda::ConvAlgorithmSearch;
-use ort::ep::{CPU, CUDA, ExecutionProvider, ExecutionProviderDispatch, TensorRT};
+use ort::ep::{ArenaExtendStrategy, CPU, CUDA, ExecutionProvider, ExecutionProviderDispatch, TensorRT};
+use ort::logging::LogLevel;
+use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session, SessionInputValue, SessionOutputs};
 use ort::value::{DynValue, Outlet, TensorElementType, TensorRef};
 
+pub use self::shaped::BATCHES;
+use self::shaped::{MAKING, Maker, Making, Shaped};
 use super::engine::{Description, Engine, EngineError, Port};
-use super::tensor::{Element, Outputs, Tensor, TensorData};
+use super::rows::{self, Part};
+use super::tensor::{Element, Elements, Outputs, Tensor, TensorData};
 
 /// Where a model is to run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -71,6 +79,12 @@ pub struct DeviceUsed {
     pub fallback: Option<String>,
 }
 
+impl From<Device> for DeviceUsed {
+    fn from(device: Device) -> Self {
+        Self { device, fallback: None }
+    }
+}
+
 /// What becomes of the memory that a run takes on the CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Memory {
@@ -109,6 +123,11 @@ pub struct Loading {
     pub memory: Memory,
     /// Without them, TensorRT makes an engine whenever a shape is new.
     pub shapes: Option<Shapes>,
+    /// Shapes that are held ready on CUDA, where the first run of one takes a second; others are made ready when they come.
+    /// None where every input has another.
+    pub usual: Vec<Vec<usize>>,
+    /// Bytes of a CUDA device's memory for all sessions of the model together.
+    pub budget: Option<usize>,
 }
 
 /// The loaded library; cheap to clone.
@@ -160,16 +179,22 @@ impl Runtime {
         Self { engine_cache: Some(folder.to_owned()), ..self }
     }
 
+    /// Whether sessions for further shapes are being made beside the lanes, which serve meanwhile.
+    pub fn is_making_shapes(&self) -> bool {
+        MAKING.load(Ordering::Relaxed) > 0
+    }
+
     /// Whether `device` may be had other than as the CPU: loading a model on it tells for certain.
     pub fn may_use(&self, device: Device) -> bool {
-        device != Device::Cpu && self.providers(device, None).is_ok()
+        device != Device::Cpu && self.providers(device, &Loading::default(), None).is_ok()
     }
 
     /// Execution providers for `device`, best first, or why there are none.
     fn providers(
         &self,
         device: Device,
-        shapes: Option<&Shapes>,
+        loading: &Loading,
+        limit: Option<usize>,
     ) -> Result<(Device, Vec<ExecutionProviderDispatch>), Option<String>> {
         // Whether the build has the provider at all: asking is cheap, failing to load it is not.
         let built_in = |name: &str, available: ort::Result<bool>| match available {
@@ -178,10 +203,17 @@ impl Runtime {
             Err(error) => Err(Some(error.to_string())),
         };
         let cuda = |index| {
-            let cuda = CUDA::default().with_device_id(index);
-            // The default tries every algorithm anew for each input shape, which stalls live sessions for
-            // seconds when a camera turns.
-            cuda.with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic).build().error_on_failure()
+            let search = match loading.memory {
+                Memory::Kept => ConvAlgorithmSearch::Heuristic,
+                // Every input has another shape: what is slow and chosen at once is sooner done.
+                Memory::GivenBack => ConvAlgorithmSearch::Default,
+            };
+            let mut cuda = CUDA::default().with_device_id(index).with_conv_algorithm_search(search);
+            if let Some(limit) = limit {
+                cuda = cuda.with_memory_limit(limit);
+            }
+            // As much as a session needs, and not the next power of two: there are many.
+            cuda.with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested).build().error_on_failure()
         };
         match device {
             Device::Cpu => Err(None),
@@ -196,7 +228,7 @@ impl Runtime {
             }
             Device::Tensorrt(index) => {
                 built_in("TensorRT", TensorRT::is_available())?;
-                let tensorrt = self.tensorrt(index, shapes).build();
+                let tensorrt = self.tensorrt(index, loading.shapes.as_ref()).build();
                 Ok((device, vec![tensorrt.error_on_failure(), cuda(index)]))
             }
         }
@@ -224,9 +256,21 @@ impl Runtime {
     }
 }
 
-/// One ONNX Runtime session.
+/// What runs a model.
+enum Sessions {
+    One(Session),
+    /// On CUDA, where every shape has its own, and all lanes use the same.
+    Shaped(Arc<Shaped>),
+}
+
+/// A model on a device.
 pub struct OrtEngine {
-    session: Session,
+    sessions: Sessions,
+    description: Description,
+    /// Rows that it runs together at most, where it is known.
+    most_rows: Option<usize>,
+    /// Ends with the engine.
+    _making: Option<Making>,
     /// For error texts: the file's path.
     model: String,
     /// What the picture's input is called, where a second one, `int64 [N, 2]`, asks for its width and height:
@@ -258,27 +302,123 @@ impl OrtEngine {
         device: Device,
         loading: &Loading,
     ) -> Result<Self, EngineError> {
-        let Loading { threads, memory, shapes } = loading;
         let refuse = |reason: String| EngineError::Load { path: path.to_owned(), reason };
-        let mut fallback = None;
-        let mut loaded = None;
-        match runtime.providers(device, shapes.as_ref()) {
-            Ok((device, providers)) => match open(runtime, path, &providers, *threads) {
-                Ok(session) => loaded = Some((session, device)),
-                Err(error) => fallback = Some(error.to_string()),
-            },
-            Err(reason) => fallback = reason,
-        }
-        let (session, device) = match loaded {
-            Some(loaded) => loaded,
-            None => {
-                let cpu = CPU::default().with_arena_allocator(*memory == Memory::Kept).build();
-                let session = open(runtime, path, &[cpu], *threads);
-                (session.map_err(|error| refuse(error.to_string()))?, Device::Cpu)
-            }
-        };
         let model = path.display().to_string();
-        Self::over(session, model, DeviceUsed { device, fallback }).map_err(refuse)
+        let fallback = match runtime.providers(device, loading, None) {
+            Ok((device, _)) => {
+                let open = {
+                    let (runtime, path, loading) = (runtime.clone(), path.to_owned(), loading.clone());
+                    move |limit| match runtime.providers(device, &loading, limit) {
+                        Ok((_, providers)) => open(&runtime, &path, &providers, loading.threads),
+                        Err(reason) => Err(ort::Error::new(reason.unwrap_or_default())),
+                    }
+                };
+                match Self::on_gpu(open, model.clone(), device, loading) {
+                    Ok(engine) => return Ok(engine),
+                    Err(reason) => Some(reason),
+                }
+            }
+            Err(reason) => reason,
+        };
+        let cpu = CPU::default().with_arena_allocator(loading.memory == Memory::Kept).build();
+        let session =
+            open(runtime, path, &[cpu], loading.threads).map_err(|error| refuse(error.to_string()))?;
+        Self::over(session, model, DeviceUsed { device: Device::Cpu, fallback }).map_err(refuse)
+    }
+
+    /// One engine for each of `lanes` lanes, at least one, all on the device that the first could get.
+    ///
+    /// # Errors
+    /// As [`OrtEngine::load_with`].
+    pub fn load_lanes(
+        runtime: &Runtime,
+        path: &Path,
+        device: Device,
+        loading: &Loading,
+        lanes: usize,
+    ) -> Result<Vec<Self>, EngineError> {
+        let first = Self::load_with(runtime, path, device, loading)?;
+        let mut engines = vec![first];
+        for _ in 1..lanes {
+            engines.push(match engines[0].beside() {
+                Some(engine) => engine,
+                None => Self::load_with(runtime, path, engines[0].device_used.device, loading)?,
+            });
+        }
+        Ok(engines)
+    }
+
+    /// Another lane's engine that shares the sessions of this one, where there is one for every shape.
+    pub fn beside(&self) -> Option<Self> {
+        let Sessions::Shaped(shaped) = &self.sessions else { return None };
+        Some(Self {
+            sessions: Sessions::Shaped(Arc::clone(shaped)),
+            description: self.description.clone(),
+            most_rows: self.most_rows,
+            _making: None,
+            model: self.model.clone(),
+            named: self.named.clone(),
+            device_used: self.device_used.clone(),
+        })
+    }
+
+    /// With the sessions that `open` opens on `device`, which is no CPU.
+    fn on_gpu(
+        open: impl Fn(Option<usize>) -> ort::Result<Session> + Send + Sync + 'static,
+        model: String,
+        device: Device,
+        loading: &Loading,
+    ) -> Result<Self, String> {
+        let engine = Self::over(open(None).map_err(|error| error.to_string())?, model, device.into())?;
+        // TensorRT makes one engine for all shapes of a range.
+        match device {
+            Device::Cuda(index) => engine.with_shapes(open, move || page_locked(index), loading),
+            _ => Ok(engine),
+        }
+    }
+
+    /// With a session for each shape, where there are usual ones; `shared` names the memory that the host and the device
+    /// reach.
+    fn with_shapes(
+        self,
+        open: impl Fn(Option<usize>) -> ort::Result<Session> + Send + Sync + 'static,
+        shared: impl Fn() -> ort::Result<MemoryInfo<'static>> + Send + Sync + 'static,
+        loading: &Loading,
+    ) -> Result<Self, String> {
+        let element = self.description.inputs.first().and_then(|input| input.element);
+        let (Some(element), None, false) = (element, &self.named, loading.usual.is_empty()) else {
+            return Ok(self);
+        };
+        let rows: usize = loading.usual.iter().map(|shape| shape[0]).sum();
+        let bytes_a_row = loading.budget.map(|budget| budget / rows.max(1));
+        let maker = Maker { open: Box::new(open), shared: Box::new(shared), element, bytes_a_row };
+        let (shaped, most_rows) = Shaped::make(maker, &loading.usual).map_err(|error| error.to_string())?;
+        let shaped = Arc::new(shaped);
+        let left = loading.usual.iter().filter(|shape| shape[0] < most_rows).cloned().collect();
+        let making = Making::start(Arc::clone(&shaped), left).map_err(|error| error.to_string())?;
+        Ok(Self {
+            sessions: Sessions::Shaped(shaped),
+            most_rows: Some(most_rows),
+            _making: Some(making),
+            ..self
+        })
+    }
+
+    /// The same on the CPU, with a session for every shape as on CUDA: tries out without a GPU what a GPU is asked.
+    ///
+    /// # Errors
+    /// As [`OrtEngine::load_with`].
+    pub fn load_by_shape(runtime: &Runtime, path: &Path, loading: &Loading) -> Result<Self, EngineError> {
+        let refuse = |reason: String| EngineError::Load { path: path.to_owned(), reason };
+        let opened = {
+            let (runtime, path, threads) = (runtime.clone(), path.to_owned(), loading.threads);
+            move |_: Option<usize>| open(&runtime, &path, &[], threads)
+        };
+        let session = opened(None).map_err(|error| refuse(error.to_string()))?;
+        let host = || MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default);
+        let model = path.display().to_string();
+        let engine = Self::over(session, model, Device::Cpu.into()).map_err(refuse)?;
+        engine.with_shapes(opened, host, loading).map_err(refuse)
     }
 
     /// Loads an ONNX file that is in memory on the CPU, with one thread and without opening anything.
@@ -289,8 +429,7 @@ impl OrtEngine {
         let refuse = |reason: String| EngineError::Load { path: PathBuf::from("(in memory)"), reason };
         let open = || builder(runtime, &[], 1)?.commit_from_memory(onnx);
         let session = open().map_err(|error| refuse(error.to_string()))?;
-        let device_used = DeviceUsed { device: Device::Cpu, fallback: None };
-        Self::over(session, "(in memory)".to_owned(), device_used).map_err(refuse)
+        Self::over(session, "(in memory)".to_owned(), Device::Cpu.into()).map_err(refuse)
     }
 
     fn over(session: Session, model: String, device_used: DeviceUsed) -> Result<Self, String> {
@@ -301,12 +440,22 @@ impl OrtEngine {
             [picture, size] | [size, picture] if asks_size(size) => Some((name(picture), name(size))),
             others => return Err(format!("the graph has {} inputs, one is expected", others.len())),
         };
-        Ok(Self { session, model, named, device_used })
+        let description = Description {
+            inputs: session.inputs().iter().map(port).collect(),
+            outputs: session.outputs().iter().map(port).collect(),
+        };
+        let sessions = Sessions::One(session);
+        Ok(Self { sessions, description, most_rows: None, _making: None, model, named, device_used })
     }
 
     /// Where it runs, and why not where it was asked to.
     pub fn device_used(&self) -> &DeviceUsed {
         &self.device_used
+    }
+
+    /// Rows that it runs together at most, where a device's memory says.
+    pub fn most_rows(&self) -> Option<usize> {
+        self.most_rows
     }
 }
 
@@ -320,17 +469,28 @@ impl Engine for OrtEngine {
     fn run_into(&mut self, input: &Tensor, outputs: &mut Outputs) -> Result<(), EngineError> {
         let model = &self.model;
         let failed = |error: ort::Error| failure(model, error.to_string());
+        let session = match &mut self.sessions {
+            Sessions::One(session) => session,
+            Sessions::Shaped(shaped) => return shaped.run(model, &mut [Part { input, outputs }]),
+        };
         let value = view(input).map_err(failed)?;
         let values = match &self.named {
-            None => self.session.run([value]),
+            None => session.run([value]),
             Some((picture, size)) => {
                 let shape = input.shape.as_slice();
                 let sizes = ort::value::Tensor::from_array(([rows_of(shape), 2], sizes_of(shape)));
                 let sizes = sizes.map_err(failed)?.into();
-                self.session.run(vec![(picture.as_str(), value), (size.as_str(), sizes)])
+                session.run(vec![(picture.as_str(), value), (size.as_str(), sizes)])
             }
         };
         read_outputs(model, &values.map_err(failed)?, outputs)
+    }
+
+    fn run_batch(&mut self, parts: &mut [Part<'_>]) -> Result<(), EngineError> {
+        match &self.sessions {
+            Sessions::One(_) => rows::run_joined(self, parts),
+            Sessions::Shaped(shaped) => shaped.run(&self.model, parts),
+        }
     }
 
     fn run_all(
@@ -341,16 +501,22 @@ impl Engine for OrtEngine {
     ) -> Result<(), EngineError> {
         let model = &self.model;
         let failed = |error: ort::Error| failure(model, error.to_string());
+        let session = match &mut self.sessions {
+            Sessions::One(session) => session,
+            Sessions::Shaped(shaped) if others.is_empty() => {
+                return shaped.run(model, &mut [Part { input: first, outputs }]);
+            }
+            Sessions::Shaped(_) => {
+                return Err(failure(model, format!("it takes one input, not {}", 1 + others.len())));
+            }
+        };
         let views: ort::Result<Vec<_>> = std::iter::once(first).chain(others).map(view).collect();
-        let values = self.session.run(views.map_err(failed)?.as_slice()).map_err(failed)?;
+        let values = session.run(views.map_err(failed)?.as_slice()).map_err(failed)?;
         read_outputs(model, &values, outputs)
     }
 
     fn describe(&self) -> Description {
-        Description {
-            inputs: self.session.inputs().iter().map(port).collect(),
-            outputs: self.session.outputs().iter().map(port).collect(),
-        }
+        self.description.clone()
     }
 }
 
@@ -372,7 +538,9 @@ fn view(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {
 fn read_outputs(model: &str, values: &SessionOutputs<'_>, outputs: &mut Outputs) -> Result<(), EngineError> {
     outputs.0.resize_with(values.len(), Default::default);
     for ((name, value), (known, tensor)) in values.iter().zip(&mut outputs.0) {
-        read_tensor(&value, tensor).map_err(|reason| failure(model, format!("output {name}: {reason}")))?;
+        let (shape, elements) =
+            elements_of(&value).map_err(|reason| failure(model, format!("output {name}: {reason}")))?;
+        tensor.copy(shape.iter().map(|&side| side as usize), elements);
         if known != name {
             *known = name.to_owned();
         }
@@ -385,6 +553,11 @@ fn sizes_of(shape: &[usize]) -> Vec<i64> {
     let side = |axis: usize| shape.get(axis).map_or(0, |&side| side as i64);
     let (width, height) = if shape.get(1) == Some(&3) { (side(3), side(2)) } else { (side(2), side(1)) };
     [width, height].repeat(rows_of(shape))
+}
+
+/// The memory of the host that a CUDA device copies from and to by itself.
+fn page_locked(index: i32) -> ort::Result<MemoryInfo<'static>> {
+    MemoryInfo::new(AllocationDevice::CUDA_PINNED, index, AllocatorType::Device, MemoryType::CPUOutput)
 }
 
 fn rows_of(shape: &[usize]) -> usize {
@@ -406,6 +579,8 @@ fn builder(
     threads: usize,
 ) -> ort::Result<SessionBuilder> {
     let builder = Session::builder(&runtime.environment)?
+        // It warns, session by session, of what a GPU leaves to the CPU: sizes, which are computed there on purpose.
+        .with_log_level(LogLevel::Error)?
         .with_optimization_level(GraphOptimizationLevel::Level3)?
         .with_intra_threads(threads.max(1))?
         .with_inter_threads(1)?
@@ -434,21 +609,13 @@ fn element(of: TensorElementType) -> Option<Element> {
     }
 }
 
-/// Copies `value` into `tensor`, whose buffers are used again where they are of its type.
-fn read_tensor(value: &DynValue, tensor: &mut Tensor) -> Result<(), String> {
+/// The shape and the elements of `value`, where they lie.
+fn elements_of(value: &DynValue) -> Result<(&[i64], Elements<'_>), String> {
     let of = value.dtype().tensor_type().ok_or("is not a tensor")?;
     macro_rules! read {
         ($type:ty, $variant:ident) => {{
             let (shape, data) = value.try_extract_tensor::<$type>().map_err(|error| error.to_string())?;
-            let mut buffer = match std::mem::take(&mut tensor.data) {
-                TensorData::$variant(buffer) => buffer,
-                _ => Vec::new(),
-            };
-            buffer.clear();
-            buffer.extend_from_slice(data);
-            tensor.data = TensorData::$variant(buffer);
-            tensor.shape.clear();
-            tensor.shape.extend(shape.iter().map(|&side| side as usize));
+            Ok((shape, Elements::$variant(data)))
         }};
     }
     match element(of) {
@@ -456,9 +623,8 @@ fn read_tensor(value: &DynValue, tensor: &mut Tensor) -> Result<(), String> {
         Some(Element::U8) => read!(u8, U8),
         Some(Element::I64) => read!(i64, I64),
         Some(Element::I32) => read!(i32, I32),
-        None => return Err(format!("has elements of type {of}, which no head reads")),
+        None => Err(format!("has elements of type {of}, which no head reads")),
     }
-    Ok(())
 }
 
 #[cfg(test)]

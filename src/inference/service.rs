@@ -22,8 +22,7 @@ use super::batcher::{Batch, Batcher, Limits, ModelId, Policy, Poll, Queued};
 use super::engine::{Description, Engine, EngineError};
 use super::handle::Place;
 pub use super::handle::{Ask, Handle, Turn};
-use super::rows::{join, rows_of, split};
-use super::tensor::{Outputs, Tensor};
+use super::rows::Part;
 use super::ticket::{Answer, Work};
 pub use super::ticket::{Completed, Ticket};
 use super::turns::Turns;
@@ -48,13 +47,21 @@ pub struct Options {
     pub limits: Limits,
     /// How long a batch that is not full waits for company; 0 is right on a CPU, where batches do not pay.
     pub max_wait: Duration,
+    /// Whether the lanes go after the media threads: they compute, and do not only wait for a GPU.
+    pub yields_to_media: bool,
     /// Makes every run last this many times as long, to try out slower models; below 1 counts as 1.
     pub slowdown: f32,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { lanes: 1, limits: Limits::default(), max_wait: Duration::ZERO, slowdown: 1.0 }
+        Self {
+            lanes: 1,
+            limits: Limits::default(),
+            max_wait: Duration::ZERO,
+            yields_to_media: true,
+            slowdown: 1.0,
+        }
     }
 }
 
@@ -265,7 +272,9 @@ struct Lane {
 
 impl Lane {
     fn run(mut self) {
-        lower_priority();
+        if self.shared.options.yields_to_media {
+            lower_priority();
+        }
         while let Some(batch) = self.next_batch() {
             self.run_batch(batch);
         }
@@ -358,35 +367,21 @@ impl Lane {
 
     /// Runs the engine on all requests at once and leaves each its outputs.
     fn run_requests(&mut self, model: ModelId, requests: &mut [Queued<Work>]) -> Result<(), EngineError> {
-        if let [only] = requests {
-            let work = &mut only.request.payload;
-            return self.run_engine(model, &work.input, &work.others, &mut work.outputs);
-        }
-        let rows: Vec<usize> = requests.iter().map(|queued| rows_of(&queued.request.payload.input)).collect();
-        let inputs = requests.iter().map(|queued| &queued.request.payload.input);
-        let input = join(&inputs.collect::<Vec<_>>())?;
-        let mut outputs = Outputs::default();
-        self.run_engine(model, &input, &[], &mut outputs)?;
-        for (queued, outputs) in requests.iter_mut().zip(split(model, outputs, &rows)?) {
-            queued.request.payload.outputs = outputs;
-        }
-        Ok(())
-    }
-
-    fn run_engine(
-        &mut self,
-        model: ModelId,
-        input: &Tensor,
-        others: &[Tensor],
-        outputs: &mut Outputs,
-    ) -> Result<(), EngineError> {
         let name = || model.0.to_string();
         let engine =
             self.engines.get_mut(&model).ok_or_else(|| EngineError::NotInstalled { model: name() })?;
         // A panic must cost one batch and not the lane: every session of the worker runs on it.
-        let run = || match others {
-            [] => engine.run_into(input, outputs),
-            others => engine.run_all(input, others, outputs),
+        let run = || {
+            if let [only] = requests {
+                let Work { input, others, outputs, .. } = &mut only.request.payload;
+                return match &**others {
+                    [] => engine.run_batch(&mut [Part { input, outputs }]),
+                    others => engine.run_all(input, others, outputs),
+                };
+            }
+            let works = requests.iter_mut().map(|queued| &mut queued.request.payload);
+            let parts = works.map(|Work { input, outputs, .. }| Part { input, outputs });
+            engine.run_batch(&mut parts.collect::<Vec<_>>())
         };
         catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
             let reason = format!("the engine panicked: {}", panic_text(&*panic));

@@ -1,5 +1,7 @@
 //! Tensors as they cross the engine's boundary: a shape and one flat, row-major buffer.
 
+use std::ops::Range;
+
 /// The type of a tensor's elements, of those that engines take and give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Element {
@@ -29,7 +31,37 @@ pub enum TensorData {
     F32(Vec<f32>),
 }
 
+/// Elements where they lie.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Elements<'a> {
+    U8(&'a [u8]),
+    I32(&'a [i32]),
+    I64(&'a [i64]),
+    F32(&'a [f32]),
+}
+
+impl Elements<'_> {
+    /// Those of a range that lies within them.
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        match self {
+            Self::U8(v) => Self::U8(&v[range]),
+            Self::I32(v) => Self::I32(&v[range]),
+            Self::I64(v) => Self::I64(&v[range]),
+            Self::F32(v) => Self::F32(&v[range]),
+        }
+    }
+}
+
 impl TensorData {
+    pub fn elements(&self) -> Elements<'_> {
+        match self {
+            Self::U8(v) => Elements::U8(v),
+            Self::I32(v) => Elements::I32(v),
+            Self::I64(v) => Elements::I64(v),
+            Self::F32(v) => Elements::F32(v),
+        }
+    }
+
     pub fn len(&self) -> usize {
         match self {
             Self::U8(v) => v.len(),
@@ -121,6 +153,36 @@ impl Tensor {
         let TensorData::F32(values) = &mut self.data else { unreachable!("it was just made so") };
         values.resize(shape.iter().product(), 0.0);
         values
+    }
+
+    /// Becomes a copy of a tensor of these sides that holds `elements`, in the buffers that are there.
+    pub fn copy(&mut self, sides: impl IntoIterator<Item = usize>, elements: Elements<'_>) {
+        self.shape.clear();
+        self.shape.extend(sides);
+        macro_rules! copy {
+            ($variant:ident, $elements:expr) => {{
+                let mut buffer = match std::mem::take(&mut self.data) {
+                    TensorData::$variant(buffer) => buffer,
+                    _ => Vec::new(),
+                };
+                buffer.clear();
+                buffer.extend_from_slice($elements);
+                self.data = TensorData::$variant(buffer);
+            }};
+        }
+        match elements {
+            Elements::U8(elements) => copy!(U8, elements),
+            Elements::I32(elements) => copy!(I32, elements),
+            Elements::I64(elements) => copy!(I64, elements),
+            Elements::F32(elements) => copy!(F32, elements),
+        }
+    }
+
+    /// As [`Tensor::copy`], of some rows of a tensor that has an axis at least.
+    pub fn copy_rows(&mut self, shape: &[usize], elements: Elements<'_>, rows: Range<usize>) {
+        let row: usize = shape.iter().skip(1).product();
+        let elements = elements.slice(rows.start * row..rows.end * row);
+        self.copy(std::iter::once(rows.len()).chain(shape.iter().skip(1).copied()), elements);
     }
 
     /// See [`Tensor::u8`].

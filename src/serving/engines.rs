@@ -6,16 +6,20 @@ use std::sync::Arc;
 use super::gauges::Names;
 use crate::inference::batcher::ModelId;
 use crate::inference::engine::{Engine, EngineError};
-use crate::inference::ort::{Device, Loading, Memory, OrtEngine, Runtime, Shapes};
+use crate::inference::ort::{BATCHES, Device, Loading, Memory, OrtEngine, Runtime, Shapes};
 use crate::inference::service::Service;
 use crate::models::manifest::{Fit, FloatFormat, Head, Input, InputFormat, Layout, Manifest, Task};
+use crate::pipeline::prepare::plan;
 use crate::pipeline::recognise::Model;
 use crate::telemetry::metrics::Metrics;
 
 /// Face crops that run together; detectors gain nothing from batches on a CPU.
 const CROP_BATCH: usize = 8;
 /// Pictures that run together on a GPU.
-const GPU_BATCH: usize = 16;
+const GPU_BATCH: usize = 32;
+/// Steps in which a picture's shorter side comes on a GPU, where every shape of an input has sessions of its own: of 320
+/// pixels, 4 to 3 is 256 and 16 to 9 is 192.
+const GPU_STEPS: u32 = 5;
 
 /// Where models are made ready for the lanes of one service.
 pub struct Workshop {
@@ -24,6 +28,8 @@ pub struct Workshop {
     pub device: Device,
     /// Threads of one engine.
     pub threads: usize,
+    /// MiB that one model may take of a GPU's.
+    pub gpu_memory: Option<usize>,
     /// Pixels: the longer side of what CenterNet reads, in place of its manifest's.
     pub object_size: u32,
     pub service: Arc<Service>,
@@ -43,10 +49,13 @@ impl Workshop {
         if manifest.head == Head::Centernet {
             manifest.input.size = self.object_size;
         }
+        let on_gpu = self.runtime.may_use(self.device);
+        if on_gpu {
+            take_gpu_steps(&mut manifest.input);
+        }
         let loading = Loading {
-            threads: self.threads,
-            memory: memory_of(&manifest),
-            shapes: shapes_of(&manifest.input, max_batch(&manifest, true)),
+            budget: self.gpu_memory.map(|mib| mib << 20),
+            ..loading_of(&manifest, max_batch(&manifest, on_gpu), self.threads)
         };
         let loaded = self.load_engines(path, &loading).and_then(|engines| self.install(manifest, engines));
         let outcome = if loaded.is_ok() { "loaded" } else { "failed" };
@@ -54,9 +63,11 @@ impl Workshop {
         loaded
     }
 
-    fn install(&mut self, manifest: Manifest, engines: Vec<Box<dyn Engine>>) -> Result<Model, EngineError> {
+    fn install(&mut self, manifest: Manifest, engines: Vec<OrtEngine>) -> Result<Model, EngineError> {
         let on_gpu = self.device != Device::Cpu;
-        let max_batch = max_batch(&manifest, on_gpu);
+        let fits = engines.first().and_then(OrtEngine::most_rows).unwrap_or(usize::MAX);
+        let max_batch = max_batch(&manifest, on_gpu).min(fits);
+        let engines = engines.into_iter().map(|engine| Box::new(engine) as Box<dyn Engine>).collect();
         let id = ModelId(self.next);
         self.next += 1;
         // Before the first run, so that it is counted.
@@ -70,10 +81,10 @@ impl Workshop {
     }
 
     /// One engine a lane, all on the device that the first one could get.
-    fn load_engines(&mut self, path: &Path, loading: &Loading) -> Result<Vec<Box<dyn Engine>>, EngineError> {
-        let load = |device| OrtEngine::load_with(&self.runtime, path, device, loading);
-        let first = load(self.device)?;
-        let used = first.device_used().clone();
+    fn load_engines(&mut self, path: &Path, loading: &Loading) -> Result<Vec<OrtEngine>, EngineError> {
+        let lanes = self.service.lanes();
+        let engines = OrtEngine::load_lanes(&self.runtime, path, self.device, loading, lanes)?;
+        let used = engines[0].device_used();
         if let Some(reason) = &used.fallback {
             tracing::warn!(wanted = %self.device, used = %used.device, reason, "the device cannot be used");
         }
@@ -81,10 +92,6 @@ impl Workshop {
         self.device = used.device;
         self.metrics.inference_device.reset();
         self.metrics.inference_device.with_label_values(&[&used.device.to_string()]).set(1);
-        let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(first)];
-        for _ in 1..self.service.lanes() {
-            engines.push(Box::new(load(used.device)?));
-        }
         Ok(engines)
     }
 
@@ -94,6 +101,24 @@ impl Workshop {
         self.service.remove(model.id);
         self.names.leave(model.id);
         self.metrics.model_loads_total.with_label_values(&["unloaded"]).inc();
+    }
+}
+
+/// Has the pictures' shorter sides come in few steps.
+pub fn take_gpu_steps(input: &mut Input) {
+    if let Fit::TopLeft { multiple, .. } = &mut input.fit {
+        *multiple = input.size.div_ceil(GPU_STEPS).next_multiple_of((*multiple).max(1));
+    }
+}
+
+/// How a model is loaded that runs batches of up to `max_batch` rows.
+pub fn loading_of(manifest: &Manifest, max_batch: usize, threads: usize) -> Loading {
+    Loading {
+        threads,
+        memory: memory_of(manifest),
+        shapes: shapes_of(&manifest.input, max_batch),
+        usual: usual_shapes(manifest, max_batch),
+        budget: None,
     }
 }
 
@@ -116,7 +141,7 @@ fn max_batch(manifest: &Manifest, on_gpu: bool) -> usize {
 }
 
 /// The shapes that a model's input comes in; `None` where a line of text makes them, which may be any.
-pub fn shapes_of(input: &Input, max_batch: usize) -> Option<Shapes> {
+fn shapes_of(input: &Input, max_batch: usize) -> Option<Shapes> {
     /// Pixels: a side that may shrink is no shorter where a picture is no narrower than 1 to 5.
     const PART: usize = 5;
     let (width, height) = (input.size as usize, input.height.unwrap_or(input.size) as usize);
@@ -127,16 +152,44 @@ pub fn shapes_of(input: &Input, max_batch: usize) -> Option<Shapes> {
     };
     let least = |side: usize| if shrinks_by == 0 { side } else { (side / PART).next_multiple_of(shrinks_by) };
     let batch = input.batch.map_or(1, |batch| batch as usize);
-    let shape = |rows: usize, height: usize, width: usize| match input.format {
-        InputFormat::Float(FloatFormat { layout: Layout::Nchw, .. }) => vec![rows, 3, height, width],
-        _ => vec![rows, height, width, 3],
-    };
+    let shape = |rows, height, width| shape_of(input, rows, (width, height));
     Some(Shapes {
         input: input.name.clone(),
         least: shape(batch, least(height), least(width)),
         usual: shape(batch.max(max_batch / 2), height, width),
         most: shape(batch.max(max_batch), height, width),
     })
+}
+
+/// The shapes in which cameras' pictures come, which are held ready on CUDA: every size of batch of what is square, 4 to 3
+/// and 16 to 9, upright too.
+fn usual_shapes(manifest: &Manifest, max_batch: usize) -> Vec<Vec<usize>> {
+    let input = &manifest.input;
+    if memory_of(manifest) == Memory::GivenBack {
+        return Vec::new();
+    }
+    let size = input.size as usize;
+    let mut sides = vec![(size, input.height.map_or(size, |height| height as usize))];
+    if let (Fit::TopLeft { .. }, None) = (input.fit, input.height) {
+        for (longer, shorter) in [(4, 3), (16, 9)] {
+            let planned = [(longer, shorter), (shorter, longer)]
+                .map(|(width, height)| plan(input, width * 100, height * 100).map(|plan| plan.canvas));
+            sides.extend(planned.into_iter().flatten());
+        }
+    }
+    let batches = match input.batch {
+        Some(batch) => vec![batch as usize],
+        None => BATCHES.into_iter().filter(|&batch| batch <= max_batch).collect(),
+    };
+    let of_batch = |&batch: &usize| sides.iter().map(move |&sides| shape_of(input, batch, sides));
+    batches.iter().flat_map(of_batch).collect()
+}
+
+fn shape_of(input: &Input, rows: usize, (width, height): (usize, usize)) -> Vec<usize> {
+    match input.format {
+        InputFormat::Float(FloatFormat { layout: Layout::Nchw, .. }) => vec![rows, 3, height, width],
+        _ => vec![rows, height, width, 3],
+    }
 }
 
 #[cfg(test)]
@@ -152,9 +205,9 @@ mod tests {
             shapes_of(&manifest.input, max_batch(&manifest, true))
         };
         let faces = shapes("blazeface").unwrap();
-        assert_eq!((faces.least, faces.most), (vec![1, 256, 256, 3], vec![16, 256, 256, 3]));
+        assert_eq!((faces.least, faces.most), (vec![1, 256, 256, 3], vec![32, 256, 256, 3]));
         let genders = shapes("faceres").unwrap();
-        assert_eq!((genders.usual, genders.most), (vec![8, 224, 224, 3], vec![16, 224, 224, 3]));
+        assert_eq!((genders.usual, genders.most), (vec![16, 224, 224, 3], vec![32, 224, 224, 3]));
         let objects = shapes("centernet").unwrap();
         assert!(objects.least[1] < objects.most[1] && objects.least[1] % 32 == 0, "{objects:?}");
     }

@@ -13,6 +13,6 @@ mod loader;
 mod plan;
 mod watch;
 
-pub use engines::{Workshop, shapes_of};
+pub use engines::{Workshop, loading_of, take_gpu_steps};
 pub use gauges::Names;
 pub use loader::{Loaded, Loader, Setup};

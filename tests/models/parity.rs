@@ -6,21 +6,27 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use vigie::inference::engine::Engine;
-use vigie::inference::ort::{Device, OrtEngine};
+use vigie::inference::ort::{Device, Loading, OrtEngine};
+use vigie::inference::rows::Part;
 use vigie::inference::tensor::{Outputs, Tensor, TensorData};
 use vigie::models::catalogue::MODELS;
 use vigie::models::store::Store;
 
 use crate::{root, runtime};
 
-/// An engine with one of the models that vigie brings, as ./test fetched it.
+/// An engine with one of the models that vigie brings.
 fn engine(name: &str) -> OrtEngine {
+    OrtEngine::load(&runtime(), &model(name), Device::Cpu, 1).unwrap()
+}
+
+/// One of the models that vigie brings, as ./test fetched it.
+fn model(name: &str) -> PathBuf {
     let folder = std::env::var_os("VIGIE_MODELS").map_or_else(|| root().join(".vigie/models"), PathBuf::from);
     let entry = MODELS.iter().find(|entry| entry.name == name).unwrap();
     let stored = Store::open(folder).check(name, entry.version);
     let stored = stored.unwrap_or_else(|fault| panic!("{fault} (./test fetches the models)"));
     assert_eq!(stored.manifest.sha256, entry.sha256, "{name} is not what this vigie makes: run ./test");
-    OrtEngine::load(&runtime(), &stored.model, Device::Cpu, 1).unwrap()
+    stored.model
 }
 
 static ASTRONAUT: LazyLock<image::RgbImage> =
@@ -159,4 +165,55 @@ fn the_inputs_and_outputs_are_those_that_heads_expect() {
         (inputs, outputs),
         (vec![port("input", &[-1, -1, -1, 3])], vec![port("detections", &[-1, 100, 6])])
     );
+}
+
+/// Runs requests of so many rows as one batch of a session that may have more, as a GPU's lanes do.
+#[track_caller]
+fn assert_batch_gives_what_single_runs_give(engine: &mut OrtEngine, rows: &[usize]) {
+    let mut alone = self::engine("blazeface");
+    let inputs: Vec<Tensor> = (rows.iter().enumerate())
+        .map(|(request, &rows)| {
+            let cut = |row| cut(40 * request as u32, 30 * row as u32, 256, 256, 1.0);
+            Tensor::u8(&[rows, 256, 256, 3], (0..rows).flat_map(cut).collect())
+        })
+        .collect();
+    let mut outputs = vec![Outputs::default(); rows.len()];
+    let parts = inputs.iter().zip(&mut outputs).map(|(input, outputs)| Part { input, outputs });
+    engine.run_batch(&mut parts.collect::<Vec<_>>()).unwrap();
+    for (input, outputs) in inputs.iter().zip(&outputs) {
+        let expected = alone.run(input).unwrap();
+        assert_eq!(outputs.0.len(), expected.0.len());
+        for ((name, tensor), (expected_name, expected)) in outputs.0.iter().zip(&expected.0) {
+            assert_eq!((name, &tensor.shape), (expected_name, &expected.shape));
+            assert_close(name, tensor.as_f32().unwrap(), expected.as_f32().unwrap(), 1e-3);
+        }
+    }
+}
+
+#[test]
+fn a_session_for_every_shape_gives_each_request_its_own_rows() {
+    let usual = [1, 8].map(|rows| vec![rows, 256, 256, 3]).to_vec();
+    let loading = Loading { usual, ..Loading::default() };
+    let mut engine = OrtEngine::load_by_shape(&runtime(), &model("blazeface"), &loading).unwrap();
+    assert_eq!(engine.most_rows(), Some(8));
+    // Alone, as a part of a batch, as all of it, as more than what is ready, and again.
+    for rows in [&[1][..], &[1, 2, 1], &[3, 5], &[6, 7], &[1, 1], &[1]] {
+        assert_batch_gives_what_single_runs_give(&mut engine, rows);
+    }
+}
+
+#[test]
+fn lanes_share_the_sessions_of_every_shape() {
+    let loading = Loading { usual: vec![vec![8, 256, 256, 3]], ..Loading::default() };
+    let engine = OrtEngine::load_by_shape(&runtime(), &model("blazeface"), &loading).unwrap();
+    let mut lanes = [engine.beside().unwrap(), engine];
+    std::thread::scope(|scope| {
+        for lane in &mut lanes {
+            scope.spawn(|| {
+                for rows in [&[2, 1][..], &[1, 4]] {
+                    assert_batch_gives_what_single_runs_give(lane, rows);
+                }
+            });
+        }
+    });
 }

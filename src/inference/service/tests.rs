@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 
 use super::*;
+use crate::inference::tensor::{Outputs, Tensor};
 
 const MODEL: ModelId = ModelId(1);
 
@@ -126,11 +127,23 @@ fn a_failing_engine_fails_its_batch_and_keeps_its_lane() {
 
 #[test]
 fn outputs_that_lost_the_batch_are_an_error() {
-    let outputs = Outputs(vec![("mean".into(), Tensor::f32(&[1], vec![0.0]))]);
-    let error = split(MODEL, outputs, &[1, 2]).unwrap_err();
-    assert!(error.to_string().contains("[1] for a batch of 3"), "{error}");
+    struct Mean;
+    impl Engine for Mean {
+        fn run(&mut self, _: &Tensor) -> Result<Outputs, EngineError> {
+            Ok(Outputs(vec![("mean".into(), Tensor::f32(&[1], vec![0.0]))]))
+        }
+    }
     let (floats, bytes) = (row(0.0), Tensor::u8(&[1, 2], vec![0, 0]));
-    assert!(join(&[&floats, &bytes]).is_err());
+    let run = |first: &Tensor, second: &Tensor| {
+        let mut outputs = [Outputs::default(), Outputs::default()];
+        let [a, b] = &mut outputs;
+        let parts = &mut [Part { input: first, outputs: a }, Part { input: second, outputs: b }];
+        Mean.run_batch(parts).unwrap_err().to_string()
+    };
+    let error = run(&floats, &floats);
+    assert!(error.contains("[1] for a batch of 2"), "{error}");
+    let error = run(&floats, &bytes);
+    assert!(error.contains("different element types"), "{error}");
 }
 
 #[test]

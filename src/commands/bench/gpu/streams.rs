@@ -18,7 +18,7 @@ use crate::codec::{Decoder, Encoder, EncoderConfig, Speed, Unit};
 use crate::commands::bench::bare::decode_next;
 use crate::commands::bench::machine::cpu_seconds;
 use crate::commands::bench::summary::Percentiles;
-use crate::commands::recognition::Recognition as Models;
+use crate::commands::recognition::{Recognition as Models, load_runtime};
 use crate::frame::{Codec, EncodedFrame, I420Buffer, Picture};
 use crate::live::audience::Audience;
 use crate::live::ingest::FRAME_CAPACITY;
@@ -34,7 +34,10 @@ use crate::pipeline::track::Tracks;
 use crate::telemetry::metrics::{Metrics, Stage};
 
 const RATE: f64 = 30.0;
+/// From when every stream has been recognised once.
 const WARM_UP: Duration = Duration::from_secs(1);
+/// Until then, at most: decoders take their time to open on a GPU.
+const LONGEST_START: Duration = Duration::from_secs(20);
 /// A stream is held when its pictures are recognised at this rate.
 const HELD_FPS: f64 = 29.0;
 /// Milliseconds from a frame's arrival to its report within which 95 of 100 are.
@@ -63,9 +66,15 @@ impl FromStr for Size {
 /// What became of some streams at the same time.
 #[derive(Clone, Debug, Serialize)]
 pub struct Held {
+    /// What was recognised.
+    tasks: String,
+    /// What decoded.
+    decoded_by: String,
     width: usize,
     height: usize,
     streams: usize,
+    /// Until every stream had been recognised once.
+    start_seconds: f64,
     /// Every stream was recognised at 29 pictures a second or more, 95 of 100 within 75 ms.
     held: bool,
     /// Of all streams together.
@@ -86,30 +95,52 @@ pub struct Held {
     cpu_cores: f64,
 }
 
-pub fn measure(args: &GpuArgs, tasks: TaskSwitches) -> anyhow::Result<Vec<Held>> {
-    let decodes_on = args.inference.decode.parse()?;
+pub fn measure(args: &GpuArgs, tasks: &[TaskSwitches]) -> anyhow::Result<Vec<Held>> {
     let metrics = Arc::new(Metrics::new());
+    let began = Instant::now();
     let models = Models::load(&args.inference, &metrics, false)?;
+    let runtime = load_runtime(&args.inference)?;
+    let loaded = began.elapsed();
+    while runtime.is_making_shapes() {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    println!(
+        "\nmodels loaded in {:.1} s, every shape ready after {:.1} s",
+        loaded.as_secs_f64(),
+        began.elapsed().as_secs_f64()
+    );
+    let decode = args.inference.decode.as_str();
+    let units: &[&str] = if decode == "cpu" { &["cpu"] } else { &["cpu", decode] };
     let mut measured = Vec::new();
     for &size in &args.sizes {
-        println!("\n{}x{} H264 at {RATE:.0} fps", size.0, size.1);
         let clip = Arc::new(encode(size)?);
-        let replay = Replay { models: &models, metrics: &metrics, clip, size, tasks, decodes_on };
-        for &count in &args.streams {
-            let held = replay.run(count, Duration::from_secs(args.seconds))?;
-            println!(
-                "  {:>3} streams {} recognised {:>7.1} fps, least {:>5.1}, server p95 {:>6.1} ms, batch {:>5.2}, \
-                 dropped {}, {:.1} cores",
-                held.streams,
-                if held.held { "held    " } else { "not held" },
-                held.recognised_fps,
-                held.least_fps,
-                held.server_ms.p95,
-                held.mean_batch,
-                held.dropped,
-                held.cpu_cores
-            );
-            measured.push(held);
+        let tasks = || args.tasks.iter().zip(tasks);
+        for (&unit, (named, &tasks)) in units.iter().flat_map(|unit| std::iter::repeat(unit).zip(tasks())) {
+            println!("\n{}x{} H264 at {RATE:.0} fps, decoded by {unit}: {named}", size.0, size.1);
+            let (clip, decodes_on) = (Arc::clone(&clip), unit.parse()?);
+            let replay =
+                Replay { models: &models, metrics: &metrics, clip, size, named, tasks, unit, decodes_on };
+            for &count in &args.streams {
+                let held = replay.run(count, Duration::from_secs(args.seconds))?;
+                println!(
+                    "  {:>3} streams {} recognised {:>7.1} fps, least {:>5.1}, server p50 {:>5.1} p95 {:>6.1} ms (decode \
+                     {:.1}, queue {:.1}, prepare {:.1}, infer {:.1}), batch {:>5.2}, dropped {}, {:.1} cores",
+                    held.streams,
+                    if held.held { "held    " } else { "not held" },
+                    held.recognised_fps,
+                    held.least_fps,
+                    held.server_ms.p50,
+                    held.server_ms.p95,
+                    held.decode_ms.p50,
+                    held.queue_ms.p50,
+                    held.prepare_ms.p50,
+                    held.infer_ms.p50,
+                    held.mean_batch,
+                    held.dropped,
+                    held.cpu_cores
+                );
+                measured.push(held);
+            }
         }
     }
     Ok(measured)
@@ -121,7 +152,9 @@ struct Replay<'a> {
     metrics: &'a Arc<Metrics>,
     clip: Arc<Vec<Bytes>>,
     size: Size,
+    named: &'a str,
     tasks: TaskSwitches,
+    unit: &'a str,
     decodes_on: Unit,
 }
 
@@ -136,7 +169,12 @@ impl Replay<'_> {
                 Stream::start(self, index, start + offset, &goes_on)
             })
             .collect::<anyhow::Result<_>>()?;
-        std::thread::sleep(WARM_UP + Duration::from_millis(100));
+        let have_begun = || streams.iter().all(|stream| stream.has_begun.load(Ordering::Relaxed));
+        while !have_begun() && start.elapsed() < LONGEST_START {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let start_seconds = start.elapsed().as_secs_f64();
+        std::thread::sleep(WARM_UP);
         let (began, cpu, before) = (Instant::now(), cpu_seconds(), self.counts());
         std::thread::sleep(duration);
         let (ended, cpu, after) = (Instant::now(), cpu_seconds() - cpu, self.counts());
@@ -155,9 +193,12 @@ impl Replay<'_> {
         let server_ms = stage(|timings| timings.total);
         let least_fps = each.iter().copied().fold(f64::INFINITY, f64::min);
         Ok(Held {
+            tasks: self.named.to_owned(),
+            decoded_by: self.unit.to_owned(),
             width: self.size.0,
             height: self.size.1,
             streams: count,
+            start_seconds,
             held: least_fps >= HELD_FPS && server_ms.p95 <= HELD_P95_MS,
             recognised_fps: each.iter().sum(),
             least_fps,
@@ -196,6 +237,7 @@ struct Counts {
 struct Stream {
     pictures: Latest<Picture>,
     audience: Option<Arc<Audience>>,
+    has_begun: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
     reader: JoinHandle<Vec<(Instant, FrameReport)>>,
 }
@@ -235,6 +277,8 @@ impl Stream {
             metrics: Arc::clone(metrics),
         };
         let mut reports = audience.reports();
+        let has_begun = Arc::new(AtomicBool::new(false));
+        let begun = Arc::clone(&has_begun);
         let read = move || {
             let mut read = Vec::new();
             loop {
@@ -242,6 +286,7 @@ impl Stream {
                     Ok(json) => {
                         let report = serde_json::from_str(&json).expect("a report is a report");
                         read.push((Instant::now(), report));
+                        begun.store(true, Ordering::Relaxed);
                     }
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return read,
@@ -254,6 +299,7 @@ impl Stream {
         Ok(Self {
             pictures,
             audience: Some(audience),
+            has_begun,
             threads: vec![
                 thread("vigie-media").spawn(move || media.run())?,
                 thread("vigie-recogniti").spawn(move || recognition.run())?,

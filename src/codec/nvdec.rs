@@ -1,0 +1,99 @@
+//! NVDEC, the decoding unit of NVIDIA's GPUs: FFmpeg's own decoders read the stream, the unit makes the pictures.
+//!
+//! So a picture comes with its frame, and what the unit cannot decode the processor does, in the same decoder. All
+//! decoders of a GPU share one context: ONNX Runtime's, where they are first to ask for it.
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString, c_int};
+use std::ptr::{self, NonNull};
+use std::sync::{Mutex, PoisonError};
+
+use ffmpeg_sys_next as ffi;
+
+use super::encoder::Dictionary;
+use super::picture::Frame;
+use super::{CodecError, FfmpegError, log};
+
+const CUDA: c_int = ffi::AVPixelFormat::AV_PIX_FMT_CUDA as c_int;
+
+/// A GPU, as its decoders are given it; an owned reference.
+pub(super) struct Device(NonNull<ffi::AVBufferRef>);
+
+// SAFETY: FFmpeg's buffer references are counted atomically, and the context behind this one has locks of its own.
+unsafe impl Send for Device {}
+
+/// The GPUs that were asked for, `None` for those that could not be had: a driver does not appear while we run.
+static DEVICES: Mutex<BTreeMap<u16, Option<Device>>> = Mutex::new(BTreeMap::new());
+
+impl Device {
+    /// The GPU of this index, or `None` where it does not decode, which is logged once.
+    pub fn of(gpu: u16) -> Option<Self> {
+        let mut devices = DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = || match Self::open(gpu) {
+            Ok(device) => Some(device),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, gpu, "NVDEC cannot be used: the processor decodes");
+                None
+            }
+        };
+        devices.entry(gpu).or_insert_with(open).as_ref()?.share()
+    }
+
+    fn open(gpu: u16) -> Result<Self, CodecError> {
+        log::install();
+        // The primary context cannot be had once somebody else uses it in another way.
+        Self::open_in(c"1", gpu).or_else(|_| Self::open_in(c"0", gpu))
+    }
+
+    fn open_in(is_primary: &CStr, gpu: u16) -> Result<Self, CodecError> {
+        let mut options = Dictionary::default();
+        options.set(c"primary_ctx", is_primary);
+        let index = CString::new(gpu.to_string()).expect("a number has no zero bytes");
+        let mut device = ptr::null_mut();
+        // SAFETY: all pointers are to live values of ours; on success `device` is a reference that we own.
+        let code = unsafe {
+            let kind = ffi::AVHWDeviceType::AV_HWDEVICE_TYPE_CUDA;
+            ffi::av_hwdevice_ctx_create(&mut device, kind, index.as_ptr(), *options.as_mut(), 0)
+        };
+        FfmpegError::check(code).map_err(|source| CodecError::Open { name: "NVDEC", source })?;
+        NonNull::new(device).map(Self).ok_or(CodecError::OutOfMemory { what: "a GPU's context" })
+    }
+
+    /// One more reference.
+    fn share(&self) -> Option<Self> {
+        // SAFETY: the reference is valid; null, for want of memory, is handled.
+        NonNull::new(unsafe { ffi::av_buffer_ref(self.0.as_ptr()) }).map(Self)
+    }
+
+    /// Gives the reference away, to what frees it.
+    pub fn into_raw(self) -> *mut ffi::AVBufferRef {
+        let raw = self.0.as_ptr();
+        std::mem::forget(self);
+        raw
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let mut raw = self.0.as_ptr();
+        // SAFETY: the reference is ours and is not used again.
+        unsafe { ffi::av_buffer_unref(&mut raw) };
+    }
+}
+
+/// The frame where the processor finds it; itself, where it is there already. An error is FFmpeg's code.
+pub(super) fn fetch(frame: Frame) -> Result<Frame, c_int> {
+    if frame.format() != CUDA {
+        return Ok(frame);
+    }
+    let mut fetched = Frame::empty().map_err(|_| ffi::AVERROR(ffi::ENOMEM))?;
+    // SAFETY: both are valid frames. The first call gives the empty one buffers of its own, as NV12.
+    let code = unsafe {
+        match ffi::av_hwframe_transfer_data(fetched.as_mut_ptr(), frame.as_ptr(), 0) {
+            code if code < 0 => code,
+            _ => ffi::av_frame_copy_props(fetched.as_mut_ptr(), frame.as_ptr()),
+        }
+    };
+    if code < 0 { Err(code) } else { Ok(fetched) }
+}
