@@ -328,7 +328,7 @@ pub struct InferenceArgs {
     /// The ONNX Runtime library; without it the first libonnxruntime.so* in .vigie/onnxruntime.
     #[arg(long, env = "VIGIE_ORT_LIBRARY")]
     pub ort_library: Option<PathBuf>,
-    /// Where inference runs: auto, cpu, cuda:N or tensorrt:N.
+    /// Where inference runs: auto, cpu, cuda:N or tensorrt:N; several GPUs with commas between them.
     #[arg(long, env = "VIGIE_DEVICE", default_value = "auto")]
     pub device: String,
     /// What decodes live video: cpu, or nvdec:N for the decoder of a GPU, which gives the processor what it cannot decode.

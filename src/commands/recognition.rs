@@ -42,7 +42,7 @@ impl Recognition {
     /// # Errors
     /// With what is missing or broken, and what to do about it.
     pub fn load(args: &InferenceArgs, metrics: &Arc<Metrics>, reads_text: bool) -> anyhow::Result<Self> {
-        let device: Device = args.device.parse()?;
+        let devices = Device::several(&args.device)?;
         args.decode.parse::<Unit>()?.prepare();
         let runtime = load_runtime(args)?;
         let cascades = Cascades::read(&args.cascades)?;
@@ -51,9 +51,10 @@ impl Recognition {
         if !reads_text && cascades.text_on.is_empty() {
             chosen.retain(|(slot, _)| !matches!(slot, Slot::TextDetect | Slot::TextRead));
         }
-        let on_gpu = can_use(&runtime, device, &chosen);
+        let gpus = usable(&runtime, &devices, &chosen);
+        let on_gpu = !gpus.is_empty();
         let options = Options {
-            lanes: args.lanes.unwrap_or_else(|| if on_gpu { LANES_ON_GPU } else { cores() }),
+            lanes: args.lanes.unwrap_or_else(|| if on_gpu { LANES_A_GPU * gpus.len() } else { cores() }),
             limits: Limits::default(),
             yields_to_media: !on_gpu,
             slowdown: args.slowdown,
@@ -65,7 +66,8 @@ impl Recognition {
         let service = Arc::new(service);
         let mut workshop = Workshop {
             runtime,
-            device,
+            // What cannot be used is tried once more, by the first model, which says why not.
+            devices: if on_gpu { gpus } else { devices[..1].to_vec() },
             threads: args.lane_threads,
             gpu_memory: args.gpu_memory,
             object_size: args.object_size,
@@ -86,7 +88,7 @@ impl Recognition {
             models.serve(slot.clone(), Split::all(model.clone()));
             defaults.insert(slot, Loaded { stored, model });
         }
-        if workshop.device != Device::Cpu
+        if workshop.is_on_gpu()
             && let Some(gpus) = Gpus::find()
         {
             metrics.add(gpus);
@@ -139,14 +141,24 @@ impl Recognition {
     }
 }
 
-/// Lanes on a GPU: so many that one copies while the other computes. On the CPU there is one a core.
-const LANES_ON_GPU: usize = 2;
+/// Lanes of a GPU: so many that one copies while the other computes. On the CPU there is one a core.
+const LANES_A_GPU: usize = 2;
 
-/// Whether `device` is a GPU that the first of the models loads on.
-fn can_use(runtime: &Runtime, device: Device, chosen: &[(Slot, Stored)]) -> bool {
-    let Some((_, first)) = chosen.first().filter(|_| runtime.may_use(device)) else { return false };
-    let is_on_gpu = |engine: OrtEngine| engine.device_used().device != Device::Cpu;
-    OrtEngine::load(runtime, &first.model, device, 1).is_ok_and(is_on_gpu)
+/// Those of the devices that are GPUs and load the first of the models.
+fn usable(runtime: &Runtime, devices: &[Device], chosen: &[(Slot, Stored)]) -> Vec<Device> {
+    let Some((_, first)) = chosen.first() else { return Vec::new() };
+    let mut usable = Vec::new();
+    for &device in devices.iter().filter(|&&device| runtime.may_use(device)) {
+        match OrtEngine::load(runtime, &first.model, device, 1) {
+            Ok(engine) if engine.device_used().device != Device::Cpu => usable.push(device),
+            Ok(engine) if devices.len() > 1 => {
+                let reason = engine.device_used().fallback.as_deref().unwrap_or_default();
+                tracing::warn!(%device, reason, "a GPU is left out");
+            }
+            _ => {}
+        }
+    }
+    usable
 }
 
 /// The runtime of `--ort-library`, or the newest that ./run has fetched.

@@ -42,6 +42,16 @@ pub enum Device {
 #[error("device {0:?} is none of auto, cpu, cuda:N, tensorrt:N")]
 pub struct UnknownDevice(String);
 
+impl Device {
+    /// One device, or several with commas between them.
+    ///
+    /// # Errors
+    /// [`UnknownDevice`] for the first that is not understood.
+    pub fn several(text: &str) -> Result<Vec<Self>, UnknownDevice> {
+        text.split(',').map(|device| device.trim().parse()).collect()
+    }
+}
+
 impl FromStr for Device {
     type Err = UnknownDevice;
 
@@ -649,6 +659,9 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(text.parse::<Device>().ok(), expected, "{text}");
         }
+        assert_eq!(Device::several("cuda:0, cuda:2"), Ok(vec![Device::Cuda(0), Device::Cuda(2)]));
+        assert_eq!(Device::several("cpu"), Ok(vec![Device::Cpu]));
+        assert_eq!(Device::several("cuda:0,"), Err(UnknownDevice(String::new())));
         for device in [Device::Auto, Device::Cpu, Device::Cuda(2), Device::Tensorrt(0)] {
             assert_eq!(device.to_string().parse(), Ok(device));
         }

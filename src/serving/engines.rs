@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::gauges::Names;
 use crate::inference::batcher::ModelId;
 use crate::inference::engine::{Engine, EngineError};
-use crate::inference::ort::{BATCHES, Device, Loading, Memory, OrtEngine, Runtime, Shapes};
+use crate::inference::ort::{BATCHES, Device, DeviceUsed, Loading, Memory, OrtEngine, Runtime, Shapes};
 use crate::inference::service::Service;
 use crate::models::manifest::{Fit, FloatFormat, Head, Input, InputFormat, Layout, Manifest, Task};
 use crate::pipeline::prepare::plan;
@@ -24,8 +24,8 @@ const GPU_STEPS: u32 = 5;
 /// Where models are made ready for the lanes of one service.
 pub struct Workshop {
     pub runtime: Runtime,
-    /// What is asked for, and once a model is loaded what could be had.
-    pub device: Device,
+    /// What is asked for, at least one, and once a model is loaded what could be had.
+    pub devices: Vec<Device>,
     /// Threads of one engine.
     pub threads: usize,
     /// MiB that one model may take of a GPU's.
@@ -49,7 +49,7 @@ impl Workshop {
         if manifest.head == Head::Centernet {
             manifest.input.size = self.object_size;
         }
-        let on_gpu = self.runtime.may_use(self.device);
+        let on_gpu = self.devices.iter().any(|&device| self.runtime.may_use(device));
         if on_gpu {
             take_gpu_steps(&mut manifest.input);
         }
@@ -64,8 +64,8 @@ impl Workshop {
     }
 
     fn install(&mut self, manifest: Manifest, engines: Vec<OrtEngine>) -> Result<Model, EngineError> {
-        let on_gpu = self.device != Device::Cpu;
-        let fits = engines.first().and_then(OrtEngine::most_rows).unwrap_or(usize::MAX);
+        let on_gpu = self.is_on_gpu();
+        let fits = engines.iter().filter_map(OrtEngine::most_rows).min().unwrap_or(usize::MAX);
         let max_batch = max_batch(&manifest, on_gpu).min(fits);
         let engines = engines.into_iter().map(|engine| Box::new(engine) as Box<dyn Engine>).collect();
         let id = ModelId(self.next);
@@ -76,22 +76,39 @@ impl Workshop {
         if on_gpu {
             self.service.set_pictures_under_way(self.service.lanes() * GPU_BATCH + 1);
         }
-        tracing::info!(model = %manifest.name, version = manifest.version, device = %self.device, "model loaded");
+        let devices = self.devices.iter().map(Device::to_string).collect::<Vec<_>>().join(",");
+        tracing::info!(model = %manifest.name, version = manifest.version, devices, "model loaded");
         Ok(Model::new(id, manifest))
     }
 
-    /// One engine a lane, all on the device that the first one could get.
+    /// Whether models run on a GPU, as far as is known.
+    pub fn is_on_gpu(&self) -> bool {
+        self.devices.iter().any(|&device| device != Device::Cpu)
+    }
+
+    /// One engine a lane; the devices share the lanes out among them.
     fn load_engines(&mut self, path: &Path, loading: &Loading) -> Result<Vec<OrtEngine>, EngineError> {
-        let lanes = self.service.lanes();
-        let engines = OrtEngine::load_lanes(&self.runtime, path, self.device, loading, lanes)?;
-        let used = engines[0].device_used();
-        if let Some(reason) = &used.fallback {
-            tracing::warn!(wanted = %self.device, used = %used.device, reason, "the device cannot be used");
+        let mut engines = Vec::new();
+        let mut used = Vec::new();
+        for (index, &wanted) in self.devices.iter().enumerate() {
+            let lanes = (index..self.service.lanes()).step_by(self.devices.len()).count();
+            if lanes == 0 {
+                break;
+            }
+            let loaded = OrtEngine::load_lanes(&self.runtime, path, wanted, loading, lanes)?;
+            let DeviceUsed { device, fallback } = loaded[0].device_used();
+            if let Some(reason) = fallback {
+                tracing::warn!(%wanted, used = %device, reason, "the device cannot be used");
+            }
+            used.push(*device);
+            engines.extend(loaded);
         }
         // What the first model could not have is not tried, and not complained about, again.
-        self.device = used.device;
+        self.devices = used;
         self.metrics.inference_device.reset();
-        self.metrics.inference_device.with_label_values(&[&used.device.to_string()]).set(1);
+        for device in &self.devices {
+            self.metrics.inference_device.with_label_values(&[&device.to_string()]).set(1);
+        }
         Ok(engines)
     }
 
