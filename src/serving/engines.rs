@@ -8,7 +8,6 @@ use crate::inference::batcher::ModelId;
 use crate::inference::engine::{Engine, EngineError};
 use crate::inference::ort::{BATCHES, Device, DeviceUsed, Loading, Memory, OrtEngine, Runtime, Shapes};
 use crate::inference::service::Service;
-use crate::inference::tensor::{Element, Tensor, TensorData};
 use crate::models::manifest::{Fit, FloatFormat, Head, Input, InputFormat, Layout, Manifest, Task};
 use crate::pipeline::prepare::plan;
 use crate::pipeline::recognise::Model;
@@ -104,7 +103,6 @@ impl Workshop {
             used.push(*device);
             engines.extend(loaded);
         }
-        engines.iter_mut().for_each(|engine| take_all_memory(engine, loading));
         // What the first model could not have is not tried, and not complained about, again.
         self.devices = used;
         self.metrics.inference_device.reset();
@@ -120,25 +118,6 @@ impl Workshop {
         self.service.remove(model.id);
         self.names.leave(model.id);
         self.metrics.model_loads_total.with_label_values(&["unloaded"]).inc();
-    }
-}
-
-/// Runs an engine of the CPU once at the largest input that it is given: its memory grows with what it has run, and stays,
-/// so that a worker takes at once what it would otherwise have taken after hours.
-fn take_all_memory(engine: &mut OrtEngine, loading: &Loading) {
-    let (Device::Cpu, Memory::Kept, Some(shapes)) =
-        (engine.device_used().device, loading.memory, &loading.shapes)
-    else {
-        return;
-    };
-    let zeros = vec![0; shapes.most.iter().product()];
-    let data = match engine.describe().inputs.first().and_then(|input| input.element) {
-        Some(Element::U8) => TensorData::U8(zeros),
-        Some(Element::F32) => TensorData::F32(vec![0.0; zeros.len()]),
-        _ => return,
-    };
-    if let Err(error) = engine.run(&Tensor::new(&shapes.most, data)) {
-        tracing::warn!(%error, "a model does not run on an empty picture");
     }
 }
 
