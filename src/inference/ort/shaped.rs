@@ -23,8 +23,7 @@ use crate::inference::engine::EngineError;
 use crate::inference::rows::{self, Output, Part};
 use crate::inference::tensor::{Element, TensorData};
 
-/// Rows that batches are brought up to, of which fewer than the first would not be sooner done; a single request of more
-/// than the last runs as it is.
+/// Rows that batches are brought up to, of which fewer than the first would not be sooner done.
 pub const BATCHES: [usize; 4] = [8, 16, 32, 64];
 
 /// Shapes of which a session is kept: what is over the number makes room for the next. Cameras come in few, times the
@@ -51,6 +50,8 @@ pub(super) struct Maker {
 /// The sessions of one model.
 pub(super) struct Shaped {
     maker: Maker,
+    /// Rows that a batch is brought up to, ascending; one of more than the last runs as it is.
+    batches: Vec<usize>,
     /// The one that was used last comes last.
     sessions: Mutex<Vec<Arc<OneShape>>>,
     /// Held while a session is made, so that none is made twice.
@@ -79,7 +80,10 @@ impl Shaped {
     /// Has the largest batch of each of the shapes ready, or where memory does not do for it the next smaller one.
     /// Gives the most rows that are ready of all of them.
     pub fn make(maker: Maker, shapes: &[Vec<usize>]) -> ort::Result<(Self, usize)> {
-        let shaped = Self { maker, sessions: Mutex::default(), making: Mutex::default() };
+        let mut batches: Vec<usize> = shapes.iter().map(|shape| shape[0]).collect();
+        batches.sort_unstable();
+        batches.dedup();
+        let shaped = Self { maker, batches, sessions: Mutex::default(), making: Mutex::default() };
         let mut most = usize::MAX;
         let mut sides: Vec<&[usize]> = shapes.iter().map(|shape| &shape[1..]).collect();
         sides.sort();
@@ -107,13 +111,14 @@ impl Shaped {
         let sides = parts.first().and_then(|part| part.input.shape.get(1..)).unwrap_or_default();
         let mut fitting = self.fitting(rows, sides);
         if fitting.is_empty() {
-            let batch = BATCHES.into_iter().find(|&batch| batch >= rows).unwrap_or(rows);
+            let batch = self.batches.iter().copied().find(|&batch| batch >= rows).unwrap_or(rows);
             let shape = [&[batch], sides].concat();
             tracing::debug!(?shape, "a new shape on CUDA");
             fitting.push(self.find_or_make(&shape).map_err(failed)?);
         }
         // A larger batch that is free is sooner done than a smaller one that another lane runs.
         let one = fitting.iter().find(|one| one.bound.try_lock().is_ok()).unwrap_or(&fitting[0]);
+        self.note_use(one);
         // One lane gathers while another runs.
         let spare = lock(&one.inputs).pop();
         let mut input = spare
@@ -142,6 +147,14 @@ impl Shaped {
         let mut fitting: Vec<_> = sessions.iter().filter(fits).cloned().collect();
         fitting.sort_by_key(|one| one.rows());
         fitting
+    }
+
+    /// Has `one` be the last to make room for another.
+    fn note_use(&self, one: &Arc<OneShape>) {
+        let mut sessions = lock(&self.sessions);
+        if let Some(index) = sessions.iter().position(|known| Arc::ptr_eq(known, one)) {
+            sessions[index..].rotate_left(1);
+        }
     }
 
     fn find_or_make(&self, shape: &[usize]) -> ort::Result<Arc<OneShape>> {
