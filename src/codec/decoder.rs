@@ -174,10 +174,7 @@ impl Decoder {
             newest = Some(self.frame.take()?);
         }
         let Some(frame) = newest else { return Ok(None) };
-        let frame = match nvdec::fetch(frame) {
-            Ok(frame) => frame,
-            Err(code) => return Err(self.failure(encoded, code)),
-        };
+        let frame = nvdec::fetch(frame).map_err(|source| self.failure(encoded, source))?;
         let (width, height) = frame.size();
         let size = (width.max(0) as usize, height.max(0) as usize);
         if size.0 * size.1 > self.context.limit.max_pixels() {
@@ -208,21 +205,21 @@ impl Decoder {
     }
 
     fn check(&self, encoded: &EncodedFrame, code: c_int) -> Result<(), CodecError> {
-        if code < 0 { Err(self.failure(encoded, code)) } else { Ok(()) }
+        FfmpegError::check(code).map(drop).map_err(|source| self.failure(encoded, source))
     }
 
-    /// What a negative code of FFmpeg's means.
-    fn failure(&self, encoded: &EncodedFrame, code: c_int) -> CodecError {
+    /// What FFmpeg's answer to a frame means.
+    fn failure(&self, encoded: &EncodedFrame, source: FfmpegError) -> CodecError {
         if let Some(size) = self.context.limit.exceeded() {
             return self.too_large(Some(size));
         }
         // dav1d answers ERANGE. FFmpeg's own decoders answer EINVAL when a size goes far over the limit,
         // before ours is asked; what is merely corrupt is AVERROR_INVALIDDATA to them.
         let (dav1d, own) = (ffi::AVERROR(ffi::ERANGE), ffi::AVERROR(ffi::EINVAL));
-        if (self.codec == Codec::Av1 && code == dav1d) || (encoded.is_key && code == own) {
+        if (self.codec == Codec::Av1 && source.0 == dav1d) || (encoded.is_key && source.0 == own) {
             return self.too_large(None);
         }
-        CodecError::Corrupt { codec: self.codec.name(), bytes: encoded.data.len(), source: FfmpegError(code) }
+        CodecError::Corrupt { codec: self.codec.name(), bytes: encoded.data.len(), source }
     }
 
     fn too_large(&self, size: Option<(usize, usize)>) -> CodecError {

@@ -82,18 +82,16 @@ impl Drop for Device {
     }
 }
 
-/// The frame where the processor finds it; itself, where it is there already. An error is FFmpeg's code.
-pub(super) fn fetch(frame: Frame) -> Result<Frame, c_int> {
+/// The frame where the processor finds it; itself, where it is there already.
+pub(super) fn fetch(frame: Frame) -> Result<Frame, FfmpegError> {
     if frame.format() != CUDA {
         return Ok(frame);
     }
-    let mut fetched = Frame::empty().map_err(|_| ffi::AVERROR(ffi::ENOMEM))?;
+    let mut fetched = Frame::empty().map_err(|_| FfmpegError(ffi::AVERROR(ffi::ENOMEM)))?;
     // SAFETY: both are valid frames. The first call gives the empty one buffers of its own, as NV12.
-    let code = unsafe {
-        match ffi::av_hwframe_transfer_data(fetched.as_mut_ptr(), frame.as_ptr(), 0) {
-            code if code < 0 => code,
-            _ => ffi::av_frame_copy_props(fetched.as_mut_ptr(), frame.as_ptr()),
-        }
-    };
-    if code < 0 { Err(code) } else { Ok(fetched) }
+    unsafe {
+        FfmpegError::check(ffi::av_hwframe_transfer_data(fetched.as_mut_ptr(), frame.as_ptr(), 0))?;
+        FfmpegError::check(ffi::av_frame_copy_props(fetched.as_mut_ptr(), frame.as_ptr()))?;
+    }
+    Ok(fetched)
 }

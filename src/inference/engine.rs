@@ -68,10 +68,7 @@ pub trait Engine: Send {
         others: &[Tensor],
         outputs: &mut Outputs,
     ) -> Result<(), EngineError> {
-        if !others.is_empty() {
-            let reason = format!("it takes one input, not {}", 1 + others.len());
-            return Err(EngineError::Run { model: "engine".into(), reason });
-        }
+        takes_one("engine", others)?;
         self.run_into(first, outputs)
     }
 
@@ -79,4 +76,13 @@ pub trait Engine: Send {
     fn describe(&self) -> Description {
         Description::default()
     }
+}
+
+/// Refuses what `others` has, on behalf of a `model` that takes one input.
+pub(super) fn takes_one(model: &str, others: &[Tensor]) -> Result<(), EngineError> {
+    if others.is_empty() {
+        return Ok(());
+    }
+    let reason = format!("it takes one input, not {}", 1 + others.len());
+    Err(EngineError::Run { model: model.to_owned(), reason })
 }

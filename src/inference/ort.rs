@@ -3,268 +3,27 @@
 //! The library is loaded from a path at run time, so that one binary serves with the CPU build or the
 //! GPU build that an image carries. It owns sessions; it does not choose models, batch, or know pictures.
 
+mod device;
+mod runtime;
 mod shaped;
 
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use ort::ep::cuda::ConvAlgorithmSearch;
-use ort::ep::{ArenaExtendStrategy, CPU, CUDA, ExecutionProvider, ExecutionProviderDispatch, TensorRT};
+use ort::ep::{CPU, ExecutionProviderDispatch};
 use ort::logging::LogLevel;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session, SessionInputValue, SessionOutputs};
 use ort::value::{DynValue, Outlet, TensorElementType, TensorRef};
 
+pub use self::device::{Device, DeviceUsed, UnknownDevice};
+pub use self::runtime::{Loading, Memory, Runtime, Shapes};
 pub use self::shaped::BATCHES;
-use self::shaped::{MAKING, Maker, Making, Shaped};
-use super::engine::{Description, Engine, EngineError, Port};
+use self::shaped::{Maker, Making, Shaped};
+use super::engine::{Description, Engine, EngineError, Port, takes_one};
 use super::rows::{self, Part};
 use super::tensor::{Element, Elements, Outputs, Tensor, TensorData};
-
-/// Where a model is to run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Device {
-    /// CUDA device 0 when the library and the machine have it, else the CPU.
-    #[default]
-    Auto,
-    Cpu,
-    /// A CUDA device by its index.
-    Cuda(i32),
-    /// TensorRT on a CUDA device by its index; what TensorRT cannot run goes to CUDA.
-    Tensorrt(i32),
-}
-
-/// A device was written in a way that is not understood.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("device {0:?} is none of auto, cpu, cuda:N, tensorrt:N")]
-pub struct UnknownDevice(String);
-
-impl Device {
-    /// One device, or several with commas between them.
-    ///
-    /// # Errors
-    /// [`UnknownDevice`] for the first that is not understood.
-    pub fn several(text: &str) -> Result<Vec<Self>, UnknownDevice> {
-        text.split(',').map(|device| device.trim().parse()).collect()
-    }
-}
-
-impl FromStr for Device {
-    type Err = UnknownDevice;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (kind, index) = text.split_once(':').unwrap_or((text, "0"));
-        // u16 bounds the index and refuses a sign.
-        let index = index.parse::<u16>().map(i32::from);
-        match (kind, index) {
-            ("auto", _) if text == "auto" => Ok(Self::Auto),
-            ("cpu", _) if text == "cpu" => Ok(Self::Cpu),
-            ("cuda", Ok(index)) => Ok(Self::Cuda(index)),
-            ("tensorrt", Ok(index)) => Ok(Self::Tensorrt(index)),
-            _ => Err(UnknownDevice(text.to_owned())),
-        }
-    }
-}
-
-impl std::fmt::Display for Device {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(index) => write!(f, "cuda:{index}"),
-            Self::Tensorrt(index) => write!(f, "tensorrt:{index}"),
-        }
-    }
-}
-
-/// Where a model does run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeviceUsed {
-    /// Never [`Device::Auto`].
-    pub device: Device,
-    /// Why it is not the device that was asked for.
-    pub fallback: Option<String>,
-}
-
-impl From<Device> for DeviceUsed {
-    fn from(device: Device) -> Self {
-        Self { device, fallback: None }
-    }
-}
-
-/// What becomes of the memory that a run takes on the CPU.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Memory {
-    /// It is kept for the next run: right for inputs that all have the same shape.
-    #[default]
-    Kept,
-    /// It goes back after each run: where every input has another shape, the most that any took would be kept for good.
-    GivenBack,
-}
-
-/// The shapes that an input comes in, for devices that make an engine for a range of them: at one that it was not told
-/// of, TensorRT stops everybody for as long as making another takes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shapes {
-    /// The input's name.
-    pub input: String,
-    pub least: Vec<usize>,
-    /// What it is made fastest for.
-    pub usual: Vec<usize>,
-    pub most: Vec<usize>,
-}
-
-impl Shapes {
-    /// One shape as TensorRT's options have it: `name:1x256x256x3`.
-    fn written(&self, shape: &[usize]) -> String {
-        let sides: Vec<String> = shape.iter().map(usize::to_string).collect();
-        format!("{}:{}", self.input, sides.join("x"))
-    }
-}
-
-/// How a model is loaded.
-#[derive(Clone, Debug, Default)]
-pub struct Loading {
-    /// For one run on the CPU; 0 counts as 1.
-    pub threads: usize,
-    pub memory: Memory,
-    /// Without them, TensorRT makes an engine whenever a shape is new.
-    pub shapes: Option<Shapes>,
-    /// Shapes that are held ready on CUDA, where the first run of one takes a second; others are made ready when they come.
-    /// None where every input has another.
-    pub usual: Vec<Vec<usize>>,
-    /// Bytes of a CUDA device's memory for all sessions of the model together.
-    pub budget: Option<usize>,
-}
-
-/// The loaded library; cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Runtime {
-    environment: ort::environment::Environment,
-    /// Where TensorRT keeps the engines that it makes.
-    engine_cache: Option<PathBuf>,
-}
-
-/// The library cannot be unloaded, and a process has one environment: both are kept here for good.
-static LOADED: Mutex<Option<(PathBuf, Runtime)>> = Mutex::new(None);
-
-impl Runtime {
-    /// Loads the shared library at `path`, once a process.
-    ///
-    /// # Errors
-    /// [`EngineError::Runtime`] when it is missing, is not ONNX Runtime 1.24 or newer, or when another
-    /// one is already loaded.
-    pub fn load(path: &Path) -> Result<Self, EngineError> {
-        let refuse = |reason: String| EngineError::Runtime { path: path.to_owned(), reason };
-        // An absolute path keeps the loader from searching elsewhere.
-        let path = std::fs::canonicalize(path).map_err(|error| refuse(error.to_string()))?;
-        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((other, runtime)) = &*loaded {
-            return match *other == path {
-                true => Ok(runtime.clone()),
-                false => Err(refuse(format!("{} is already loaded", other.display()))),
-            };
-        }
-        let builder = ort::init_from(&path).map_err(|error| refuse(error.to_string()))?;
-        let environment = builder
-            .with_name("vigie")
-            .with_telemetry(false)
-            .build()
-            .map_err(|error| refuse(error.to_string()))?;
-        let runtime = Self { environment, engine_cache: None };
-        *loaded = Some((path, runtime.clone()));
-        Ok(runtime)
-    }
-
-    /// What the library says of its build, for a log line.
-    pub fn build_info(&self) -> &'static str {
-        ort::info()
-    }
-
-    /// Keeps the engines that TensorRT makes, which takes it minutes, in `folder`, which need not be there.
-    pub fn keeping_engines(self, folder: &Path) -> Self {
-        Self { engine_cache: Some(folder.to_owned()), ..self }
-    }
-
-    /// Whether sessions for further shapes are being made beside the lanes, which serve meanwhile.
-    pub fn is_making_shapes(&self) -> bool {
-        MAKING.load(Ordering::Relaxed) > 0
-    }
-
-    /// Whether `device` may be had other than as the CPU: loading a model on it tells for certain.
-    pub fn may_use(&self, device: Device) -> bool {
-        device != Device::Cpu && self.providers(device, &Loading::default(), None).is_ok()
-    }
-
-    /// Execution providers for `device`, best first, or why there are none.
-    fn providers(
-        &self,
-        device: Device,
-        loading: &Loading,
-        limit: Option<usize>,
-    ) -> Result<(Device, Vec<ExecutionProviderDispatch>), Option<String>> {
-        // Whether the build has the provider at all: asking is cheap, failing to load it is not.
-        let built_in = |name: &str, available: ort::Result<bool>| match available {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Some(format!("this ONNX Runtime is built without {name}"))),
-            Err(error) => Err(Some(error.to_string())),
-        };
-        let cuda = |index| {
-            let search = match loading.memory {
-                Memory::Kept => ConvAlgorithmSearch::Heuristic,
-                // Every input has another shape: what is slow and chosen at once is sooner done.
-                Memory::GivenBack => ConvAlgorithmSearch::Default,
-            };
-            let mut cuda = CUDA::default().with_device_id(index).with_conv_algorithm_search(search);
-            if let Some(limit) = limit {
-                cuda = cuda.with_memory_limit(limit);
-            }
-            // As much as a session needs, and not the next power of two: there are many.
-            cuda.with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested).build().error_on_failure()
-        };
-        match device {
-            Device::Cpu => Err(None),
-            Device::Auto => {
-                // On a CPU build this is the expected outcome and no news.
-                built_in("CUDA", CUDA::is_available()).map_err(|_| None)?;
-                Ok((Device::Cuda(0), vec![cuda(0)]))
-            }
-            Device::Cuda(index) => {
-                built_in("CUDA", CUDA::is_available())?;
-                Ok((device, vec![cuda(index)]))
-            }
-            Device::Tensorrt(index) => {
-                built_in("TensorRT", TensorRT::is_available())?;
-                let tensorrt = self.tensorrt(index, loading.shapes.as_ref()).build();
-                Ok((device, vec![tensorrt.error_on_failure(), cuda(index)]))
-            }
-        }
-    }
-
-    fn tensorrt(&self, index: i32, shapes: Option<&Shapes>) -> TensorRT {
-        let mut tensorrt = TensorRT::default().with_device_id(index).with_fp16(true);
-        if let Some(shapes) = shapes {
-            tensorrt = tensorrt
-                .with_profile_min_shapes(shapes.written(&shapes.least))
-                .with_profile_opt_shapes(shapes.written(&shapes.usual))
-                .with_profile_max_shapes(shapes.written(&shapes.most));
-        }
-        let Some(folder) = &self.engine_cache else { return tensorrt };
-        if let Err(error) = std::fs::create_dir_all(folder) {
-            tracing::warn!(%error, folder = %folder.display(), "TensorRT's engines are not kept");
-            return tensorrt;
-        }
-        let folder = folder.display();
-        tensorrt
-            .with_engine_cache(true)
-            .with_engine_cache_path(folder.to_string())
-            .with_timing_cache(true)
-            .with_timing_cache_path(folder.to_string())
-    }
-}
 
 /// What runs a model.
 enum Sessions {
@@ -314,16 +73,16 @@ impl OrtEngine {
     ) -> Result<Self, EngineError> {
         let refuse = |reason: String| EngineError::Load { path: path.to_owned(), reason };
         let model = path.display().to_string();
-        let fallback = match runtime.providers(device, loading, None) {
-            Ok((device, _)) => {
+        let fallback = match runtime.find_gpu(device) {
+            Ok(gpu) => {
                 let open = {
                     let (runtime, path, loading) = (runtime.clone(), path.to_owned(), loading.clone());
-                    move |limit| match runtime.providers(device, &loading, limit) {
-                        Ok((_, providers)) => open(&runtime, &path, &providers, loading.threads),
-                        Err(reason) => Err(ort::Error::new(reason.unwrap_or_default())),
+                    move |limit| {
+                        let providers = runtime.providers(gpu, &loading, limit);
+                        open(&runtime, &path, &providers, loading.threads)
                     }
                 };
-                match Self::on_gpu(open, model.clone(), device, loading) {
+                match Self::on_gpu(open, model.clone(), gpu, loading) {
                     Ok(engine) => return Ok(engine),
                     Err(reason) => Some(reason),
                 }
@@ -513,11 +272,9 @@ impl Engine for OrtEngine {
         let failed = |error: ort::Error| failure(model, error.to_string());
         let session = match &mut self.sessions {
             Sessions::One(session) => session,
-            Sessions::Shaped(shaped) if others.is_empty() => {
+            Sessions::Shaped(shaped) => {
+                takes_one(model, others)?;
                 return shaped.run(model, &mut [Part { input: first, outputs }]);
-            }
-            Sessions::Shaped(_) => {
-                return Err(failure(model, format!("it takes one input, not {}", 1 + others.len())));
             }
         };
         let views: ort::Result<Vec<_>> = std::iter::once(first).chain(others).map(view).collect();
@@ -548,8 +305,7 @@ fn view(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {
 fn read_outputs(model: &str, values: &SessionOutputs<'_>, outputs: &mut Outputs) -> Result<(), EngineError> {
     outputs.0.resize_with(values.len(), Default::default);
     for ((name, value), (known, tensor)) in values.iter().zip(&mut outputs.0) {
-        let (shape, elements) =
-            elements_of(&value).map_err(|reason| failure(model, format!("output {name}: {reason}")))?;
+        let (shape, elements) = elements_of(model, name, &value)?;
         tensor.copy(shape.iter().map(|&side| side as usize), elements);
         if known != name {
             *known = name.to_owned();
@@ -619,12 +375,18 @@ fn element(of: TensorElementType) -> Option<Element> {
     }
 }
 
-/// The shape and the elements of `value`, where they lie.
-fn elements_of(value: &DynValue) -> Result<(&[i64], Elements<'_>), String> {
-    let of = value.dtype().tensor_type().ok_or("is not a tensor")?;
+/// The shape and the elements of an output of `model`, where they lie.
+fn elements_of<'a>(
+    model: &str,
+    name: &str,
+    value: &'a DynValue,
+) -> Result<(&'a [i64], Elements<'a>), EngineError> {
+    let refuse = |reason: String| failure(model, format!("output {name}: {reason}"));
+    let of = value.dtype().tensor_type().ok_or_else(|| refuse("is not a tensor".into()))?;
     macro_rules! read {
         ($type:ty, $variant:ident) => {{
-            let (shape, data) = value.try_extract_tensor::<$type>().map_err(|error| error.to_string())?;
+            let read = value.try_extract_tensor::<$type>();
+            let (shape, data) = read.map_err(|error| refuse(error.to_string()))?;
             Ok((shape, Elements::$variant(data)))
         }};
     }
@@ -633,55 +395,6 @@ fn elements_of(value: &DynValue) -> Result<(&[i64], Elements<'_>), String> {
         Some(Element::U8) => read!(u8, U8),
         Some(Element::I64) => read!(i64, I64),
         Some(Element::I32) => read!(i32, I32),
-        None => Err(format!("has elements of type {of}, which no head reads")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_devices() {
-        let cases = [
-            ("auto", Some(Device::Auto)),
-            ("cpu", Some(Device::Cpu)),
-            ("cuda", Some(Device::Cuda(0))),
-            ("cuda:3", Some(Device::Cuda(3))),
-            ("tensorrt:1", Some(Device::Tensorrt(1))),
-            ("cpu:0", None),
-            ("auto:1", None),
-            ("cuda:-1", None),
-            ("cuda:", None),
-            ("CUDA:0", None),
-            ("", None),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(text.parse::<Device>().ok(), expected, "{text}");
-        }
-        assert_eq!(Device::several("cuda:0, cuda:2"), Ok(vec![Device::Cuda(0), Device::Cuda(2)]));
-        assert_eq!(Device::several("cpu"), Ok(vec![Device::Cpu]));
-        assert_eq!(Device::several("cuda:0,"), Err(UnknownDevice(String::new())));
-        for device in [Device::Auto, Device::Cpu, Device::Cuda(2), Device::Tensorrt(0)] {
-            assert_eq!(device.to_string().parse(), Ok(device));
-        }
-    }
-
-    #[test]
-    fn shapes_are_written_as_tensorrt_reads_them() {
-        let shapes = Shapes {
-            input: "image".into(),
-            least: vec![1, 64, 64, 3],
-            usual: vec![8, 320, 256, 3],
-            most: vec![16, 320, 320, 3],
-        };
-        assert_eq!(shapes.written(&shapes.least), "image:1x64x64x3");
-        assert_eq!(shapes.written(&shapes.usual), "image:8x320x256x3");
-    }
-
-    #[test]
-    fn a_missing_library_is_an_error_that_names_it() {
-        let error = Runtime::load(Path::new("/nowhere/libonnxruntime.so")).unwrap_err();
-        assert!(error.to_string().contains("/nowhere/libonnxruntime.so"), "{error}");
+        None => Err(refuse(format!("has elements of type {of}, which no head reads"))),
     }
 }

@@ -18,7 +18,7 @@ use ort::memory::{Allocator, MemoryInfo};
 use ort::session::{IoBinding, Session, SessionOutputs};
 use ort::value::{DynTensor, TensorElementType};
 
-use super::{elements_of, failure, read_outputs};
+use super::{elements_of, failure, read_outputs, rows_of};
 use crate::inference::engine::EngineError;
 use crate::inference::rows::{self, Output, Part};
 use crate::inference::tensor::{Element, TensorData};
@@ -70,10 +70,6 @@ impl OneShape {
     fn rows(&self) -> usize {
         rows_of(&self.shape)
     }
-}
-
-fn rows_of(shape: &[usize]) -> usize {
-    shape.first().copied().unwrap_or(1)
 }
 
 impl Shaped {
@@ -132,8 +128,7 @@ impl Shaped {
             return read_outputs(model, &values, only.outputs);
         }
         let read = |(index, name)| {
-            let (sides, elements) = elements_of(&values[index])
-                .map_err(|reason| failure(model, format!("output {name}: {reason}")))?;
+            let (sides, elements) = elements_of(model, name, &values[index])?;
             Ok(Output { name, shape: sides.iter().map(|&side| side as usize).collect(), elements })
         };
         let outputs = values.keys().enumerate().map(read).collect::<Result<Vec<_>, EngineError>>()?;
