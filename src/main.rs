@@ -11,6 +11,7 @@ fn main() -> ExitCode {
     // user's, and send it home; the runtime's own switch comes too late for that.
     // SAFETY: this is the process's first line, and no other thread reads the environment yet.
     unsafe { std::env::set_var("ORT_DISABLE_TELEMETRY", "1") };
+    share_heaps();
     let cli = Cli::parse();
     let started = telemetry::logging::start(cli.logging.filter.as_deref(), cli.logging.log_format);
     let outcome = started.and_then(|()| match cli.command {
@@ -41,6 +42,20 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// Has all threads share as many heaps as there are processors. The C library would give each of a session's threads one
+/// of its own, up to eight a processor, and what is free in one is of no use to another: memory creeps up for hours.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn share_heaps() {
+    if std::env::var_os("MALLOC_ARENA_MAX").is_none() {
+        let heaps = vigie::commands::service::cores().max(2);
+        // SAFETY: takes plain integers; it returns 0 where it does not know the setting, which then stays as it was.
+        unsafe { libc::mallopt(libc::M_ARENA_MAX, i32::try_from(heaps).unwrap_or(i32::MAX)) };
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn share_heaps() {}
 
 #[cfg(feature = "media")]
 fn is_interrupted(error: &anyhow::Error) -> bool {

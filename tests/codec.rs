@@ -356,6 +356,28 @@ fn the_rate_follows_what_is_asked() {
 }
 
 #[test]
+fn what_looks_perfect_takes_no_more_of_the_rate() {
+    for codec in [Codec::Vp8, Codec::H264] {
+        let lavish = EncoderConfig { bitrate_kbps: 20_000, ..config(codec, 640, 480) };
+        let mut encoder = Encoder::open(lavish).expect("an encoder");
+        let mut decoder = Decoder::open(codec, 1).expect("a decoder");
+        let (mut bytes, mut worst) = (0, f64::INFINITY);
+        for index in 0..60usize {
+            let (picture, at) = (astronaut(640, 480, index), index as u32 * 3000);
+            let out = encoder.encode(&picture, at, false).expect("encodes").expect("a frame");
+            let encoded = frame(codec, out.data, at, out.is_key);
+            let shown = decoder.decode(&encoded, MAX_PIXELS).expect("decodes").expect("a picture");
+            if index >= 30 {
+                bytes += encoded.data.len();
+                worst = worst.min(psnr(&picture, &shown));
+            }
+        }
+        let kbps = bytes * 8 / 1000;
+        assert!(kbps < 6000 && worst > 40.0, "{codec:?}: {kbps} kbit/s, {worst:.1} dB");
+    }
+}
+
+#[test]
 fn encoders_refuse_what_they_cannot_take() {
     assert!(matches!(
         Encoder::open(config(Codec::Av1, 64, 64)),

@@ -12,6 +12,7 @@ use ffi::AVPixelFormat::*;
 use ffmpeg_sys_next as ffi;
 
 use super::picture::Frame;
+use super::pool::Pool;
 use super::{CodecError, FfmpegError};
 use crate::frame::Planes;
 
@@ -79,9 +80,10 @@ const FULL_RANGE: [ffi::AVPixelFormat; 4] =
 /// swscale's number for BT.601 coefficients (SWS_CS_ITU601).
 const SWS_BT601: c_int = 5;
 
-/// Converts frames, keeping swscale's context from one frame to the next.
+/// Converts frames, keeping swscale's context and its pictures' memory from one frame to the next.
 pub(super) struct Converter {
     scaler: Option<NonNull<ffi::SwsContext>>,
+    pool: Pool,
 }
 
 // SAFETY: a SwsContext has no thread affinity and is used through `&mut` only.
@@ -89,7 +91,7 @@ unsafe impl Send for Converter {}
 
 impl Converter {
     pub fn new() -> Self {
-        Self { scaler: None }
+        Self { scaler: None, pool: Pool::default() }
     }
 
     /// Returns `frame` itself when it needs nothing, else a converted copy.
@@ -120,8 +122,8 @@ impl Converter {
             self.scale(&frame, format, is_rgb)?
         };
         match transform {
-            Some(Transform::Range) => limit_range(planar),
-            Some(Transform::Matrix(matrix)) => matrix.apply(planar),
+            Some(Transform::Range) => limit_range(planar, &mut self.pool),
+            Some(Transform::Matrix(matrix)) => matrix.apply(planar, &mut self.pool),
             None => Ok(planar),
         }
     }
@@ -134,7 +136,7 @@ impl Converter {
         is_rgb: bool,
     ) -> Result<Frame, CodecError> {
         let (width, height) = frame.size();
-        let mut output = Frame::i420(width, height)?;
+        let mut output = self.pool.i420(width, height)?;
         let old = self.scaler.take().map_or(ptr::null_mut(), NonNull::as_ptr);
         let flags = ffi::SWS_BILINEAR | ffi::SWS_ACCURATE_RND;
         // SAFETY: `old` is ours or null; swscale frees it when it does not fit and returns a context for
@@ -223,13 +225,13 @@ impl Transform {
 }
 
 /// Brings full range to limited (ITU-T H.273 §8.3), in arithmetic that takes eight values at a time on any processor.
-fn limit_range(frame: Frame) -> Result<Frame, CodecError> {
+fn limit_range(frame: Frame, pool: &mut Pool) -> Result<Frame, CodecError> {
     /// In 1/255: what a step becomes, and what is added; the middle of chroma, 128, stays.
     const LUMA: (u16, u16) = (219, 16 * 255);
     const CHROMA: (u16, u16) = (224, 128 * (255 - 224));
     let (width, height) = frame.size();
     let source = frame.into_planes()?;
-    let mut output = Frame::i420(width, height)?;
+    let mut output = pool.i420(width, height)?;
     for (index, (step, shift)) in [LUMA, CHROMA, CHROMA].into_iter().enumerate() {
         let plane = source.plane(index);
         for row in 0..plane.height {
@@ -244,21 +246,34 @@ fn limit_range(frame: Frame) -> Result<Frame, CodecError> {
     Ok(output)
 }
 
-/// A change of matrix and range to BT.601 limited.
+/// A change of matrix and range to BT.601 limited, in arithmetic that takes eight values at a time on any processor.
 ///
-/// With `R'G'B'` in common, each new component is a weighted sum of the old ones. The weights are those
-/// of the old Cb and Cr (less 128), in 1/16384.
+/// With `R'G'B'` in common, each new component is a weighted sum of the old ones, all less 128. Weights are in 1/16384,
+/// what comes of them in 1/64.
 #[derive(Debug, PartialEq)]
 struct Matrix {
-    /// Weight of the old luma, less `black`.
-    gain: i32,
-    black: i32,
-    luma: [i32; 2],
-    blue: [i32; 2],
-    red: [i32; 2],
+    /// Of the old luma.
+    gain: i16,
+    /// What is added to the new luma, a half for rounding included.
+    bias: i16,
+    /// Of the old Cb and Cr, in each new component.
+    luma: [i16; 2],
+    blue: [i16; 2],
+    red: [i16; 2],
 }
 
-const FRACTION_BITS: i32 = 14;
+const WEIGHT: f64 = 16384.0;
+const FRACTION_BITS: i16 = 6;
+const HALF: i16 = 1 << (FRACTION_BITS - 1);
+
+/// A sample less 128, as [`times`] takes it.
+fn centred(sample: u8) -> i16 {
+    (i16::from(sample) - 128) << 8
+}
+
+fn times(centred: i16, weight: i16) -> i16 {
+    ((i32::from(centred) * i32::from(weight)) >> 16) as i16
+}
 
 impl Matrix {
     fn new((kr, kb): (f64, f64), is_full: bool) -> Self {
@@ -271,49 +286,51 @@ impl Matrix {
             (y, (b - y) / (2.0 * (1.0 - to_kb)), (r - y) / (2.0 * (1.0 - to_kr)))
         };
         let (from_blue, from_red) = (convert(1.0, 0.0), convert(0.0, 1.0));
-        let fixed = |value: f64| (value * f64::from(1 << FRACTION_BITS)).round() as i32;
+        let fixed = |weight: f64| (weight * WEIGHT).round() as i16;
         // Steps from black to white, and from one end of chroma to the other (H.273 §8.3).
-        let (luma_steps, chroma_steps, black) = if is_full { (255.0, 255.0, 0) } else { (219.0, 224.0, 16) };
+        let (luma_steps, chroma_steps, black) = if is_full { (255.0, 255.0, 0.0) } else { (219.0, 224.0, 16.0) };
+        let gain = 219.0 / luma_steps;
+        let bias = (16.0 + gain * (128.0 - black)) * f64::from(1 << FRACTION_BITS);
         Self {
-            gain: fixed(219.0 / luma_steps),
-            black,
+            gain: fixed(gain),
+            bias: bias.round() as i16 + HALF,
             luma: [from_blue.0, from_red.0].map(|weight| fixed(weight * 219.0 / chroma_steps)),
             blue: [from_blue.1, from_red.1].map(|weight| fixed(weight * 224.0 / chroma_steps)),
             red: [from_blue.2, from_red.2].map(|weight| fixed(weight * 224.0 / chroma_steps)),
         }
     }
 
-    fn apply(&self, frame: Frame) -> Result<Frame, CodecError> {
-        const HALF: i32 = 1 << (FRACTION_BITS - 1);
-        let weigh = |[blue, red]: [i32; 2], (b, r): (i32, i32)| blue * b + red * r;
+    fn apply(&self, frame: Frame, pool: &mut Pool) -> Result<Frame, CodecError> {
         let (width, height) = frame.size();
         let source = frame.into_planes()?;
-        let mut output = Frame::i420(width, height)?;
+        let mut output = pool.i420(width, height)?;
         let [luma, blue, red] = [0, 1, 2].map(|index| source.plane(index));
-        let mut shifts = vec![0i32; blue.width];
+        // What chroma adds to each of a row's new luma.
+        let mut shifts = vec![0i16; 2 * blue.width];
         for row in 0..blue.height {
             let blues = &blue.data[row * blue.stride..][..blue.width];
             let reds = &red.data[row * red.stride..][..red.width];
-            let centred = || blues.iter().zip(reds).map(|(&b, &r)| (i32::from(b) - 128, i32::from(r) - 128));
-            for (index, weights) in [(1, self.blue), (2, self.red)] {
-                for (to, pair) in output.row_mut(index, row).iter_mut().zip(centred()) {
-                    *to = (((weigh(weights, pair) + HALF) >> FRACTION_BITS) + 128).clamp(0, 255) as u8;
-                }
-            }
-            for (to, pair) in shifts.iter_mut().zip(centred()) {
-                *to = weigh(self.luma, pair) + HALF + (16 << FRACTION_BITS) - self.gain * self.black;
+            weigh(output.row_mut(1, row), blues, reds, self.blue);
+            weigh(output.row_mut(2, row), blues, reds, self.red);
+            for ((to, &b), &r) in shifts.chunks_exact_mut(2).zip(blues).zip(reds) {
+                to.fill(times(centred(b), self.luma[0]) + times(centred(r), self.luma[1]) + self.bias);
             }
             for y in (2 * row)..(2 * row + 2).min(luma.height) {
                 let from = &luma.data[y * luma.stride..][..luma.width];
-                let to = output.row_mut(0, y);
-                for ((to, from), shift) in to.chunks_mut(2).zip(from.chunks(2)).zip(&shifts) {
-                    for (to, &from) in to.iter_mut().zip(from) {
-                        *to = ((self.gain * i32::from(from) + shift) >> FRACTION_BITS).clamp(0, 255) as u8;
-                    }
+                for ((to, &from), &shift) in output.row_mut(0, y).iter_mut().zip(from).zip(&shifts) {
+                    *to = ((times(centred(from), self.gain) + shift) >> FRACTION_BITS).clamp(0, 255) as u8;
                 }
             }
         }
         Ok(output)
+    }
+}
+
+/// A row of new chroma from rows of the old.
+fn weigh(to: &mut [u8], blues: &[u8], reds: &[u8], [blue, red]: [i16; 2]) {
+    for ((to, &b), &r) in to.iter_mut().zip(blues).zip(reds) {
+        let sum = times(centred(b), blue) + times(centred(r), red) + (128 << FRACTION_BITS) + HALF;
+        *to = (sum >> FRACTION_BITS).clamp(0, 255) as u8;
     }
 }
 

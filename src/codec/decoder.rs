@@ -15,7 +15,7 @@ use std::time::Instant;
 use ffmpeg_sys_next as ffi;
 
 use super::colour::Converter;
-use super::nvdec::{self, Device};
+use super::nvdec::{Device, Fetcher};
 use super::picture::Frame;
 use super::{CodecError, FfmpegError, log};
 use crate::frame::{Codec, EncodedFrame, Picture};
@@ -72,6 +72,7 @@ pub struct Decoder {
     context: Context,
     codec: Codec,
     threads: usize,
+    fetcher: Fetcher,
     converter: Converter,
     /// Where FFmpeg puts what it decodes; empty between calls.
     frame: Frame,
@@ -101,8 +102,8 @@ impl Decoder {
     }
 
     fn over(context: Context, codec: Codec, threads: usize) -> Result<Self, CodecError> {
-        let (converter, frame) = (Converter::new(), Frame::empty()?);
-        Ok(Self { context, codec, threads, converter, frame, sent: VecDeque::new(), number: 0 })
+        let (fetcher, converter, frame) = (Fetcher::new()?, Converter::new(), Frame::empty()?);
+        Ok(Self { context, codec, threads, fetcher, converter, frame, sent: VecDeque::new(), number: 0 })
     }
 
     /// Decodes one frame; `None` when it shows nothing (a hidden reference, or frames after
@@ -174,7 +175,8 @@ impl Decoder {
             newest = Some(self.frame.take()?);
         }
         let Some(frame) = newest else { return Ok(None) };
-        let frame = nvdec::fetch(frame).map_err(|source| self.failure(encoded, source))?;
+        let fetched = self.fetcher.fetch(frame);
+        let frame = fetched.map_err(|source| self.failure(encoded, source))?;
         let (width, height) = frame.size();
         let size = (width.max(0) as usize, height.max(0) as usize);
         if size.0 * size.1 > self.context.limit.max_pixels() {

@@ -56,6 +56,13 @@ const CLOCK_RATE: c_int = 90_000;
 /// A step of the RTP timestamp beyond this is a restart of the sender's clock, not time passed.
 const MAX_STEP_TICKS: u32 = 10 * CLOCK_RATE as u32;
 
+/// The quantiser below which a picture is not coded, whatever the rate leaves room for: some 42 dB on a moving
+/// picture. Finer ones cost bits and as much time again for what nobody sees; WebRTC itself takes H264 below 24 for
+/// pictures that could be larger.
+fn finest_quantiser(codec: Codec) -> c_int {
+    if codec == Codec::Vp8 { 14 } else { 22 }
+}
+
 /// Largest side of a picture in pixels: what a VP8 key frame can say (RFC 6386 §9.1).
 const MAX_SIDE: usize = 16_383;
 
@@ -272,9 +279,9 @@ impl Context {
             (*raw).max_b_frames = 0;
             (*raw).thread_count = config.threads.clamp(1, 16) as c_int;
             (*raw).flags |= ffi::AV_CODEC_FLAG_LOW_DELAY as c_int;
+            (*raw).qmin = finest_quantiser(config.codec);
             if config.codec == Codec::Vp8 {
                 // What WebRTC itself sets for libvpx.
-                (*raw).qmin = 2;
                 (*raw).qmax = 56;
             }
             ffi::avcodec_open2(raw, found, dictionary.as_mut())

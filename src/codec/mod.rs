@@ -16,6 +16,7 @@ mod log;
 mod mux;
 mod nvdec;
 mod picture;
+mod pool;
 mod rotate;
 mod samples;
 mod still;

@@ -82,16 +82,47 @@ impl Drop for Device {
     }
 }
 
-/// The frame where the processor finds it; itself, where it is there already.
-pub(super) fn fetch(frame: Frame) -> Result<Frame, FfmpegError> {
-    if frame.format() != CUDA {
-        return Ok(frame);
+/// Brings pictures to where the processor finds them, into the same memory again and again.
+pub(super) struct Fetcher(Frame);
+
+impl Fetcher {
+    pub fn new() -> Result<Self, CodecError> {
+        Frame::empty().map(Self)
     }
-    let mut fetched = Frame::empty().map_err(|_| FfmpegError(ffi::AVERROR(ffi::ENOMEM)))?;
-    // SAFETY: both are valid frames. The first call gives the empty one buffers of its own, as NV12.
-    unsafe {
-        FfmpegError::check(ffi::av_hwframe_transfer_data(fetched.as_mut_ptr(), frame.as_ptr(), 0))?;
-        FfmpegError::check(ffi::av_frame_copy_props(fetched.as_mut_ptr(), frame.as_ptr()))?;
+
+    /// The frame where the processor finds it; itself, where it is there already.
+    pub fn fetch(&mut self, frame: Frame) -> Result<Frame, FfmpegError> {
+        if frame.format() != CUDA {
+            return Ok(frame);
+        }
+        let kept = self.0.as_mut_ptr();
+        let mut fetched = Frame::empty().map_err(|_| FfmpegError(ffi::AVERROR(ffi::ENOMEM)))?;
+        // SAFETY: all are valid frames. What is written is nobody else's, or was never filled: then the transfer gives
+        // the frame buffers of its own. The properties go to the other frame, since they would pile up in one.
+        unsafe {
+            if shape_of(&frame) != (self.0.size(), self.0.format()) || ffi::av_frame_is_writable(kept) == 0 {
+                ffi::av_frame_unref(kept);
+            }
+            FfmpegError::check(ffi::av_hwframe_transfer_data(kept, frame.as_ptr(), 0))?;
+            FfmpegError::check(ffi::av_frame_ref(fetched.as_mut_ptr(), kept))?;
+            FfmpegError::check(ffi::av_frame_copy_props(fetched.as_mut_ptr(), frame.as_ptr()))?;
+        }
+        Ok(fetched)
     }
-    Ok(fetched)
+}
+
+/// Size and `AVPixelFormat` that a frame on a GPU has on the processor; no format where it does not say.
+fn shape_of(frame: &Frame) -> ((c_int, c_int), c_int) {
+    // SAFETY: a frame of a GPU refers to the set that it is of; the format is read as a number, no Rust enum is made.
+    let format = unsafe {
+        let set = (*frame.as_ptr()).hw_frames_ctx;
+        match set.is_null() {
+            true => ffi::AVPixelFormat::AV_PIX_FMT_NONE as c_int,
+            false => {
+                let set = (*set).data.cast::<ffi::AVHWFramesContext>();
+                (&raw const (*set).sw_format).cast::<c_int>().read()
+            }
+        }
+    };
+    (frame.size(), format)
 }

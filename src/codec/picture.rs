@@ -101,11 +101,11 @@ impl Frame {
         }
     }
 
-    /// A row of plane `index`, for writing. The frame must be one of [`i420`](Self::i420)'s.
+    /// A row of plane `index`, for writing. The frame must be one of [`i420`](Self::i420)'s, or a pool's.
     pub fn row_mut(&mut self, index: usize, row: usize) -> &mut [u8] {
         let (width, height) = self.plane_size(index);
         assert!(self.format() == I420 && row < height, "a row of an I420 plane");
-        // SAFETY: av_frame_get_buffer made each plane at least `linesize * height` bytes, linesize at
+        // SAFETY: av_frame_get_buffer, or the pool, made each plane at least `linesize * height` bytes, linesize at
         // least the plane's width; the buffer is ours alone while it is written (no reference was given away).
         unsafe {
             let data = (*self.as_ptr()).data[index];
@@ -114,7 +114,7 @@ impl Frame {
         }
     }
 
-    /// A row of plane `index`. The frame must be one of [`i420`](Self::i420)'s.
+    /// A row of plane `index`. The frame must be one of [`i420`](Self::i420)'s, or a pool's.
     pub fn row(&self, index: usize, row: usize) -> &[u8] {
         let (width, height) = self.plane_size(index);
         assert!(self.format() == I420 && index < 3 && row < height, "a row of an I420 plane");

@@ -350,6 +350,8 @@ fn builder(
         .with_optimization_level(GraphOptimizationLevel::Level3)?
         .with_intra_threads(threads.max(1))?
         .with_inter_threads(1)?
+        // A plan for each shape that came, in one piece of memory: batches of every size would each leave one.
+        .with_memory_pattern(false)?
         // A spinning pool takes whole cores from the media threads between two runs.
         .with_intra_op_spinning(false)?
         .with_execution_providers(providers)?;

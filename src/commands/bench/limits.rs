@@ -22,6 +22,9 @@ pub struct LimitsArgs {
     /// Seconds of each loop.
     #[arg(long, default_value_t = 5)]
     seconds: u64,
+    /// Leave the models out.
+    #[arg(long)]
+    video_only: bool,
     /// Write the figures here, as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -89,7 +92,24 @@ pub fn run(args: &LimitsArgs) -> anyhow::Result<()> {
             })
         })?);
     }
-    let mut lanes = bare::BareLoops::load(&args.inference, &bare::decode(&clip)?)?;
+    if !args.video_only {
+        measure_models(args, &clip, duration, &mut note)?;
+    }
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string_pretty(&Report { machine, loops, limits })?;
+        std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Bare loops of the models.
+fn measure_models(
+    args: &LimitsArgs,
+    clip: &Clip,
+    duration: Duration,
+    note: &mut impl FnMut(Limit),
+) -> anyhow::Result<()> {
+    let mut lanes = bare::BareLoops::load(&args.inference, &bare::decode(clip)?)?;
     let is_detector = |task| task != Task::Gender;
     let (all, detectors) = ("faces, objects and gender", "faces and objects");
     for (name, runs) in [(all, None), (detectors, Some(is_detector as fn(Task) -> bool))] {
@@ -98,10 +118,6 @@ pub fn run(args: &LimitsArgs) -> anyhow::Result<()> {
         let per_second = lanes.rate(duration, |task| runs.is_none_or(|runs| runs(task)))?;
         let done = per_second * began.elapsed().as_secs_f64();
         note(Limit { name, per_second, cpu_ms_each: (cpu_seconds() - before) * 1000.0 / done.max(1.0) });
-    }
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&Report { machine, loops, limits })?;
-        std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())
 }
