@@ -288,7 +288,8 @@ impl Matrix {
         let (from_blue, from_red) = (convert(1.0, 0.0), convert(0.0, 1.0));
         let fixed = |weight: f64| (weight * WEIGHT).round() as i16;
         // Steps from black to white, and from one end of chroma to the other (H.273 §8.3).
-        let (luma_steps, chroma_steps, black) = if is_full { (255.0, 255.0, 0.0) } else { (219.0, 224.0, 16.0) };
+        let (luma_steps, chroma_steps, black) =
+            if is_full { (255.0, 255.0, 0.0) } else { (219.0, 224.0, 16.0) };
         let gain = 219.0 / luma_steps;
         let bias = (16.0 + gain * (128.0 - black)) * f64::from(1 << FRACTION_BITS);
         Self {

@@ -123,7 +123,8 @@ mod tests {
             let mut frame = Pool::default().i420(width, height).unwrap();
             let rows = |index: usize| if index == 0 { height } else { (height + 1) / 2 } as usize;
             for index in 0..3 {
-                (0..rows(index)).for_each(|row| frame.row_mut(index, row).fill((16 * index + row % 16) as u8));
+                (0..rows(index))
+                    .for_each(|row| frame.row_mut(index, row).fill((16 * index + row % 16) as u8));
             }
             for index in 0..3 {
                 for row in 0..rows(index) {

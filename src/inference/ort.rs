@@ -79,7 +79,7 @@ impl OrtEngine {
                     let (runtime, path, loading) = (runtime.clone(), path.to_owned(), loading.clone());
                     move |limit| {
                         let providers = runtime.providers(gpu, &loading, limit);
-                        open(&runtime, &path, &providers, loading.threads)
+                        open(&runtime, &path, &providers, loading.threads, Inputs::OneShape)
                     }
                 };
                 match Self::on_gpu(open, model.clone(), gpu, loading) {
@@ -90,8 +90,8 @@ impl OrtEngine {
             Err(reason) => reason,
         };
         let cpu = CPU::default().with_arena_allocator(loading.memory == Memory::Kept).build();
-        let session =
-            open(runtime, path, &[cpu], loading.threads).map_err(|error| refuse(error.to_string()))?;
+        let session = open(runtime, path, &[cpu], loading.threads, Inputs::AnyShape)
+            .map_err(|error| refuse(error.to_string()))?;
         Self::over(session, model, DeviceUsed { device: Device::Cpu, fallback }).map_err(refuse)
     }
 
@@ -181,7 +181,7 @@ impl OrtEngine {
         let refuse = |reason: String| EngineError::Load { path: path.to_owned(), reason };
         let opened = {
             let (runtime, path, threads) = (runtime.clone(), path.to_owned(), loading.threads);
-            move |_: Option<usize>| open(&runtime, &path, &[], threads)
+            move |_: Option<usize>| open(&runtime, &path, &[], threads, Inputs::OneShape)
         };
         let session = opened(None).map_err(|error| refuse(error.to_string()))?;
         let host = || MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default);
@@ -196,7 +196,7 @@ impl OrtEngine {
     /// As [`OrtEngine::load`].
     pub fn from_memory(runtime: &Runtime, onnx: &[u8]) -> Result<Self, EngineError> {
         let refuse = |reason: String| EngineError::Load { path: PathBuf::from("(in memory)"), reason };
-        let open = || builder(runtime, &[], 1)?.commit_from_memory(onnx);
+        let open = || builder(runtime, &[], 1, Inputs::AnyShape)?.commit_from_memory(onnx);
         let session = open().map_err(|error| refuse(error.to_string()))?;
         Self::over(session, "(in memory)".to_owned(), Device::Cpu.into()).map_err(refuse)
     }
@@ -330,19 +330,28 @@ fn rows_of(shape: &[usize]) -> usize {
     shape.first().copied().unwrap_or(1)
 }
 
+/// What a session is given.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Inputs {
+    OneShape,
+    AnyShape,
+}
+
 fn open(
     runtime: &Runtime,
     path: &Path,
     providers: &[ExecutionProviderDispatch],
     threads: usize,
+    inputs: Inputs,
 ) -> ort::Result<Session> {
-    builder(runtime, providers, threads)?.commit_from_file(path)
+    builder(runtime, providers, threads, inputs)?.commit_from_file(path)
 }
 
 fn builder(
     runtime: &Runtime,
     providers: &[ExecutionProviderDispatch],
     threads: usize,
+    inputs: Inputs,
 ) -> ort::Result<SessionBuilder> {
     let builder = Session::builder(&runtime.environment)?
         // It warns, session by session, of what a GPU leaves to the CPU: sizes, which are computed there on purpose.
@@ -350,8 +359,9 @@ fn builder(
         .with_optimization_level(GraphOptimizationLevel::Level3)?
         .with_intra_threads(threads.max(1))?
         .with_inter_threads(1)?
-        // A plan for each shape that came, in one piece of memory: batches of every size would each leave one.
-        .with_memory_pattern(false)?
+        // It plans what a run takes as one piece of memory for each shape that comes: batches of every size would each
+        // leave one behind.
+        .with_memory_pattern(inputs == Inputs::OneShape)?
         // A spinning pool takes whole cores from the media threads between two runs.
         .with_intra_op_spinning(false)?
         .with_execution_providers(providers)?;
