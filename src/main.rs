@@ -44,7 +44,7 @@ fn main() -> ExitCode {
 }
 
 /// Has all threads share as many heaps as there are processors. The C library would give each of a session's threads one
-/// of its own, up to eight a processor, and what is free in one is of no use to another: memory creeps up for hours.
+/// of its own, up to eight a processor, and what is free in one is of no use to another: memory creeps up.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn share_heaps() {
     if std::env::var_os("MALLOC_ARENA_MAX").is_none() {
