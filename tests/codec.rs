@@ -36,6 +36,18 @@ fn astronaut(width: usize, height: usize, index: usize) -> I420Buffer {
     buffer
 }
 
+/// A dark camera's: up to 8 levels up or down, other ones in each picture, so that any rate is too little.
+fn add_noise(picture: &mut I420Buffer, index: u32) {
+    let mut state = index.wrapping_mul(2_654_435_761).wrapping_add(1);
+    for value in picture.plane_mut(0).0 {
+        // Xorshift (Marsaglia 2003).
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        *value = value.saturating_add((state % 17) as u8).saturating_sub(8);
+    }
+}
+
 fn config(codec: Codec, width: usize, height: usize) -> EncoderConfig {
     EncoderConfig { codec, width, height, bitrate_kbps: 1500, fps_hint: 30, threads: 1, speed: Speed::Fast }
 }
@@ -341,7 +353,8 @@ fn the_rate_follows_what_is_asked() {
             if index == 60 {
                 encoder.set_bitrate(300);
             }
-            let picture = astronaut(640, 480, index * 4);
+            let mut picture = astronaut(640, 480, index * 4);
+            add_noise(&mut picture, index as u32);
             let out =
                 encoder.encode(&picture, index as u32 * 3000, false).expect("encodes").expect("a frame");
             // The first second at each rate is left out: it has a key frame, or the rate's inertia.
