@@ -158,11 +158,10 @@ async fn who_sends_more_than_can_be_decoded_is_asked_for_less() {
     }
     assert!(outcome.notices.contains(&"camera_half_rate".into()), "{:?}", outcome.notices);
     assert!(service.metric("vigie_frames_dropped_total{stage=\"decode\"}") > 0.0);
-    let sent = |from, to| {
-        let (from, to) = (Duration::from_secs(from), Duration::from_secs(to));
-        outcome.sent_at.iter().filter(|at| (from..to).contains(*at)).count()
-    };
-    assert!(4 * sent(11, 14) < 3 * sent(0, 3), "{} frames, then {}", sent(0, 3), sent(11, 14));
+    // Half of what it was told to send, not of what it sent: a busy machine does not bring it to 200 a second.
+    let last = Duration::from_secs(11)..Duration::from_secs(14);
+    let sent = outcome.sent_at.iter().filter(|at| last.contains(*at)).count();
+    assert!((1..=3 * 110).contains(&sent), "{sent} frames in the last three seconds");
 }
 
 #[tokio::test]
