@@ -23,8 +23,8 @@ FOREIGN = {"ServiceMonitor", "PrometheusRule", "ScaledObject", "InferenceService
 # What Prometheus, its client library and kube-state-metrics export, not vigie.
 FOREIGN_METRICS = {"process_cpu_seconds_total", "process_resident_memory_bytes", "kube_pod_container_resource_limits"}
 VIGIE_IMAGES = ("vigie-front", "vigie-worker", "vigie-worker-gpu")
-# What other people's pods carry that may run models.
-GUEST = "vigie/may-run-models"
+# Labels of pods that are not vigie's: those that may run models, and cert-manager's while it asks for a certificate.
+GUESTS = {"vigie/may-run-models", "acme.cert-manager.io/http01-solver"}
 ROLES = {"signal": "signal", "worker": "worker", "serve": "serve"}
 
 problems = []
@@ -197,8 +197,7 @@ def check_selectors(where, documents, program):
                 check(port["targetPort"] in names, place, f"its pods have no port {port['targetPort']}")
         elif document["kind"] in ("PodDisruptionBudget",):
             check(any(matches(spec["selector"], label) for label in labels), place, "selects no pod")
-        elif document["kind"] == "NetworkPolicy" and GUEST in spec["podSelector"].get("matchLabels", {}):
-            # It is for pods that are not vigie's.
+        elif document["kind"] == "NetworkPolicy" and GUESTS & set(spec["podSelector"].get("matchLabels", {})):
             continue
         elif document["kind"] == "NetworkPolicy" and spec["podSelector"]:
             check(any(matches(spec["podSelector"], label) for label in labels), place, "selects no pod")
@@ -274,6 +273,22 @@ def check_flows(where, documents):
             check((arrives and leaves) == expected, where, f"{source or 'a stranger'} -> {target} {port}/{protocol} {word}")
 
 
+def check_images(where, documents, kustomization):
+    """Every image of vigie's has the registry and the tag that the overlay gives it."""
+    given = {image.get("newName", image["name"]) + ":" + image["newTag"] for image in kustomization.get("images", [])}
+    for document in documents:
+        for container in (pod_spec(document) or {}).get("spec", {}).get("containers", []):
+            if container["image"].split("/")[-1].startswith("vigie-"):
+                check(container["image"] in given, where, f"{document['metadata']['name']} runs {container['image']}, which the overlay does not name")
+
+
+def check_proxies(where, documents):
+    """Who is behind an Ingress must not share the limits of its address."""
+    settings = [document["data"] for document in documents if document["kind"] == "ConfigMap" and document["metadata"]["name"].startswith("front-")]
+    if any(document["kind"] == "Ingress" for document in documents) and settings:
+        check("VIGIE_TRUSTED_PROXIES" in settings[0], where, "has an Ingress, and its fronts trust no proxy")
+
+
 def check_predictors(where, documents):
     """KServe's contract with custom predictors."""
     for document in documents:
@@ -336,6 +351,9 @@ def main():
             check_selectors(where, documents, program)
             check_flows(where, documents)
             check_predictors(where, documents)
+            check_proxies(where, documents)
+            if folder.parent.name == "overlays":
+                check_images(where, documents, yaml.safe_load((folder / "kustomization.yaml").read_text()))
             check_metrics(where, documents, program)
             if folder.name == "minikube":
                 check_smallest(where, documents)
