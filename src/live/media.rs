@@ -20,11 +20,14 @@ use crate::pipeline::track::Tracks;
 use crate::rtp::Unwrapper;
 use crate::telemetry::metrics::{Metrics, Stage};
 
+/// A picture, and its media time since the session's first: tracks are known by it, so that all threads have one clock.
+pub type Timed = (Picture, Duration);
+
 /// Everything the media thread is connected to.
 pub struct Media {
     pub decodes_on: Unit,
     pub frames: Receiver<EncodedFrame>,
-    pub pictures: Latest<Picture>,
+    pub pictures: Latest<Timed>,
     pub key_wanted: Arc<Notify>,
     pub tracks: watch::Receiver<Tracks>,
     pub audience: Arc<Audience>,
@@ -47,7 +50,7 @@ impl Media {
             };
             self.metrics.observe(Stage::Decode, picture.decoded.duration_since(started));
             let at = clock.unwrap(picture.rtp_timestamp);
-            if self.pictures.put(picture.clone()) {
+            if self.pictures.put((picture.clone(), at)) {
                 self.metrics.frame_dropped(Stage::Queue);
             }
             if self.audience.is_watched() {

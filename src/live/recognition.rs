@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use super::audience::Audience;
+use super::media::Timed;
 use super::peer::Feedback;
 use super::readers::{Readers, SessionReader};
 use super::settings::{ControlReply, Settings};
@@ -27,7 +28,6 @@ use crate::pipeline::recognise::figures::Seat;
 use crate::pipeline::recognise::{Begun, Found, MinScores, Model, RecogniseError, Recogniser, Tasks};
 use crate::pipeline::report::{FrameReport, Timings};
 use crate::pipeline::track::{TrackConfig, Tracker, Tracks};
-use crate::rtp::Unwrapper;
 use crate::telemetry::metrics::{Metrics, Stage};
 use shadow::{Seen, Shadows};
 
@@ -36,7 +36,7 @@ const MAX_UNDER_WAY: usize = 2;
 
 /// Everything the recognition thread is connected to.
 pub struct Recognition {
-    pub pictures: Latest<Picture>,
+    pub pictures: Latest<Timed>,
     pub recogniser: Recogniser,
     pub settings: watch::Receiver<Settings>,
     /// What text is read by, where it can be.
@@ -62,7 +62,6 @@ impl Recognition {
             labels: Labels::default(),
             shadows: Shadows::default(),
             seats: BTreeMap::new(),
-            clock: Unwrapper::default(),
             under_way: VecDeque::with_capacity(MAX_UNDER_WAY),
             asked: None,
             next_start: Instant::now(),
@@ -134,7 +133,6 @@ struct Run {
     shadows: Shadows,
     /// The models that the session counts as a user of; of one that fills several slots, once.
     seats: BTreeMap<Slot, (Arc<Manifest>, Arc<Seat>)>,
-    clock: Unwrapper,
     /// Oldest first.
     under_way: VecDeque<UnderWay>,
     /// The turn that this session queues for.
@@ -170,8 +168,8 @@ impl Run {
         }
         let Some(turn) = self.turn() else { return Ok(Step::Waiting(None)) };
         // Taken only now, so that it is the newest.
-        if let Some(picture) = self.connections.pictures.try_take() {
-            let begun = self.begin(picture, turn)?;
+        if let Some((picture, at)) = self.connections.pictures.try_take() {
+            let begun = self.begin(picture, at, turn)?;
             self.under_way.push_back(begun);
         }
         Ok(Step::Taken)
@@ -187,7 +185,7 @@ impl Run {
         if has_come { self.asked.take() } else { None }
     }
 
-    fn begin(&mut self, picture: Picture, turn: Turn) -> Result<UnderWay, RecogniseError> {
+    fn begin(&mut self, picture: Picture, at: Duration, turn: Turn) -> Result<UnderWay, RecogniseError> {
         let taken = Instant::now();
         let Recognition { recogniser, settings, .. } = &self.connections;
         let settings = settings.borrow().clone();
@@ -202,7 +200,6 @@ impl Run {
         // The tracker also wants what scores too low to be reported: often it is a known thing, half hidden.
         let scores =
             MinScores { faces: Some(config.faces.low_score), objects: Some(config.objects.low_score) };
-        let at = self.clock.unwrap(picture.rtp_timestamp);
         let begun = recogniser.begin(&picture, &tasks, &scores)?;
         for model in begun.models() {
             if let Some(slot) = Slot::of(model.manifest.task) {

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use super::audience::{Audience, send_frames, send_reports};
 use super::ice::{IceSession, refuse_peer};
 use super::ingest;
-use super::media::Media;
+use super::media::{Media, Timed};
 use super::peer::{
     Channel, ChannelEvent, OutgoingTrack, Peer, PeerConfig, PeerError, PeerEvent, RemoteTrack,
 };
@@ -258,7 +258,7 @@ struct Session {
     /// The tasks that its token allows.
     allowed: TaskList,
     settings: watch::Sender<Settings>,
-    pictures: Latest<crate::frame::Picture>,
+    pictures: Latest<Timed>,
     threads: Vec<JoinHandle<()>>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     audience: Arc<Audience>,

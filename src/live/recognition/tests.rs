@@ -64,7 +64,7 @@ fn picture(number: u8) -> Picture {
 }
 
 struct Session {
-    pictures: Latest<Picture>,
+    pictures: Latest<Timed>,
     reports: broadcast::Receiver<Arc<str>>,
     thread: JoinHandle<()>,
     _settings: watch::Sender<Settings>,
@@ -128,7 +128,7 @@ impl Session {
     }
 
     fn put(&self, number: u8) {
-        self.pictures.put(picture(number));
+        self.pictures.put((picture(number), Duration::from_millis(u64::from(number) * 100 / 3)));
     }
 
     fn end(self) {

@@ -22,7 +22,7 @@ use crate::commands::recognition::{Recognition as Models, load_runtime};
 use crate::frame::{Codec, EncodedFrame, I420Buffer, Picture};
 use crate::live::audience::Audience;
 use crate::live::ingest::FRAME_CAPACITY;
-use crate::live::media::Media;
+use crate::live::media::{Media, Timed};
 use crate::live::peer::Feedback;
 use crate::live::recognition::Recognition;
 use crate::live::settings::{Settings, TaskSwitches};
@@ -235,7 +235,7 @@ struct Counts {
 
 /// A session's threads, one that sends what a camera would, and one that reads the reports.
 struct Stream {
-    pictures: Latest<Picture>,
+    pictures: Latest<Timed>,
     audience: Option<Arc<Audience>>,
     has_begun: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
