@@ -8,6 +8,7 @@ mod peer;
 mod process;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -314,6 +315,46 @@ async fn viewers_are_let_in_up_to_a_number_and_leave_nothing() {
 
     assert_eq!(ask(front.address, "DELETE", created.header("location"), &[], "").status, 200);
     assert_eq!(worker.metric("vigie_sessions_active"), 0.0);
+    publishing.abort();
+}
+
+#[tokio::test]
+async fn viewers_that_break_off_while_they_join_leave_nothing() {
+    let worker = worker(&["--max-viewers", "100"]);
+    let front = front(&worker, &[]);
+    let offer = Peer::viewer().await.offer();
+    let (mut publisher, created) = publish(&front, "").await;
+    let watch = created.header("vigie-watch");
+    let mut place = String::new();
+    publisher
+        .run_until("live", |_| {
+            let reply = ask(front.address, "POST", watch, &[SDP], &offer);
+            place = reply.header("location").to_owned();
+            reply.status == 201
+        })
+        .await;
+    assert_eq!(ask(front.address, "DELETE", &place, &[], "").status, 200);
+    let publishing = tokio::spawn(async move {
+        publisher.run_for(Duration::from_secs(120)).await;
+    });
+    let open_files = || fs::read_dir(format!("/proc/{}/fd", worker.child.id())).unwrap().count();
+    let before = open_files();
+    let mut most = before;
+    for round in 0..60 {
+        let mut stream = TcpStream::connect(front.address).unwrap();
+        let head =
+            format!("POST {watch} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/sdp\r\n", front.address);
+        stream.write_all(format!("{head}Content-Length: {}\r\n\r\n{offer}", offer.len()).as_bytes()).unwrap();
+        // At another moment of the joining each time.
+        tokio::time::sleep(Duration::from_millis(round % 20)).await;
+        drop(stream);
+        most = most.max(open_files());
+    }
+    assert!(most > before + 2, "nobody came far enough to leave anything");
+    // A few connections to the front are kept for the next request.
+    eventually("those who came far enough are given up", || worker.metric("vigie_viewers_active") == 0.0)
+        .await;
+    eventually("the viewers' sockets are closed", || open_files() <= before + 2).await;
     publishing.abort();
 }
 

@@ -6,7 +6,8 @@
 //! Contract
 //! 1. [`Peer::open`] with the first offer, then [`Peer::answer`] for it and for every later one.
 //! 2. What happens arrives on the bounded channel of [`PeerEvent`]s.
-//! 3. After [`Peer::close`], tracks and channels return `None`; nothing keeps the peer alive.
+//! 3. After [`Peer::close`], tracks and channels return `None`; nothing keeps the peer alive. A peer that is dropped
+//!    unclosed, because a request was broken off or a task panicked, is closed then.
 
 mod feedback;
 mod packets;
@@ -127,6 +128,21 @@ pub struct Peer {
     /// Payload type → codec, as negotiated.
     codecs: Arc<Mutex<HashMap<u8, Codec>>>,
     gathering: watch::Sender<RTCIceGatheringState>,
+    is_closed: AtomicBool,
+}
+
+/// The library's own task holds on to the connection, and to its sockets, until it is closed.
+impl Drop for Peer {
+    fn drop(&mut self) {
+        if *self.is_closed.get_mut() {
+            return;
+        }
+        let connection = Arc::clone(&self.connection);
+        // Without a runtime that task has gone as well.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { close(&*connection).await });
+        }
+    }
 }
 
 impl Peer {
@@ -173,7 +189,7 @@ impl Peer {
             has_video: Arc::default(),
             gathering: gathering.clone(),
         };
-        let connection = PeerConnectionBuilder::new()
+        let builder = PeerConnectionBuilder::new()
             .with_configuration(RTCConfigurationBuilder::new().build())
             .with_setting_engine(settings)
             .with_media_engine(media)
@@ -182,20 +198,26 @@ impl Peer {
             .with_runtime(Arc::new(PromptRuntime(prompt)))
             .with_udp_addrs(config.addresses.clone())
             // Results are small and dropped when the browser is slow; nothing may pile up here.
-            .with_data_channel_send_buffer_limit(256 * 1024)
-            .build()
-            .await
-            .map_err(PeerError::Setup)?;
-        let connection: Arc<dyn PeerConnection> = Arc::new(connection);
-
-        let outgoing = OutgoingTrack::new(ssrc, codec, feedback);
-        let sender = if is_sending {
-            let track = Arc::clone(&outgoing.track) as Arc<dyn TrackLocal>;
-            Some(connection.add_track(track).await.map_err(PeerError::Setup)?)
-        } else {
-            None
-        };
-        Ok((Self { connection, sender, outgoing, codecs, gathering }, events))
+            .with_data_channel_send_buffer_limit(256 * 1024);
+        // A task of its own goes on to the end, where a peer that nobody waits for any longer is closed: half a
+        // connection cannot be.
+        let opening = tokio::spawn(async move {
+            let mut peer = Self {
+                connection: Arc::new(builder.build().await?),
+                sender: None,
+                outgoing: OutgoingTrack::new(ssrc, codec, feedback),
+                codecs,
+                gathering,
+                is_closed: AtomicBool::new(false),
+            };
+            if is_sending {
+                let track = Arc::clone(&peer.outgoing.track) as Arc<dyn TrackLocal>;
+                peer.sender = Some(peer.connection.add_track(track).await?);
+            }
+            Ok(peer)
+        });
+        let ended = opening.await.unwrap_or_else(|error| Err(RtcError::Other(error.to_string())));
+        Ok((ended.map_err(PeerError::Setup)?, events))
     }
 
     /// Applies an offer and returns the answer; candidates follow as events.
@@ -261,9 +283,14 @@ impl Peer {
     }
 
     pub async fn close(&self) {
-        if let Err(error) = self.connection.close().await {
-            tracing::debug!(%error, "closing a peer connection");
-        }
+        close(&*self.connection).await;
+        self.is_closed.store(true, Ordering::Relaxed);
+    }
+}
+
+async fn close(connection: &dyn PeerConnection) {
+    if let Err(error) = connection.close().await {
+        tracing::debug!(%error, "closing a peer connection");
     }
 }
 
@@ -384,6 +411,7 @@ impl PeerConnectionEventHandler for Handler {
                 return discard(track).await;
             }
             let Some(&ssrc) = track.ssrcs().await.first() else { return };
+            feedback.follow(ssrc);
             let _ = events.try_send(PeerEvent::Track(RemoteTrack { track, ssrc, codecs, feedback }));
         });
     }
