@@ -2,7 +2,7 @@
 //!
 //! Stands in the library's chain of interceptors and only looks; packets pass through unchanged.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rtc::interceptor::{Packet as TappedPacket, TaggedPacket};
@@ -21,6 +21,8 @@ pub struct Feedback {
     key_wanted: Arc<AtomicBool>,
     /// Loss of the annotated track as the browser last reported it, in 1/256.
     lost: Arc<AtomicU8>,
+    /// Of the browser's video; 0 before it has come.
+    ssrc: Arc<AtomicU32>,
     sender_clock: Arc<Mutex<SenderClock>>,
 }
 
@@ -45,9 +47,21 @@ impl Feedback {
         f32::from(self.lost.load(Ordering::Relaxed)) / 256.0
     }
 
+    /// Has the clock read from the reports of this stream: sound has timestamps of its own.
+    pub(super) fn follow(&self, ssrc: u32) {
+        self.ssrc.store(ssrc, Ordering::Relaxed);
+    }
+
     /// When the browser captured the frame with this RTP timestamp: its Unix time in milliseconds.
     pub fn captured_ms(&self, rtp_timestamp: u32) -> Option<f64> {
         self.sender_clock.lock().expect("no code panics with the sender's clock").unix_ms(rtp_timestamp)
+    }
+
+    fn note_sender(&self, report: &SenderReport) {
+        if report.ssrc == self.ssrc.load(Ordering::Relaxed) {
+            let mut clock = self.sender_clock.lock().expect("no code panics with the sender's clock");
+            clock.report(report.ntp_time, report.rtp_time);
+        }
     }
 
     fn note_reports(&self, reports: &[ReceptionReport]) {
@@ -68,13 +82,32 @@ impl Tap for FeedbackTap {
             if packet.is::<PictureLossIndication>() || packet.is::<FullIntraRequest>() {
                 self.0.key_wanted.store(true, Ordering::Relaxed);
             } else if let Some(report) = packet.downcast_ref::<SenderReport>() {
-                let clock = &self.0.sender_clock;
-                let mut clock = clock.lock().expect("no code panics with the sender's clock");
-                clock.report(report.ntp_time, report.rtp_time);
+                self.0.note_sender(report);
                 self.0.note_reports(&report.reports);
             } else if let Some(report) = packet.downcast_ref::<ReceiverReport>() {
                 self.0.note_reports(&report.reports);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_is_that_of_the_video_and_not_of_the_sound_beside_it() {
+        let feedback = Feedback::default();
+        let report =
+            |ssrc, rtp_time| SenderReport { ssrc, ntp_time: 1 << 63, rtp_time, ..Default::default() };
+        feedback.note_sender(&report(7, 90_000));
+        assert_eq!(feedback.captured_ms(90_000), None, "which stream is the video is not known yet");
+        feedback.follow(7);
+        feedback.note_sender(&report(7, 90_000));
+        let at = feedback.captured_ms(90_000).unwrap();
+        feedback.note_sender(&report(8, 3_000_000_000));
+        assert_eq!(feedback.captured_ms(90_000), Some(at));
+        feedback.note_sender(&report(7, 180_000));
+        assert_eq!(feedback.captured_ms(180_000), Some(at));
     }
 }
