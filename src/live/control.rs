@@ -42,8 +42,12 @@ pub fn router(worker: Arc<Worker>, token: ClusterToken) -> Router {
         .with_state(Control { worker, token })
 }
 
-async fn live() -> &'static str {
-    "ok\n"
+/// What cannot recognise any longer is to be started anew.
+async fn live(State(control): State<Control>) -> Response {
+    match control.worker.is_lost() {
+        false => "ok\n".into_response(),
+        true => (StatusCode::SERVICE_UNAVAILABLE, "no model runs any longer\n").into_response(),
+    }
 }
 
 /// New sessions would be taken here.

@@ -69,7 +69,9 @@ impl IntoResponse for WhipFault {
 impl From<AdmissionError> for WhipFault {
     fn from(error: AdmissionError) -> Self {
         let code = match error {
-            AdmissionError::Full { .. } | AdmissionError::NoHeadroom => WhipRefusal::Busy,
+            AdmissionError::Full { .. } | AdmissionError::NoHeadroom | AdmissionError::Lost => {
+                WhipRefusal::Busy
+            }
             AdmissionError::Draining => WhipRefusal::Draining,
             AdmissionError::UnknownSession => WhipRefusal::UnknownSession,
         };

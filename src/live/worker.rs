@@ -28,6 +28,8 @@ pub enum AdmissionError {
     Full { limit: usize },
     #[error("the worker has no headroom for another session")]
     NoHeadroom,
+    #[error("no model runs any longer on the worker: its device has failed")]
+    Lost,
     #[error("the worker is shutting down")]
     Draining,
     #[error("the worker does not know this session")]
@@ -131,6 +133,11 @@ impl Worker {
         self.note_load(&table);
     }
 
+    /// Whether no model runs any longer.
+    pub fn is_lost(&self) -> bool {
+        self.resources.models.is_lost()
+    }
+
     /// Whether a new session would be taken.
     pub fn admits(&self) -> Result<(), AdmissionError> {
         self.check(&self.table())
@@ -140,6 +147,8 @@ impl Worker {
         let limit = self.admission.max_sessions;
         if table.draining {
             Err(AdmissionError::Draining)
+        } else if self.resources.models.is_lost() {
+            Err(AdmissionError::Lost)
         } else if table.sessions.len() >= limit {
             Err(AdmissionError::Full { limit })
         } else if self.load_ratio(table) >= 1.0 {

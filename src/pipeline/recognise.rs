@@ -325,13 +325,23 @@ impl Recogniser {
     pub fn finish(&self, begun: Begun) -> Result<Found, RecogniseError> {
         let Begun { asked, scores, prepare, submitted } = begun;
         let mut found = Found { prepare, ..Found::default() };
+        // All are waited for: that each of them fails tells the device's fault from a model's.
+        let mut failed = None;
         for asked in asked.into_iter().flatten() {
             let manifest = Arc::clone(&asked.model.manifest);
             let kind = if manifest.task == Task::Faces { Kind::Face } else { Kind::Object };
             let min_score = if kind == Kind::Face { scores.faces } else { scores.objects };
-            found.detections.extend(self.read(asked, min_score)?);
+            match self.read(asked, min_score) {
+                Ok(detections) => found.detections.extend(detections),
+                Err(error) => {
+                    failed.get_or_insert(error);
+                }
+            }
             found.models.insert(manifest.name.clone(), manifest.version.to_string());
             found.found_by.push((kind, manifest));
+        }
+        if let Some(error) = failed {
+            return Err(error);
         }
         if let Some((_, objects)) = found.found_by.iter().find(|(kind, _)| *kind == Kind::Object) {
             animals::leave_out_faces(&mut found.detections, &objects.labels);

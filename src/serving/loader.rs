@@ -14,12 +14,12 @@ use tokio::sync::watch;
 use super::engines::Workshop;
 use super::gauges::{Told, shown};
 use super::plan::{Failures, Wanted, arrange};
-use super::watch::find_breach;
+use super::watch::{Pulse, find_breach};
 use crate::blobs::Version;
 use crate::inference::service::{least_priority, lower_priority};
 use crate::models::manifest::Manifest;
 use crate::models::registry::{Registry, RegistryError};
-use crate::models::store::{Store, StoreError, Stored};
+use crate::models::store::{Found, Store, StoreError, Stored};
 use crate::models::traffic::{Measured, ModelVersion, Previous, Slot, Split, Traffic};
 use crate::pipeline::recognise::{Model, ModelSet};
 
@@ -148,6 +148,7 @@ struct Run {
     failures: Failures,
     /// What was measured last of each model, and of those that are gone but that a traffic could go back to.
     measured: BTreeMap<Wanted, Remembered>,
+    pulse: Pulse,
     told: Told,
     is_registry_lost: bool,
 }
@@ -178,6 +179,7 @@ impl Run {
             held,
             failures: Failures::default(),
             measured: BTreeMap::new(),
+            pulse: Pulse::default(),
             told: Told::default(),
             is_registry_lost: false,
         }
@@ -195,7 +197,10 @@ impl Run {
     /// Brings everything up to date but for one load at most; whether it tried one.
     fn step(&mut self) -> bool {
         self.read_traffics();
-        self.enforce_bounds();
+        // Where every model fails, versions are not to blame, and others' traffic must not suffer for this worker.
+        if !self.note_pulse() {
+            self.enforce_bounds();
+        }
         let wanted = self.wanted();
         self.serve(&wanted);
         self.free(&wanted);
@@ -206,6 +211,22 @@ impl Run {
         self.told.tell(&self.workshop.metrics, self.held.iter().map(|held| &held.model), &self.models);
         self.models.note_not_loaded(self.failures.shown());
         has_tried
+    }
+
+    /// Notes whether everything fails that is run.
+    fn note_pulse(&mut self) -> bool {
+        let tallies = self.held.iter().map(|Held { model, .. }| {
+            let tally = model.figures.tally();
+            (model.id, tally.runs, tally.errors)
+        });
+        let is_lost = self.pulse.is_lost(tallies, Instant::now());
+        if self.models.note_lost(is_lost) != is_lost {
+            match is_lost {
+                true => tracing::error!("no model runs any longer: this worker takes no sessions"),
+                false => tracing::info!("models are tried again: this worker takes sessions"),
+            }
+        }
+        is_lost
     }
 
     fn read_traffics(&mut self) {
@@ -275,14 +296,46 @@ impl Run {
                 held.names.iter().any(|name| all.contains(name)) || held.model.is_held_elsewhere()
             });
         self.held = kept;
+        let is_less = !unwanted.is_empty();
         for Held { model, .. } in unwanted {
             self.told.finish(&self.workshop.metrics, &model);
             self.workshop.unload(model);
+        }
+        if is_less {
+            self.remove_copies(&all);
         }
         let held = &self.held;
         let is_missing =
             |wanted: &Wanted| all.contains(wanted) && !held.iter().any(|held| held.names.contains(wanted));
         self.failures.keep(is_missing);
+    }
+
+    /// Removes the copies of the registry's versions that are not `wanted`, and that no traffic could go back to.
+    fn remove_copies(&self, wanted: &BTreeSet<&Wanted>) {
+        let copies = self.store.fetched();
+        let previous = self.previous();
+        for Found { name, version, .. } in copies.list().unwrap_or_default() {
+            let copy = Wanted::Named(ModelVersion { name: name.clone(), version });
+            let is_held = self.held.iter().any(|held| held.names.contains(&copy));
+            if is_held || wanted.contains(&copy) || previous.contains(&copy) {
+                continue;
+            }
+            if let Err(error) = copies.remove(&name, version) {
+                tracing::debug!(error = &error as &dyn std::error::Error, "removing a copy of a model");
+            }
+        }
+    }
+
+    /// The models that traffics could go back to.
+    fn previous(&self) -> BTreeSet<Wanted> {
+        let previous = |(traffic, _): &(Traffic, Version)| {
+            let model = match traffic.previous.as_ref()? {
+                Previous::Default => None,
+                Previous::Version(version) => Some(version),
+            };
+            Some(wanted_of(&traffic.slot, model))
+        };
+        self.traffics.iter().filter_map(previous).collect()
     }
 
     /// Loads one model that is wanted and not there, those that serve everybody first; whether there was one to try.
@@ -388,14 +441,7 @@ impl Run {
 
     /// Keeps what is measured of every model, and of those that are gone as long as a traffic could go back to them.
     fn remember_measured(&mut self) {
-        let previous = |(traffic, _): &(Traffic, Version)| {
-            let model = match traffic.previous.as_ref()? {
-                Previous::Default => None,
-                Previous::Version(version) => Some(version),
-            };
-            Some(wanted_of(&traffic.slot, model))
-        };
-        let previous: BTreeSet<Wanted> = self.traffics.iter().filter_map(previous).collect();
+        let previous = self.previous();
         let held: BTreeSet<&Wanted> = self.held.iter().flat_map(|held| &held.names).collect();
         self.measured.retain(|wanted, _| previous.contains(wanted) || held.contains(wanted));
         let now = Instant::now();

@@ -1,5 +1,9 @@
-//! Whether a traffic's versions keep to its bounds. Pure.
+//! Whether a traffic's versions keep to its bounds, and whether it is the models that fail. Pure.
 
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::inference::batcher::ModelId;
 use crate::models::traffic::{Breach, Measured, ModelVersion, Previous, Traffic};
 
 /// The first version of a traffic that breaks a bound, and how: whatever stands beside the stable version is held against
@@ -25,6 +29,48 @@ pub(super) fn find_breach(
         };
         Some((model.clone(), traffic.guard.judge(&stable?, before.as_ref())?))
     })
+}
+
+/// Runs that must fail, of two models at least, and none of any model succeed, before the device counts as failed.
+const FAILURES: u64 = 10;
+/// How long nothing may run before a device that failed is tried again.
+const ANOTHER_TRY: Duration = Duration::from_secs(60);
+
+/// Tells a device that has failed, on which no model runs any longer, from a model that does.
+#[derive(Debug, Default)]
+pub(super) struct Pulse {
+    /// Runs and errors of each model when last looked at.
+    known: BTreeMap<ModelId, (u64, u64)>,
+    /// By model, what failed since anything last succeeded.
+    failed: BTreeMap<ModelId, u64>,
+    last_ran: Option<Instant>,
+}
+
+impl Pulse {
+    /// Looks at the runs and errors of every model since it was loaded; whether everything fails.
+    pub fn is_lost(&mut self, tallies: impl Iterator<Item = (ModelId, u64, u64)>, now: Instant) -> bool {
+        let mut known = BTreeMap::new();
+        let (mut has_run, mut has_succeeded) = (false, false);
+        for (model, runs, errors) in tallies {
+            let (runs_before, errors_before) = self.known.get(&model).copied().unwrap_or_default();
+            let (ran, failed) = (runs - runs_before, errors - errors_before);
+            has_run |= ran > 0;
+            has_succeeded |= ran > failed;
+            if failed > 0 {
+                *self.failed.entry(model).or_default() += failed;
+            }
+            known.insert(model, (runs, errors));
+        }
+        self.known = known;
+        if has_run {
+            self.last_ran = Some(now);
+        }
+        let is_stale = self.last_ran.is_some_and(|at| now.duration_since(at) >= ANOTHER_TRY);
+        if has_succeeded || is_stale {
+            self.failed.clear();
+        }
+        self.failed.len() > 1 && self.failed.values().sum::<u64>() >= FAILURES
+    }
 }
 
 #[cfg(test)]
@@ -88,5 +134,24 @@ mod tests {
         assert_eq!(broken(&traffic, &known[1..]), None, "what is not known any more is not held against it");
         traffic.previous = None;
         assert_eq!(broken(&traffic, &known), None, "there is nothing to go back to");
+    }
+
+    #[test]
+    fn a_device_has_failed_when_no_model_runs_and_is_tried_again_later() {
+        let (mut pulse, start) = (Pulse::default(), Instant::now());
+        let mut look = |second, tallies: &[(u64, u64)]| {
+            let ids = (0..).map(ModelId);
+            let tallies = ids.zip(tallies).map(|(id, &(runs, errors))| (id, runs, errors));
+            pulse.is_lost(tallies, start + Duration::from_secs(second))
+        };
+        assert!(!look(0, &[(100, 0), (100, 50)]));
+        assert!(!look(2, &[(100, 0), (150, 100)]), "a model that fails alone is at fault itself");
+        assert!(!look(4, &[(130, 5), (180, 130)]), "some runs succeed");
+        assert!(!look(6, &[(134, 9), (184, 134)]), "too few to say");
+        assert!(look(8, &[(164, 39), (184, 134)]));
+        assert!(look(30, &[(164, 39), (184, 134)]), "nothing has run since");
+        assert!(!look(70, &[(164, 39), (184, 134)]));
+        assert!(look(72, &[(170, 45), (190, 140)]));
+        assert!(!look(74, &[(175, 45), (190, 140)]));
     }
 }

@@ -1,6 +1,7 @@
 //! The models in use: for each slot who gets which, and what is known of each.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::figures::Figures;
@@ -42,6 +43,7 @@ type Table = BTreeMap<Slot, Split<Model>>;
 pub struct ModelSet {
     table: Arc<RwLock<Table>>,
     not_loaded: Arc<RwLock<BTreeMap<String, String>>>,
+    is_lost: Arc<AtomicBool>,
     visitor: Visitor,
     /// The labels on whose tracks text is read; [`WHOLE_PICTURE`] for everywhere.
     text_on: Arc<[String]>,
@@ -135,6 +137,16 @@ impl ModelSet {
         let all: BTreeMap<u64, &Model> =
             table.values().flat_map(Split::models).map(|model| (u64::from(model.id.0), model)).collect();
         all.into_values().cloned().collect()
+    }
+
+    /// Whether every model fails, as on a GPU that has gone.
+    pub fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether every model fails; returns what was noted before.
+    pub fn note_lost(&self, is_lost: bool) -> bool {
+        self.is_lost.swap(is_lost, Ordering::Relaxed)
     }
 
     /// `name@version` of what should be in use and could not be loaded, and why.
