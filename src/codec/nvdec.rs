@@ -91,10 +91,14 @@ impl Fetcher {
     }
 
     /// The frame where the processor finds it; itself, where it is there already.
-    pub fn fetch(&mut self, frame: Frame) -> Result<Frame, FfmpegError> {
+    pub fn fetch(&mut self, mut frame: Frame) -> Result<Frame, FfmpegError> {
         if frame.format() != CUDA {
             return Ok(frame);
         }
+        let (_, height) = frame.size();
+        // The transfer rounds the rows of chroma down; the unit's own surfaces have them all.
+        // SAFETY: the frame is ours, and its surface is of an even height.
+        unsafe { (*frame.as_mut_ptr()).height = height + height % 2 };
         let kept = self.0.as_mut_ptr();
         let mut fetched = Frame::empty().map_err(|_| FfmpegError(ffi::AVERROR(ffi::ENOMEM)))?;
         // SAFETY: all are valid frames. What is written is nobody else's, or was never filled: then the transfer gives
@@ -106,6 +110,7 @@ impl Fetcher {
             FfmpegError::check(ffi::av_hwframe_transfer_data(kept, frame.as_ptr(), 0))?;
             FfmpegError::check(ffi::av_frame_ref(fetched.as_mut_ptr(), kept))?;
             FfmpegError::check(ffi::av_frame_copy_props(fetched.as_mut_ptr(), frame.as_ptr()))?;
+            (*fetched.as_mut_ptr()).height = height;
         }
         Ok(fetched)
     }

@@ -75,6 +75,7 @@ impl Recognition {
             metrics: Arc::clone(metrics),
             names,
             next: 0,
+            loaded: BTreeMap::new(),
         };
         let models = ModelSet::default().reading_text_on(cascades.text_on.clone());
         let mut defaults: BTreeMap<Slot, Loaded> = BTreeMap::new();

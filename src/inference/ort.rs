@@ -19,8 +19,8 @@ use ort::value::{DynValue, Outlet, TensorElementType, TensorRef};
 
 pub use self::device::{Device, DeviceUsed, UnknownDevice};
 pub use self::runtime::{Loading, Memory, Runtime, Shapes};
-pub use self::shaped::BATCHES;
-use self::shaped::{Maker, Making, Shaped};
+pub use self::shaped::{BATCHES, Making};
+use self::shaped::{Maker, Shaped};
 use super::engine::{Description, Engine, EngineError, Port, takes_one};
 use super::rows::{self, Part};
 use super::tensor::{Element, Elements, Outputs, Tensor, TensorData};
@@ -38,8 +38,8 @@ pub struct OrtEngine {
     description: Description,
     /// Rows that it runs together at most, where it is known.
     most_rows: Option<usize>,
-    /// Ends with the engine.
-    _making: Option<Making>,
+    /// Ends with the engine, unless it is taken from it.
+    making: Option<Making>,
     /// For error texts: the file's path.
     model: String,
     /// What the picture's input is called, where a second one, `int64 [N, 2]`, asks for its width and height:
@@ -124,11 +124,17 @@ impl OrtEngine {
             sessions: Sessions::Shaped(Arc::clone(shaped)),
             description: self.description.clone(),
             most_rows: self.most_rows,
-            _making: None,
+            making: None,
             model: self.model.clone(),
             named: self.named.clone(),
             device_used: self.device_used.clone(),
         })
+    }
+
+    /// What is still made of the model beside the lanes, if anything is: whoever holds it waits for its end when dropping
+    /// it, as no lane should.
+    pub fn take_making(&mut self) -> Option<Making> {
+        self.making.take()
     }
 
     /// With the sessions that `open` opens on `device`, which is no CPU.
@@ -168,7 +174,7 @@ impl OrtEngine {
         Ok(Self {
             sessions: Sessions::Shaped(shaped),
             most_rows: Some(most_rows),
-            _making: Some(making),
+            making: Some(making),
             ..self
         })
     }
@@ -214,7 +220,7 @@ impl OrtEngine {
             outputs: session.outputs().iter().map(port).collect(),
         };
         let sessions = Sessions::One(session);
-        Ok(Self { sessions, description, most_rows: None, _making: None, model, named, device_used })
+        Ok(Self { sessions, description, most_rows: None, making: None, model, named, device_used })
     }
 
     /// Where it runs, and why not where it was asked to.

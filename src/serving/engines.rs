@@ -1,12 +1,15 @@
 //! Makes engines of ONNX files, one a lane, and takes them to the lanes and back.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::gauges::Names;
 use crate::inference::batcher::ModelId;
 use crate::inference::engine::{Engine, EngineError};
-use crate::inference::ort::{BATCHES, Device, DeviceUsed, Loading, Memory, OrtEngine, Runtime, Shapes};
+use crate::inference::ort::{
+    BATCHES, Device, DeviceUsed, Loading, Making, Memory, OrtEngine, Runtime, Shapes,
+};
 use crate::inference::service::Service;
 use crate::models::manifest::{Fit, FloatFormat, Head, Input, InputFormat, Layout, Manifest, Task};
 use crate::pipeline::prepare::plan;
@@ -38,6 +41,14 @@ pub struct Workshop {
     pub names: Arc<Names>,
     /// The next model's number.
     pub next: u32,
+    pub loaded: BTreeMap<ModelId, OnDevices>,
+}
+
+/// What a loaded model runs on.
+pub struct OnDevices {
+    devices: Vec<Device>,
+    /// Ends with the model, on the thread that unloads it: a lane must not wait for what is being made.
+    _making: Vec<Making>,
 }
 
 impl Workshop {
@@ -58,14 +69,21 @@ impl Workshop {
             budget: self.gpu_memory.map(|mib| mib << 20),
             ..loading_of(&manifest, max_batch(&manifest, on_gpu), self.threads)
         };
-        let loaded = self.load_engines(path, &loading).and_then(|engines| self.install(manifest, engines));
+        let loaded = self.load_engines(path, &loading);
+        let loaded = loaded.and_then(|(engines, used)| self.install(manifest, engines, used));
         let outcome = if loaded.is_ok() { "loaded" } else { "failed" };
         self.metrics.model_loads_total.with_label_values(&[outcome]).inc();
         loaded
     }
 
-    fn install(&mut self, manifest: Manifest, engines: Vec<OrtEngine>) -> Result<Model, EngineError> {
-        let on_gpu = self.is_on_gpu();
+    fn install(
+        &mut self,
+        manifest: Manifest,
+        mut engines: Vec<OrtEngine>,
+        devices: Vec<Device>,
+    ) -> Result<Model, EngineError> {
+        let on_gpu = is_gpu_among(&devices);
+        let making = engines.iter_mut().filter_map(OrtEngine::take_making).collect();
         let fits = engines.iter().filter_map(OrtEngine::most_rows).min().unwrap_or(usize::MAX);
         let max_batch = max_batch(&manifest, on_gpu).min(fits);
         let engines = engines.into_iter().map(|engine| Box::new(engine) as Box<dyn Engine>).collect();
@@ -77,18 +95,29 @@ impl Workshop {
         if on_gpu {
             self.service.set_pictures_under_way(self.service.lanes() * GPU_BATCH + 1);
         }
-        let devices = self.devices.iter().map(Device::to_string).collect::<Vec<_>>().join(",");
-        tracing::info!(model = %manifest.name, version = manifest.version, devices, "model loaded");
+        let shown = devices.iter().map(Device::to_string).collect::<Vec<_>>().join(",");
+        tracing::info!(model = %manifest.name, version = manifest.version, devices = shown, "model loaded");
+        // What the first model could not have is not tried, and not complained about, again. That a later one finds no
+        // room says nothing of the next.
+        if self.loaded.is_empty() {
+            self.devices.clone_from(&devices);
+        }
+        self.loaded.insert(id, OnDevices { devices, _making: making });
+        self.show_devices();
         Ok(Model::new(id, manifest))
     }
 
     /// Whether models run on a GPU, as far as is known.
     pub fn is_on_gpu(&self) -> bool {
-        self.devices.iter().any(|&device| device != Device::Cpu)
+        is_gpu_among(&self.devices)
     }
 
-    /// One engine a lane; the devices share the lanes out among them.
-    fn load_engines(&mut self, path: &Path, loading: &Loading) -> Result<Vec<OrtEngine>, EngineError> {
+    /// One engine a lane, and what they run on; the devices share the lanes out among them.
+    fn load_engines(
+        &self,
+        path: &Path,
+        loading: &Loading,
+    ) -> Result<(Vec<OrtEngine>, Vec<Device>), EngineError> {
         let mut engines = Vec::new();
         let mut used = Vec::new();
         for (index, &wanted) in self.devices.iter().enumerate() {
@@ -104,22 +133,29 @@ impl Workshop {
             used.push(*device);
             engines.extend(loaded);
         }
-        // What the first model could not have is not tried, and not complained about, again.
-        self.devices = used;
+        Ok((engines, used))
+    }
+
+    fn show_devices(&self) {
         self.metrics.inference_device.reset();
-        for device in &self.devices {
+        for device in self.loaded.values().flat_map(|on| &on.devices) {
             self.metrics.inference_device.with_label_values(&[&device.to_string()]).set(1);
         }
-        Ok(engines)
     }
 
     /// Takes a model from the lanes, where nobody asks it any longer, and frees its engines.
-    pub fn unload(&self, model: Model) {
+    pub fn unload(&mut self, model: Model) {
         tracing::info!(model = %model.version(), "model unloaded");
+        self.loaded.remove(&model.id);
         self.service.remove(model.id);
         self.names.leave(model.id);
+        self.show_devices();
         self.metrics.model_loads_total.with_label_values(&["unloaded"]).inc();
     }
+}
+
+fn is_gpu_among(devices: &[Device]) -> bool {
+    devices.iter().any(|&device| device != Device::Cpu)
 }
 
 /// Has the pictures' shorter sides come in few steps.

@@ -203,7 +203,7 @@ impl Metrics {
             ),
             inference_device: new.gauges(
                 "vigie_inference_device",
-                "1 for the device that runs inference.",
+                "1 for each device that a loaded model runs on.",
                 &["device"],
             ),
             detections_total: new.counters("vigie_detections_total", "Detections reported, by kind.", &["kind"]),

@@ -9,10 +9,11 @@
 //! Requests are gathered straight into page-locked memory, which the device copies from without a detour, and outputs
 //! come back to such memory.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ort::memory::{Allocator, MemoryInfo};
 use ort::session::{IoBinding, Session, SessionOutputs};
@@ -29,6 +30,9 @@ pub const BATCHES: [usize; 4] = [8, 16, 32, 64];
 /// Shapes of which a session is kept: what is over the number makes room for the next. Cameras come in few, times the
 /// sizes of batches.
 const MAX_SHAPES: usize = 48;
+
+/// How long a shape that no session could be made for is not tried again: trying takes seconds, on a lane.
+const ANOTHER_TRY: Duration = Duration::from_secs(60);
 
 /// How many models have sessions made beside the lanes right now.
 pub(super) static MAKING: AtomicUsize = AtomicUsize::new(0);
@@ -56,6 +60,8 @@ pub(super) struct Shaped {
     sessions: Mutex<Vec<Arc<OneShape>>>,
     /// Held while a session is made, so that none is made twice.
     making: Mutex<()>,
+    /// Shapes that no session could be made for, and when that was, the last one first.
+    failed: Mutex<VecDeque<(Vec<usize>, Instant)>>,
 }
 
 /// A session for inputs of one shape.
@@ -79,7 +85,13 @@ impl Shaped {
         let mut batches: Vec<usize> = shapes.iter().map(|shape| shape[0]).collect();
         batches.sort_unstable();
         batches.dedup();
-        let shaped = Self { maker, batches, sessions: Mutex::default(), making: Mutex::default() };
+        let shaped = Self {
+            maker,
+            batches,
+            sessions: Mutex::default(),
+            making: Mutex::default(),
+            failed: Mutex::default(),
+        };
         let mut most = usize::MAX;
         let mut sides: Vec<&[usize]> = shapes.iter().map(|shape| &shape[1..]).collect();
         sides.sort();
@@ -157,7 +169,16 @@ impl Shaped {
         if let Some(known) = lock(&self.sessions).iter().find(|one| one.shape == shape) {
             return Ok(Arc::clone(known));
         }
-        let one = Arc::new(self.maker.make(shape)?);
+        let mut failed = lock(&self.failed);
+        failed.retain(|(_, at)| at.elapsed() < ANOTHER_TRY);
+        if failed.iter().any(|(known, _)| known == shape) {
+            return Err(ort::Error::new("no session could be made for this shape a moment ago"));
+        }
+        let made = self.maker.make(shape).inspect_err(|_| {
+            failed.truncate(MAX_SHAPES - 1);
+            failed.push_front((shape.to_vec(), Instant::now()));
+        });
+        let one = Arc::new(made?);
         let mut sessions = lock(&self.sessions);
         if sessions.len() == MAX_SHAPES {
             sessions.remove(0);
@@ -173,13 +194,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// A thread that makes the sessions that are still missing. Dropping it ends it after the one that it makes.
-pub(super) struct Making {
+pub struct Making {
     is_over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Making {
-    pub fn start(shaped: Arc<Shaped>, shapes: Vec<Vec<usize>>) -> std::io::Result<Self> {
+    pub(super) fn start(shaped: Arc<Shaped>, shapes: Vec<Vec<usize>>) -> std::io::Result<Self> {
         let is_over = Arc::new(AtomicBool::new(false));
         let make = {
             let is_over = Arc::clone(&is_over);
