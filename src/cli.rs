@@ -156,6 +156,10 @@ pub struct FrontArgs {
     /// Bytes of the longest video that is taken in.
     #[arg(long, env = "VIGIE_MAX_UPLOAD_BYTES", default_value_t = 2 << 30, value_parser = clap::value_parser!(u64).range(1..))]
     pub max_upload_bytes: u64,
+    /// MiB of memory for pictures and videos on their way through; who finds none left is told to come back. A picture
+    /// takes its size, a video 3 MiB, and 15 where the store is a bucket.
+    #[arg(long, env = "VIGIE_UPLOAD_MEMORY", default_value_t = 512, value_parser = clap::value_parser!(u32).range(64..=1 << 20))]
+    pub upload_memory: u32,
     #[command(flatten)]
     pub guard: GuardArgs,
 }
@@ -246,6 +250,10 @@ pub struct WorkerArgs {
     /// Video jobs at a time; 0 to leave them to other workers.
     #[arg(long, env = "VIGIE_VIDEO_JOBS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(..=64))]
     pub video_jobs: u16,
+    /// Bytes that the results of one video may have together, and so take of the disk while they are made; a video that makes more
+    /// of them has failed.
+    #[arg(long, env = "VIGIE_MAX_VIDEO_RESULT_BYTES", default_value_t = 2 << 30, value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_video_result_bytes: u64,
     /// Seconds of CPU time that the trial of an uploaded model may take; ten times as many may pass.
     #[arg(long, env = "VIGIE_TRIAL_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=120))]
     pub trial_seconds: u64,

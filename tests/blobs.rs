@@ -29,6 +29,7 @@ const PLENTY: u64 = 1 << 30;
 async fn a_folder_keeps_blobs() {
     let folder = tempfile::tempdir().unwrap();
     let blobs = Blobs::open(folder.path().to_str().unwrap()).unwrap();
+    assert_eq!(blobs.max_content_bytes(), u64::MAX);
     keeps_blobs(&blobs).await;
     // Another handle, as another process has it: only the folder's own lock is between the two.
     changes_on_a_condition(&blobs, &Blobs::open(folder.path().to_str().unwrap()).unwrap()).await;
@@ -40,6 +41,7 @@ async fn a_folder_keeps_blobs() {
 async fn a_bucket_keeps_blobs() {
     let server = S3::start();
     let blobs = server.bucket("store");
+    assert_eq!(blobs.max_content_bytes(), 5 << 30);
     keeps_blobs(&blobs).await;
     changes_on_a_condition(&blobs, &server.bucket("store")).await;
     unfinished(&blobs).await;

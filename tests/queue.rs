@@ -7,15 +7,23 @@ mod common;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::Utc;
 use common::cluster::eventually;
 use common::outside::Nats;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use vigie::blobs::Blobs;
 use vigie::jobs::id::JobId;
 use vigie::jobs::queue::{Delivery, Depth, Options, Queue, QueueError};
+use vigie::jobs::record::{self, Job, State, Upload};
+use vigie::jobs::service::Jobs;
+use vigie::jobs::tus::TusError;
+use vigie::telemetry::metrics::Metrics;
 
 /// Longer than a loaded machine stalls, shorter than anybody's patience.
 const ACK_WAIT: Duration = Duration::from_secs(4);
@@ -151,6 +159,11 @@ async fn a_full_queue_refuses(one: &Queue, other: &Queue) {
     for _ in 0..options().capacity {
         one.push(JobId::random(), 0).await.unwrap();
     }
+    // Also to whoever has not pushed: a video is refused before it is sent.
+    for queue in [one, other] {
+        let is_full = || matches!(queue.ready(), Err(QueueError::Full { capacity: 50 }));
+        eventually("it is known to be full", is_full).await;
+    }
     let held = taken(other).await;
     for queue in [one, other] {
         let refused = queue.push(JobId::random(), 0).await;
@@ -162,6 +175,82 @@ async fn a_full_queue_refuses(one: &Queue, other: &Queue) {
         taken(other).await.done().await.unwrap();
     }
     empties(one).await;
+    for queue in [one, other] {
+        eventually("it is known to have room", || queue.ready().is_ok()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_the_queue_has_lost_is_queued_again_and_no_other() {
+    let (server, folder) = (Nats::start(), tempfile::tempdir().unwrap());
+    let queue = connect(&server).await;
+    let jobs = jobs(folder.path(), &queue, LONG);
+    let waiting = keep(&jobs, State::Queued, 0, 2).await;
+    let running = keep(&jobs, State::Running, 1, 2).await;
+    for (state, hours) in [(State::Queued, 0), (State::Running, 0), (State::Failed, 2)] {
+        keep(&jobs, state, 1, hours).await;
+    }
+    // As long as something waits, they may be what waits.
+    let next = JobId::random();
+    queue.push(next, 0).await.unwrap();
+    becomes(&queue, Depth { waiting: 1, taken: 0 }).await;
+    jobs.sweep().await.unwrap();
+    let delivery = taken(&queue).await;
+    assert_eq!(delivery.job, next);
+    delivery.done().await.unwrap();
+    empties(&queue).await;
+
+    jobs.sweep().await.unwrap();
+    let mut queued = BTreeMap::new();
+    for _ in 0..2 {
+        let delivery = taken(&queue).await;
+        queued.insert(delivery.job, delivery.tries);
+        assert_eq!(jobs.find(delivery.job).await.unwrap().state, State::Queued);
+        delivery.done().await.unwrap();
+    }
+    assert_eq!(queued, BTreeMap::from([(waiting, 1), (running, 2)]));
+    empties(&queue).await;
+
+    // Once: what comes next is what is pushed next.
+    jobs.sweep().await.unwrap();
+    queue.push(next, 0).await.unwrap();
+    assert_eq!(taken(&queue).await.job, next);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_goes_on_where_the_queue_takes_nothing() {
+    let (server, folder) = (Nats::start(), tempfile::tempdir().unwrap());
+    let queue = Queue::nats(&server.url, Options { capacity: 1, ..options() }).await.unwrap();
+    eventually("the queue is ready", || queue.ready().is_ok()).await;
+    queue.push(JobId::random(), 0).await.unwrap();
+    // Full, and nothing waits.
+    let _held = taken(&queue).await;
+    becomes(&queue, Depth { waiting: 0, taken: 1 }).await;
+    let jobs = jobs(folder.path(), &queue, Duration::ZERO);
+    keep(&jobs, State::Queued, 0, 2).await;
+    let wanted = record::Options::read(None, None, None).unwrap();
+    let (expired, _) = jobs.announce(1, "film", wanted).await.unwrap();
+    jobs.sweep().await.unwrap();
+    assert!(matches!(jobs.announced(expired).await, Err(TusError::Unknown)));
+}
+
+/// The jobs of a store in this folder.
+fn jobs(folder: &Path, queue: &Queue, expiry: Duration) -> Jobs {
+    let blobs = Blobs::open(folder.to_str().unwrap()).unwrap();
+    Jobs::new(blobs, queue.clone(), expiry, Arc::new(Metrics::new()))
+}
+
+/// Keeps the record of a job that was last written so many hours ago.
+async fn keep(jobs: &Jobs, state: State, tries: u32, hours: u64) -> JobId {
+    let upload = Upload { bytes: 1, sha256: "00".repeat(32) };
+    let wanted = record::Options::read(None, None, None).unwrap();
+    let written = Utc::now() - Duration::from_secs(hours * 3600);
+    let a_day = Duration::from_secs(24 * 3600);
+    let mut job = Job::new(JobId::random(), &upload, "film", wanted, written, a_day);
+    (job.state, job.tries) = (state, tries);
+    let text = serde_json::to_vec(&job).unwrap();
+    jobs.blobs().create(&format!("jobs/{}/job.json", job.id), text.into()).await.unwrap();
+    job.id
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -354,8 +443,12 @@ async fn taken(queue: &Queue) -> Delivery {
 }
 
 async fn empties(queue: &Queue) {
+    becomes(queue, Depth::default()).await;
+}
+
+async fn becomes(queue: &Queue, depth: Depth) {
     let deadline = Instant::now() + LONG;
-    while queue.depth().await.unwrap() != Depth::default() {
+    while queue.depth().await.unwrap() != depth {
         assert!(Instant::now() < deadline, "{:?}", queue.depth().await);
         sleep(Duration::from_millis(20)).await;
     }

@@ -151,11 +151,15 @@ fn as_players_ask(address: SocketAddr, id: &str, whole: &[u8]) {
 #[test]
 fn results_are_served_from_a_bucket_in_parts() {
     let server = S3::start();
+    let place = ["--store", "s3://store/videos", "--log", "warn"];
     let service = Service::start_with(
         &s3::settings(&server.endpoint),
-        &["--store", "s3://store/videos", "--lanes", "1", "--log", "warn"],
+        &[&place[..], QUICK, &["--max-upload-bytes", "10737418240"]].concat(),
     );
     let address = service.address;
+    // No more than a bucket can make one file of.
+    let told = request(address, "OPTIONS", "/api/uploads", &[("Tus-Resumable", "1.0.0")], &[]);
+    assert_eq!(told.header("tus-max-size"), Some("5368709120"));
     let folder = tempfile::tempdir().unwrap();
     let id = submit(address, "?tasks=faces&every=5", &film(folder.path(), "film.mp4", "2"));
     let done = ended(address, &id);
@@ -471,6 +475,26 @@ fn bad_videos_end_as_failed_jobs_that_say_why() {
 }
 
 #[test]
+fn a_video_whose_results_become_too_large_fails_at_once() {
+    let (store, inputs) = (Store::new(), tempfile::tempdir().unwrap());
+    let service = store.serve(&[QUICK, &["--max-video-result-bytes", "1000"]].concat());
+    let id = submit(service.address, "?every=5", &film(inputs.path(), "film.mp4", "1"));
+    let job = ended(service.address, &id);
+    assert_eq!(
+        (job["state"].as_str(), job["error"]["code"].as_str(), job["tries"].as_u64()),
+        (Some("failed"), Some("too_large"), Some(1)),
+        "{job}"
+    );
+    let message = job["error"]["message"].as_str().unwrap();
+    for said in ["1000 bytes", "--max-video-result-bytes", "shorter"] {
+        assert!(message.contains(said), "{message}");
+    }
+    let left = store.files();
+    assert!(left.iter().all(|path| !path.to_str().unwrap().contains("scratch")), "{left:?}");
+    assert_eq!(result(service.address, &id, "annotated.mp4", &[]).status, 404);
+}
+
+#[test]
 fn jobs_expire() {
     let (store, inputs) = (Store::new(), tempfile::tempdir().unwrap());
     let service = store.serve(&[QUICK, &["--video-expiry-hours", "0.001"]].concat());
@@ -688,11 +712,14 @@ fn pieces_come_when_and_as_they_come() {
     let whole = tus(&service, "HEAD", &place, &[], &[]);
     assert_eq!(whole.header("vigie-job"), Some(id.as_str()));
     assert_eq!(whole.header("upload-offset"), Some(length.as_str()));
+    let counted = |outcome: &str| service.metric(&format!("vigie_uploads_total{{outcome=\"{outcome}\"}}"));
+    assert_eq!(counted("taken"), 1.0, "and asked about again");
 
     // With the first piece in the announcement; no video, however small its pieces; given up.
     let kind = ("Content-Type", "application/offset+octet-stream");
     let at_once = tus(&service, "POST", "/api/uploads", &[kind, ("Upload-Length", &length)], &film);
     assert_eq!((at_once.status, at_once.header("vigie-job").is_some()), (201, true));
+    assert_eq!(counted("taken"), 2.0);
     let announce = |length: &str| {
         let reply = tus(&service, "POST", "/api/uploads", &[("Upload-Length", length)], &[]);
         reply.header("location").unwrap().to_owned()
@@ -708,9 +735,13 @@ fn pieces_come_when_and_as_they_come() {
     assert_eq!(send(&service, &unwanted, 0, &film[..500]).status, 204);
     assert_eq!(tus(&service, "DELETE", &unwanted, &[], &[]).status, 204);
     assert_eq!(tus(&service, "HEAD", &unwanted, &[], &[]).status, 404);
-    assert_eq!(
-        code(&send(&service, &format!("/api/uploads/{}", "0".repeat(32)), 0, b"x")),
-        (404, "not_found".into())
-    );
+    let unknown = format!("/api/uploads/{}", "0".repeat(32));
+    assert_eq!(code(&send(&service, &unknown, 0, b"x")), (404, "not_found".into()));
+    // Who only asks sends nothing that could be refused.
+    let refused = counted("refused");
+    for method in ["HEAD", "DELETE"] {
+        assert_eq!(tus(&service, method, &unknown, &[], &[]).status, 404);
+    }
+    assert_eq!(counted("refused"), refused);
     assert_eq!(tus(&service, "HEAD", "/api/uploads/nonsense", &[], &[]).status, 404);
 }

@@ -127,6 +127,16 @@ impl Blobs {
         Writer::by_content(self, parse(folder)?, max_bytes).await
     }
 
+    /// The most bytes of a blob that is called by its content: a bucket cannot rename larger ones.
+    pub fn max_content_bytes(&self) -> u64 {
+        if self.0.folder.is_some() { u64::MAX } else { writer::CLOUD_MAX_COPY_BYTES }
+    }
+
+    /// Bytes of memory that a [`Writer`] takes at the most.
+    pub fn writer_bytes(&self) -> usize {
+        writer::held_bytes(self.0.folder.is_some())
+    }
+
     /// Joins blobs, in this order, to one that is called `<folder>/<SHA-256 of its content>`. The parts stay.
     ///
     /// # Errors

@@ -13,8 +13,19 @@ const CLOUD_PART_BYTES: usize = 5 << 20;
 const FOLDER_PART_BYTES: usize = 1 << 20;
 /// Parts that are under way while the next one is gathered.
 const PARTS_AT_ONCE: usize = 2;
-/// S3's limits: 10,000 parts of the above, and what it copies in one go.
-const CLOUD_MAX_BYTES: u64 = 5 << 30;
+/// S3's limits: so many parts make a blob,
+const CLOUD_MAX_PARTS: u64 = 10_000;
+/// and so much is copied in one go, as what is renamed has to be.
+pub(super) const CLOUD_MAX_COPY_BYTES: u64 = 5 << 30;
+
+/// Bytes of the parts of a writer to a folder or a bucket, the one that is gathered among them.
+pub(super) fn held_bytes(is_folder: bool) -> usize {
+    (PARTS_AT_ONCE + 1) * part_bytes(is_folder)
+}
+
+fn part_bytes(is_folder: bool) -> usize {
+    if is_folder { FOLDER_PART_BYTES } else { CLOUD_PART_BYTES }
+}
 
 /// Where unfinished blobs of unknown name are.
 pub(super) const PARTIAL: &str = "partial";
@@ -48,6 +59,17 @@ enum Target {
     Content(Key),
 }
 
+impl Target {
+    /// The most that a bucket takes of it.
+    fn cloud_max_bytes(&self) -> u64 {
+        match self {
+            Self::Key(_) => CLOUD_MAX_PARTS * CLOUD_PART_BYTES as u64,
+            // Renamed when its content is known.
+            Self::Content(_) => CLOUD_MAX_COPY_BYTES,
+        }
+    }
+}
+
 impl Writer {
     pub(super) async fn to_key(blobs: &Blobs, key: Key, max_bytes: u64) -> Result<Self, BlobError> {
         Self::start(blobs, Target::Key(key.clone()), key, max_bytes).await
@@ -61,7 +83,10 @@ impl Writer {
     async fn start(blobs: &Blobs, target: Target, staged: Key, max_bytes: u64) -> Result<Self, BlobError> {
         let upload = blobs.store().put_multipart(&staged).await;
         let upload = upload.map_err(|error| BlobError::of(staged.as_ref(), error))?;
-        let max_bytes = if blobs.folder().is_some() { max_bytes } else { max_bytes.min(CLOUD_MAX_BYTES) };
+        let max_bytes = match blobs.folder() {
+            Some(_) => max_bytes,
+            None => max_bytes.min(target.cloud_max_bytes()),
+        };
         Ok(Self {
             blobs: blobs.clone(),
             target,
@@ -164,7 +189,7 @@ impl Writer {
     }
 
     fn part_bytes(&self) -> usize {
-        if self.blobs.folder().is_some() { FOLDER_PART_BYTES } else { CLOUD_PART_BYTES }
+        part_bytes(self.blobs.folder().is_some())
     }
 
     fn error(&self, error: object_store::Error) -> BlobError {
@@ -182,5 +207,17 @@ impl Drop for Writer {
                 let _ = upload.abort().await;
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_takes_more_under_a_name_than_it_can_rename() {
+        let key = || Key::from("jobs/1/annotated.mp4");
+        assert_eq!(Target::Key(key()).cloud_max_bytes(), 50_000 << 20);
+        assert_eq!(Target::Content(key()).cloud_max_bytes(), 5 << 30);
     }
 }

@@ -19,6 +19,7 @@ use crate::live::worker::Worker;
 use crate::live::{control, whip};
 use crate::oip;
 use crate::shutdown::Inside;
+use crate::signalling::room::Room;
 use crate::signalling::router::Front;
 use crate::telemetry::metrics::Metrics;
 use crate::trials;
@@ -54,9 +55,10 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
     };
     let desk = recognition.start_desk(&metrics)?;
     let mut video_jobs = VideoJobs::alone(&args.store, &args.worker, &metrics).await?;
+    let room = Room::of_mib(args.front.upload_memory);
     let videos = video_jobs.as_mut().map(|jobs| {
         jobs.start(&args.worker, recognition, &metrics);
-        jobs.front(&args.front)
+        jobs.front(&args.front, room.clone())
     });
     let registry = registry::open(&args.store);
     let mut loader = recognition.follow(registry.as_ref(), "w1")?;
@@ -67,7 +69,7 @@ async fn serve(args: &ServeArgs, recognition: &Recognition, metrics: Arc<Metrics
         workers: Arc::clone(&fleet),
         relay: Arc::default(),
         session_key: token.session_key(),
-        uploads: Arc::default(),
+        room,
         videos,
         models: registry::front(registry.as_ref()),
         metrics: Arc::clone(&metrics),

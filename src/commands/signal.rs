@@ -10,6 +10,7 @@ use super::{guard, registry};
 use crate::cli::SignalArgs;
 use crate::cluster::fleet::Fleet;
 use crate::shutdown::Inside;
+use crate::signalling::room::Room;
 use crate::signalling::router::Front;
 use crate::telemetry::metrics::Metrics;
 
@@ -35,13 +36,14 @@ async fn serve(args: &SignalArgs) -> anyhow::Result<()> {
     };
     let metrics = Arc::new(Metrics::new());
     let video_jobs = VideoJobs::shared(&args.store, &metrics).await?;
+    let room = Room::of_mib(args.front.upload_memory);
     let front = Front {
         sockets: Inside::default(),
         workers: Arc::clone(&fleet),
         relay: Arc::default(),
         session_key: token.session_key(),
-        uploads: Arc::default(),
-        videos: video_jobs.as_ref().map(|jobs| jobs.front(&args.front)),
+        videos: video_jobs.as_ref().map(|jobs| jobs.front(&args.front, room.clone())),
+        room,
         models: registry::front(registry::open(&args.store).as_ref()),
         metrics,
         readiness: Arc::new(readiness),

@@ -12,6 +12,7 @@ use crate::blobs::Blobs;
 use crate::cli::{FrontArgs, StoreArgs};
 use crate::jobs::queue::{Options, Queue};
 use crate::jobs::service::Jobs;
+use crate::signalling::room::Room;
 use crate::signalling::uploads::Videos;
 use crate::telemetry::metrics::Metrics;
 #[cfg(feature = "media")]
@@ -62,9 +63,17 @@ impl VideoJobs {
     }
 
     /// What the front needs to take videos in.
-    pub fn front(&self, args: &FrontArgs) -> Arc<Videos> {
+    pub fn front(&self, args: &FrontArgs, room: Room) -> Arc<Videos> {
+        let (asked, most) = (args.max_upload_bytes, self.jobs.blobs().max_content_bytes());
+        if asked > most {
+            tracing::warn!(
+                asked,
+                taken = most,
+                "--max-upload-bytes is more than a bucket can make one file of: longer videos are refused"
+            );
+        }
         let closing = self.leaving.subscribe();
-        Arc::new(Videos::new(Arc::clone(&self.jobs), args.max_upload_bytes, closing))
+        Arc::new(Videos::new(Arc::clone(&self.jobs), asked.min(most), room, closing))
     }
 
     /// Ends the progress streams, and hands the jobs that run here back, within `limit`.
@@ -136,6 +145,7 @@ impl VideoJobs {
             models: recognition.models(),
             lanes: recognition.lanes(),
             metrics: Arc::clone(metrics),
+            max_result_bytes: args.max_video_result_bytes,
         };
         let (places, leaving) = (args.video_jobs, self.leaving.subscribe());
         self.running = Some(tokio::spawn(async move { runner.run(places, &leaving).await }));

@@ -9,6 +9,7 @@ mod annotation;
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -41,6 +42,8 @@ pub struct Runner {
     pub models: ModelSet,
     pub lanes: usize,
     pub metrics: Arc<Metrics>,
+    /// Of the results of one video together.
+    pub max_result_bytes: u64,
 }
 
 /// Why the job was stopped from here.
@@ -57,12 +60,7 @@ impl Runner {
     }
 
     async fn fill(&self, place: u16, mut is_stopping: watch::Receiver<bool>) {
-        loop {
-            let delivery = tokio::select! {
-                biased;
-                _ = is_stopping.wait_for(|is| *is) => return,
-                delivery = self.jobs.queue().take() => delivery,
-            };
+        while let Some(delivery) = unless_stopping(&mut is_stopping, self.jobs.queue().take()).await {
             self.serve(place, delivery, &mut is_stopping).await;
         }
     }
@@ -146,14 +144,23 @@ impl Runner {
         delivery: &Delivery,
         is_stopping: &mut watch::Receiver<bool>,
     ) -> Result<Settled, JobsError> {
-        let files = match self.files(&run).await {
-            Ok(files) => files,
-            Err(BlobError::NotFound { .. }) => {
+        let upload = self.jobs.upload_key(&run.job);
+        let fetching = unless_stopping(is_stopping, self.files(&upload));
+        let files = match keep_alive(&self.jobs, &mut run, delivery, fetching).await {
+            Ok(Some(Ok(files))) => files,
+            Ok(Some(Err(BlobError::NotFound { .. }))) => {
                 let fault = Fault::new("upload_lost", "the uploaded video is not in the store any more");
-                self.jobs.refuse(run, fault).await?;
+                return self.refuse(run, fault).await;
+            }
+            Ok(Some(Err(error))) => return self.again(run, store_trouble(&error)).await,
+            Ok(None) => {
+                self.jobs.requeue(run, None).await?;
+                return Ok(Settled::Back);
+            }
+            Err(verdict) => {
+                self.jobs.leave(run, verdict).await?;
                 return Ok(Settled::Over);
             }
-            Err(error) => return self.again(run, store_trouble(&error)).await,
         };
         let (shared, mut ended) = self.start(place, &run.job.options, &files);
         let attended = self.attend(&mut run, delivery, &shared, &mut ended, is_stopping).await;
@@ -189,12 +196,15 @@ impl Runner {
         let fault = match ended {
             Ended::Annotated(summary) => return self.store(run, delivery, files, &summary).await,
             Ended::Failed(error) => match fault_of(&error) {
-                Some(fault) => {
-                    self.jobs.refuse(run, fault).await?;
-                    return Ok(Settled::Over);
-                }
+                Some(fault) => return self.refuse(run, fault).await,
                 None => trouble(&error, error.code() == Fault::STORE_FULL),
             },
+            Ended::TooLarge => {
+                // As below.
+                drop(files);
+                let fault = too_large(self.max_result_bytes, "as --max-video-result-bytes has it here");
+                return self.refuse(run, fault).await;
+            }
             Ended::Scratch(error) => store_trouble(&error),
             Ended::Panicked => Fault::new("internal", "vigie failed at it by a fault of its own"),
         };
@@ -209,9 +219,15 @@ impl Runner {
         Ok(Settled::Again)
     }
 
-    async fn files(&self, run: &Run) -> Result<Files, BlobError> {
+    /// Ends a job for good that no other try would help.
+    async fn refuse(&self, run: Run, fault: Fault) -> Result<Settled, JobsError> {
+        self.jobs.refuse(run, fault).await?;
+        Ok(Settled::Over)
+    }
+
+    async fn files(&self, upload: &str) -> Result<Files, BlobError> {
         let blobs = self.jobs.blobs();
-        let upload = blobs.fetch(&self.jobs.upload_key(&run.job)).await?;
+        let upload = blobs.fetch(upload).await?;
         Ok(Files { upload, scratch: blobs.scratch().await? })
     }
 
@@ -221,14 +237,14 @@ impl Runner {
         let options = video_options(options);
         let shared = Arc::new(Shared { progress: watch::Sender::default(), is_over: AtomicBool::new(false) });
         let (tell, ended) = oneshot::channel();
-        let source = files.upload.path().to_owned();
-        let (target, lines) = (files.path(ResultFile::Annotated), files.path(ResultFile::Detections));
+        let (source, folder) = (files.upload.path().to_owned(), files.scratch.path().to_owned());
+        let max_bytes = self.max_result_bytes;
         let teller = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name(format!("video-{place}"));
         let spawned = thread.spawn(move || {
             // Decoders of other people's formats must not take the place with them.
             let annotated = catch_unwind(AssertUnwindSafe(|| {
-                annotate(&source, &target, &lines, &engines, &options, &teller)
+                annotate(&source, &folder, max_bytes, &engines, &options, &teller)
             }));
             let _ = tell.send(annotated.unwrap_or(Ended::Panicked));
         });
@@ -280,7 +296,7 @@ impl Runner {
         }
     }
 
-    /// Puts the results in the store and the job at its end, and keeps telling that it is in work.
+    /// Puts the results in the store and the job at its end. Somebody who has to go ends with this first, if there is time.
     async fn store(
         &self,
         mut run: Run,
@@ -292,35 +308,76 @@ impl Runner {
         run.job.progress.of_frames = Some(summary.frames);
         run.job.progress.media_s = summary.duration_s;
         run.job.progress.seconds_left = None;
+        let id = run.job.id;
         let storing = async {
             let text = serde_json::to_vec(summary).map_err(std::io::Error::from);
             let path = files.path(ResultFile::Summary);
             let written = text.and_then(|text| std::fs::write(&path, text));
             written.map_err(BlobError::of_file)?;
             for file in ResultFile::ALL {
-                self.jobs.blobs().upload_from(&files.path(file), &file.key(run.job.id)).await?;
+                self.jobs.blobs().upload_from(&files.path(file), &file.key(id)).await?;
             }
             Ok::<_, BlobError>(())
         };
-        let telling = async {
-            loop {
-                tokio::time::sleep(HEARTBEAT).await;
-                delivery.working().await;
-            }
-        };
-        let stored = tokio::select! {
-            stored = storing => stored,
-            never = telling => never,
-        };
-        match stored {
-            Ok(()) => {
+        let error = match keep_alive(&self.jobs, &mut run, delivery, storing).await {
+            Ok(Ok(())) => {
                 self.jobs.complete(run).await?;
-                Ok(Settled::Over)
+                return Ok(Settled::Over);
             }
+            Ok(Err(error)) => error,
+            Err(verdict) => {
+                self.jobs.leave(run, verdict).await?;
+                return Ok(Settled::Over);
+            }
+        };
+        // As in `settle`.
+        drop(files);
+        match error {
+            BlobError::TooLarge { max_bytes } => {
+                self.refuse(run, too_large(max_bytes, "the most that the store takes of a file")).await
+            }
+            error => self.again(run, store_trouble(&error)).await,
+        }
+    }
+}
+
+/// What `work` brings, unless this worker has to go first.
+async fn unless_stopping<T>(
+    is_stopping: &mut watch::Receiver<bool>,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::select! {
+        biased;
+        _ = is_stopping.wait_for(|is| *is) => None,
+        done = work => Some(done),
+    }
+}
+
+/// Does what may take long before and after a video is annotated, and says meanwhile that the run goes on, to the queue and in
+/// the record: who is silent in one of them is taken for dead.
+///
+/// # Errors
+/// Why the run is to stop; `work` is given up then.
+async fn keep_alive<T>(
+    jobs: &Jobs,
+    run: &mut Run,
+    delivery: &Delivery,
+    work: impl Future<Output = T>,
+) -> Result<T, Verdict> {
+    let mut work = pin!(work);
+    loop {
+        if let Ok(done) = tokio::time::timeout(HEARTBEAT, work.as_mut()).await {
+            return Ok(done);
+        }
+        // Not beside the work: cut off at its end, a record that was written would seem to be another's.
+        delivery.working().await;
+        let progress = run.job.progress;
+        match jobs.report(run, progress).await {
+            Ok(Verdict::GoOn) => {}
+            Ok(verdict) => return Err(verdict),
+            // As in `attend`.
             Err(error) => {
-                // As in `settle`.
-                drop(files);
-                self.again(run, store_trouble(&error)).await
+                tracing::warn!(job = %run.job.id, error = &error as &dyn Error, "progress not written");
             }
         }
     }
@@ -366,6 +423,12 @@ fn trouble(error: &(dyn Error + 'static), is_full: bool) -> Fault {
     }
 }
 
+/// The results are more than is kept, as `why` says, and what helps.
+fn too_large(max_bytes: u64, why: &str) -> Fault {
+    let advice = "send the video in shorter pieces, or with smaller pictures";
+    Fault::new("too_large", format!("its results have more than {max_bytes} bytes, {why}: {advice}"))
+}
+
 fn store_trouble(error: &BlobError) -> Fault {
     trouble(error, matches!(error, BlobError::Full))
 }
@@ -381,3 +444,6 @@ fn text_of(error: &dyn Error) -> String {
 async fn pause(is_stopping: &mut watch::Receiver<bool>) {
     let _ = tokio::time::timeout(PAUSE, is_stopping.wait_for(|is| *is)).await;
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,7 @@ use crate::shutdown::Inside;
 use crate::signalling::auth::{Door, TokenKey};
 use crate::signalling::limits::{LimitSettings, Limits};
 use crate::signalling::models::Models;
+use crate::signalling::room::Room;
 use crate::signalling::router::{Front, router};
 use crate::signalling::uploads::Videos;
 use crate::telemetry::metrics::Metrics;
@@ -62,15 +63,21 @@ impl Stage {
         let queue = Queue::local(queue::Options::default());
         let jobs = Arc::new(Jobs::new(blobs, queue, Duration::from_secs(3600), Arc::clone(&metrics)));
         let key = |secret| TokenKey::new(secret).expect("it is long enough");
+        let room = Room::of_mib(64);
         let front = Front {
             workers: Fleet::new(Vec::new(), token.clone()),
             session_key: token.session_key(),
             metrics,
             sockets: Inside::default(),
-            uploads: Arc::default(),
+            room: room.clone(),
             relay: Arc::default(),
             models: Some(Arc::new(models)),
-            videos: Some(Arc::new(Videos::new(jobs, MAX_BYTES as u64, tokio::sync::watch::channel(false).1))),
+            videos: Some(Arc::new(Videos::new(
+                jobs,
+                MAX_BYTES as u64,
+                room,
+                tokio::sync::watch::channel(false).1,
+            ))),
             readiness: Arc::new(|| Ok(())),
             ice: Arc::default(),
             door: Door::Keyed { session: key(SESSION_SECRET), admin: key(ADMIN_SECRET) },

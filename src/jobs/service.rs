@@ -91,6 +91,14 @@ impl ResultFile {
     }
 }
 
+/// A job that an upload has become.
+#[derive(Debug)]
+pub struct Made {
+    pub job: Job,
+    /// Whether this call made it; what has its id may have been a job already.
+    pub is_new: bool,
+}
+
 /// All video jobs of a store.
 pub struct Jobs {
     pub(super) blobs: Blobs,
@@ -145,25 +153,27 @@ impl Jobs {
     /// Makes a job of a complete upload and queues it; the one that there is already if `id` has one.
     ///
     /// # Errors
-    /// When it could not be kept or queued; nothing is left then, but the upload if others refer to it.
+    /// When it could not be kept or queued; nothing is left then, but the upload if others refer to it. What the store
+    /// does not let go of then goes with a sweep.
     pub async fn create(
         &self,
         id: JobId,
         upload: &Upload,
         name: &str,
         options: Options,
-    ) -> Result<Job, JobsError> {
+    ) -> Result<Made, JobsError> {
         let job = Job::new(id, upload, name, options, Utc::now(), self.expiry);
         // The reference first: from here on the upload stays.
         self.blobs.put_small(&reference_key(&upload.sha256, id), Bytes::new()).await?;
         let made = self.enter(job).await;
-        if made.is_err() {
+        // A job of this id that is there refers to the upload as well: another front made it, or this one unheard.
+        if made.is_err() && matches!(self.find(id).await, Err(JobsError::Unknown)) {
             self.release(&upload.sha256, id).await?;
         }
         made
     }
 
-    async fn enter(&self, job: Job) -> Result<Job, JobsError> {
+    async fn enter(&self, job: Job) -> Result<Made, JobsError> {
         match self.blobs.create(&record_key(job.id), to_bytes(&job)).await {
             Ok(_) => {}
             // Two fronts ended the same upload, or one was cut off in doing so: queued twice, it is run once.
@@ -172,7 +182,7 @@ impl Jobs {
                 if job.state == State::Queued {
                     self.queue.push(job.id, job.tries).await?;
                 }
-                return Ok(job);
+                return Ok(Made { job, is_new: false });
             }
             Err(error) => return Err(error.into()),
         }
@@ -186,7 +196,7 @@ impl Jobs {
             return Err(error);
         }
         self.count("created");
-        Ok(job)
+        Ok(Made { job, is_new: true })
     }
 
     /// # Errors

@@ -18,8 +18,8 @@ use tokio::sync::{Notify, OwnedMutexGuard};
 
 use super::id::JobId;
 use super::intake::{Door, IntakeError, UPLOADS};
-use super::record::{Job, Options, Upload};
-use super::service::{Jobs, JobsError};
+use super::record::{Options, Upload};
+use super::service::{Jobs, JobsError, Made};
 use crate::blobs::{BlobError, Writer};
 use crate::container::START_BYTES;
 
@@ -198,9 +198,11 @@ impl Jobs {
     /// # Errors
     /// When the store cannot be used.
     pub async fn offset(&self, id: JobId, announced: &Announced) -> Result<u64, TusError> {
+        // The parts first: they go once the job is there, so without one none of them had gone.
+        let parts = self.parts(id).await?;
         match self.find(id).await {
             Ok(_) => Ok(announced.bytes),
-            Err(JobsError::Unknown) => Ok(self.parts(id).await?.bytes),
+            Err(JobsError::Unknown) => Ok(parts.bytes),
             Err(error) => Err(error.into()),
         }
     }
@@ -230,28 +232,39 @@ impl Jobs {
     ///
     /// # Errors
     /// [`TusError`]; what is no video is deleted.
-    pub async fn end_upload(&self, id: JobId, announced: &Announced) -> Result<Option<Job>, TusError> {
-        match self.find(id).await {
-            Ok(job) => return Ok(Some(job)),
-            Err(JobsError::Unknown) => {}
-            Err(error) => return Err(error.into()),
-        }
+    pub async fn end_upload(&self, id: JobId, announced: &Announced) -> Result<Option<Made>, TusError> {
+        // In this order, as in `offset`.
         let parts = self.parts(id).await?;
-        if parts.bytes != announced.bytes {
-            return Ok(None);
+        match self.find(id).await {
+            Ok(job) => Ok(Some(Made { job, is_new: false })),
+            Err(JobsError::Unknown) if parts.bytes != announced.bytes => Ok(None),
+            Err(JobsError::Unknown) => self.end_parts(id, announced, &parts).await.map(Some),
+            Err(error) => Err(error.into()),
         }
-        let checked = self.check(&parts).await;
+    }
+
+    /// Makes a job of all its parts, or finds the one that another front has made of them meanwhile.
+    async fn end_parts(&self, id: JobId, announced: &Announced, parts: &Parts) -> Result<Made, TusError> {
+        match self.join_parts(id, announced, parts).await {
+            // A part has gone: the other front was quicker.
+            Err(TusError::Unknown) => Ok(Made { job: self.find(id).await?, is_new: false }),
+            made => made,
+        }
+    }
+
+    async fn join_parts(&self, id: JobId, announced: &Announced, parts: &Parts) -> Result<Made, TusError> {
+        let checked = self.check(parts).await;
         if matches!(checked, Err(TusError::Intake(IntakeError::UnsupportedType))) {
             self.give_up(id).await?;
         }
         checked?;
         let stored = self.blobs.join(&parts.keys, UPLOADS, announced.bytes).await?;
         let upload = Upload { bytes: stored.bytes, sha256: stored.sha256 };
-        let job = self.create(id, &upload, &announced.name, announced.options.clone()).await?;
+        let made = self.create(id, &upload, &announced.name, announced.options.clone()).await?;
         for part in &parts.keys {
             self.blobs.delete(part).await?;
         }
-        Ok(Some(job))
+        Ok(made)
     }
 
     /// Looks at the first bytes, in case they came one by one.
@@ -336,5 +349,81 @@ impl Sending {
             part.finish().await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::blobs::Blobs;
+    use crate::jobs::queue::{self, Queue, QueueError};
+    use crate::telemetry::metrics::Metrics;
+
+    const FILM: &[u8] = b"\0\0\0\x20ftypisom and so on";
+
+    /// The jobs of one front of several that share this folder; its queue takes so many.
+    fn front(folder: &Path, capacity: usize) -> Arc<Jobs> {
+        let blobs = Blobs::open(&folder.display().to_string()).unwrap();
+        let queue = Queue::local(queue::Options { capacity, ..queue::Options::default() });
+        Arc::new(Jobs::new(blobs, queue, Duration::from_secs(3600), Arc::new(Metrics::new())))
+    }
+
+    /// An upload of which all has come.
+    async fn sent(jobs: &Arc<Jobs>) -> (JobId, Announced) {
+        let options = Options::read(None, None, None).unwrap();
+        let (id, announced) = jobs.announce(FILM.len() as u64, "film", options).await.unwrap();
+        let mut sending = jobs.resume(id, 0).await.unwrap();
+        sending.write(Bytes::from_static(FILM)).await.unwrap();
+        sending.pause().await.unwrap();
+        (id, announced)
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_another_front_has_ended_is_its_job() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (front(folder.path(), 10), front(folder.path(), 10));
+        let (id, announced) = sent(&one).await;
+        assert_eq!(other.offset(id, &announced).await.unwrap(), announced.bytes);
+        // The other sees that all has come, and is overtaken before it has read it.
+        let seen = other.parts(id).await.unwrap();
+        let made = one.end_upload(id, &announced).await.unwrap().unwrap();
+        assert_eq!((made.job.id, made.is_new), (id, true));
+        let found = other.end_parts(id, &announced, &seen).await.unwrap();
+        assert_eq!((found.job.id, found.is_new), (id, false));
+        let again = other.end_upload(id, &announced).await.unwrap().unwrap();
+        assert_eq!((again.job.id, again.is_new), (id, false));
+        assert_eq!(other.offset(id, &announced).await.unwrap(), announced.bytes);
+        // Without a job there is nothing to be found.
+        let gone = other.end_parts(JobId::random(), &announced, &seen).await;
+        assert!(matches!(gone, Err(TusError::Jobs(JobsError::Unknown))));
+    }
+
+    #[tokio::test]
+    async fn who_fails_to_make_a_job_takes_no_other_jobs_upload() {
+        let folder = tempfile::tempdir().unwrap();
+        let jobs = front(folder.path(), 1);
+        let (id, announced) = sent(&jobs).await;
+        let job = jobs.end_upload(id, &announced).await.unwrap().unwrap().job;
+        let upload = Upload { bytes: job.bytes, sha256: job.upload.clone() };
+        // The same job again, and another of the same file; the queue takes neither.
+        for id in [id, JobId::random()] {
+            let refused = jobs.create(id, &upload, "film", announced.options.clone()).await;
+            assert!(matches!(refused, Err(JobsError::Queue(QueueError::Full { .. }))));
+            jobs.blobs.head(&jobs.upload_key(&job)).await.unwrap();
+        }
+        let references = jobs.blobs.list("references").unwrap().try_collect::<Vec<_>>().await.unwrap();
+        assert_eq!(references.len(), 1);
+
+        // Where there is no job, nothing is left of what should have been one.
+        let folder = tempfile::tempdir().unwrap();
+        let jobs = front(folder.path(), 0);
+        let (id, announced) = sent(&jobs).await;
+        jobs.end_upload(id, &announced).await.unwrap_err();
+        assert!(matches!(jobs.find(id).await, Err(JobsError::Unknown)));
+        assert!(jobs.blobs.list(UPLOADS).unwrap().try_collect::<Vec<_>>().await.unwrap().is_empty());
+        // But the parts are there, for the next try.
+        assert_eq!(jobs.offset(id, &announced).await.unwrap(), announced.bytes);
     }
 }

@@ -17,6 +17,7 @@ mod oip;
 mod pages;
 pub mod predict;
 mod results;
+pub mod room;
 pub mod router;
 pub mod server;
 mod sessions;

@@ -10,7 +10,7 @@ use axum::extract::{FromRequest, Multipart, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::auth::Grant;
 use super::error::ApiError;
@@ -29,23 +29,6 @@ const UPLOAD_LIMIT: Duration = Duration::from_secs(60);
 const MAX_MODEL_BYTES: usize = 256;
 /// Seconds after which a refused client may try again.
 const RETRY_AFTER_S: u32 = 1;
-
-/// The memory for pictures on their way to a worker: one place a KiB.
-pub struct Uploads(Semaphore);
-
-impl Default for Uploads {
-    fn default() -> Self {
-        Self(Semaphore::new(256 << 10))
-    }
-}
-
-impl Uploads {
-    /// Room for `bytes`, until dropped.
-    fn enter(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
-        let places = bytes.div_ceil(1 << 10).max(1);
-        self.0.try_acquire_many(u32::try_from(places).ok()?).ok()
-    }
-}
 
 /// What a client may ask for beside its picture.
 #[derive(Debug, Default, Deserialize)]
@@ -84,19 +67,19 @@ pub async fn predict(
 }
 
 /// Everything that can be said before the body is read.
-fn admit<'f>(
-    front: &'f Front,
+fn admit(
+    front: &Front,
     grant: &Grant,
     query: Result<Query<PredictQuery>, QueryRejection>,
     headers: &HeaderMap,
-) -> Result<(PredictOptions, SemaphorePermit<'f>), ApiError> {
+) -> Result<(PredictOptions, OwnedSemaphorePermit), ApiError> {
     let Query(query) = query.map_err(|error| ApiError::InvalidOption { reason: error.body_text() })?;
     let options = within(grant, read_options(&query, headers)?, query.tasks.is_some())?;
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if declared.is_some_and(|bytes: usize| bytes > MAX_FORM_BYTES) {
         return Err(ApiError::PictureTooLarge { max_bytes: MAX_BYTES });
     }
-    let Some(room) = front.uploads.enter(declared.unwrap_or(MAX_FORM_BYTES)) else {
+    let Some(room) = front.room.take(declared.unwrap_or(MAX_FORM_BYTES)) else {
         return Err(ApiError::Busy { retry_after_s: RETRY_AFTER_S });
     };
     Ok((options, room))
@@ -342,15 +325,5 @@ mod tests {
                 is_read
             );
         }
-    }
-
-    #[test]
-    fn memory_for_uploads_is_bounded() {
-        let uploads = Uploads::default();
-        let taken: Vec<_> = std::iter::from_fn(|| uploads.enter(MAX_FORM_BYTES)).collect();
-        assert_eq!(taken.len(), 7);
-        assert!(uploads.enter(1 << 20).is_some(), "a small one still fits");
-        drop(taken);
-        assert!(uploads.enter(MAX_FORM_BYTES).is_some());
     }
 }

@@ -15,7 +15,8 @@ use super::error::{self, ApiError, Refusal};
 use super::ice::IceConfig;
 use super::limits::{self, Limits};
 use super::models::{self, Models};
-use super::predict::{self, Uploads};
+use super::predict;
+use super::room::Room;
 use super::uploads::Videos;
 use super::{exchange, health, ice, oip, pages, results, sessions, traffic, tus, videos, whep, whip};
 use crate::cluster::fleet::Fleet;
@@ -35,8 +36,8 @@ pub struct Front {
     pub metrics: Arc<Metrics>,
     /// The signalling sockets that are open.
     pub sockets: Inside,
-    /// The pictures that are being taken in.
-    pub uploads: Arc<Uploads>,
+    /// For pictures and videos that are being taken in.
+    pub room: Room,
     /// Where videos are taken in, if they are.
     pub videos: Option<Arc<Videos>>,
     /// The registry of models, where there is a store for it.

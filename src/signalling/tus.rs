@@ -21,7 +21,7 @@ use super::auth::Grant;
 use super::error::ApiError;
 use super::router::Front;
 use super::uploads::{UploadError, Videos, drain, next_piece};
-use super::videos::{read_id, refuse, videos, within};
+use super::videos::{read_id, refuse, refuse_unless_unknown, videos, within};
 use crate::jobs::id::JobId;
 use crate::jobs::intake::IntakeError;
 use crate::jobs::record::Options;
@@ -122,17 +122,17 @@ async fn announce(
 pub async fn head(State(front): State<Front>, Path(id): Path<String>) -> Result<Response, ApiError> {
     let videos = videos(&front)?;
     let id = read_id(&id)?;
-    let told = stand(&videos, id).await.map_err(|error| refuse(&front, error))?;
+    let told = stand(&front, &videos, id).await.map_err(|error| refuse_unless_unknown(&front, error))?;
     let no_store = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
     Ok((StatusCode::OK, no_store, told).into_response())
 }
 
-async fn stand(videos: &Arc<Videos>, id: JobId) -> Result<HeaderMap, UploadError> {
+async fn stand(front: &Front, videos: &Arc<Videos>, id: JobId) -> Result<HeaderMap, UploadError> {
     let announced = videos.jobs.announced(id).await?;
     let held = videos.turns.take(id).await?;
     let offset = videos.jobs.offset(id, &announced).await?;
     let mut told = if offset == announced.bytes {
-        end(videos, id, held).await?
+        end(front, videos, id, held).await?
     } else {
         HeaderMap::from_iter([(UPLOAD_EXPIRES, http_date(announced.expires_at))])
     };
@@ -200,7 +200,7 @@ async fn send(
     }
     poured?;
     let mut told = if sending.offset() == sending.announced().bytes {
-        end(videos, id, held).await?
+        end(front, videos, id, held).await?
     } else {
         HeaderMap::from_iter([(UPLOAD_EXPIRES, http_date(sending.announced().expires_at))])
     };
@@ -233,16 +233,20 @@ where
 }
 
 /// Makes the job, whether or not the client waits for it.
-async fn end(videos: &Arc<Videos>, id: JobId, held: Held) -> Result<HeaderMap, UploadError> {
-    let videos = Arc::clone(videos);
+async fn end(front: &Front, videos: &Arc<Videos>, id: JobId, held: Held) -> Result<HeaderMap, UploadError> {
+    let (metrics, videos) = (Arc::clone(&front.metrics), Arc::clone(videos));
     let ending = tokio::spawn(async move {
         let announced = videos.jobs.announced(id).await?;
-        let job = videos.jobs.end_upload(id, &announced).await?;
+        let made = videos.jobs.end_upload(id, &announced).await?;
         drop(held);
-        Ok::<_, UploadError>(job)
+        // Asked about again, or ended by two fronts, it was taken once.
+        if made.as_ref().is_some_and(|made| made.is_new) {
+            metrics.uploads_total.with_label_values(&["taken"]).inc();
+        }
+        Ok::<_, UploadError>(made)
     });
-    let job = ending.await.unwrap_or(Err(UploadError::BrokeOff))?;
-    let named = job.and_then(|job| HeaderValue::from_str(&job.id.to_string()).ok());
+    let made = ending.await.unwrap_or(Err(UploadError::BrokeOff))?;
+    let named = made.and_then(|made| HeaderValue::from_str(&made.job.id.to_string()).ok());
     Ok(named.map(|id| HeaderMap::from_iter([(VIGIE_JOB, id)])).unwrap_or_default())
 }
 
@@ -255,7 +259,7 @@ pub async fn delete(State(front): State<Front>, Path(id): Path<String>) -> Resul
         let _held = videos.turns.take(id).await?;
         Ok(videos.jobs.give_up(id).await?)
     };
-    deleted.await.map_err(|error: UploadError| refuse(&front, error))?;
+    deleted.await.map_err(|error: UploadError| refuse_unless_unknown(&front, error))?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -10,6 +10,7 @@ use futures_util::{Stream, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::limits;
+use super::room::Room;
 use crate::jobs::intake::IntakeError;
 use crate::jobs::queue::QueueError;
 use crate::jobs::record::InvalidOptions;
@@ -31,6 +32,7 @@ const RETRY_AFTER_S: u32 = 5;
 pub struct Videos {
     pub jobs: Arc<Jobs>,
     pub max_upload_bytes: u64,
+    room: Room,
     uploads: Arc<Semaphore>,
     pub streams: Arc<Semaphore>,
     /// Who is sending to which upload.
@@ -40,17 +42,30 @@ pub struct Videos {
 }
 
 impl Videos {
-    pub fn new(jobs: Arc<Jobs>, max_upload_bytes: u64, is_closing: watch::Receiver<bool>) -> Self {
+    pub fn new(
+        jobs: Arc<Jobs>,
+        max_upload_bytes: u64,
+        room: Room,
+        is_closing: watch::Receiver<bool>,
+    ) -> Self {
         let (uploads, streams) =
             (Arc::new(Semaphore::new(MAX_UPLOADS)), Arc::new(Semaphore::new(MAX_STREAMS)));
-        Self { jobs, max_upload_bytes, uploads, streams, turns: Arc::default(), is_closing }
+        Self { jobs, max_upload_bytes, room, uploads, streams, turns: Arc::default(), is_closing }
     }
 
     /// Room for one more upload, until dropped; none while it could not be queued in the end.
-    pub fn enter(&self) -> Result<OwnedSemaphorePermit, UploadError> {
+    pub fn enter(&self) -> Result<Entered, UploadError> {
         self.jobs.queue().ready().map_err(JobsError::from)?;
-        Arc::clone(&self.uploads).try_acquire_owned().map_err(|_| UploadError::TooMany)
+        let upload = Arc::clone(&self.uploads).try_acquire_owned().map_err(|_| UploadError::TooMany)?;
+        let memory = self.room.take(self.jobs.blobs().writer_bytes()).ok_or(UploadError::TooMany)?;
+        Ok(Entered { _upload: upload, _memory: memory })
     }
+}
+
+/// One upload's share of what the front can take.
+pub struct Entered {
+    _upload: OwnedSemaphorePermit,
+    _memory: OwnedSemaphorePermit,
 }
 
 /// Why a video was not taken in, or not told of.

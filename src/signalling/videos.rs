@@ -21,7 +21,7 @@ use super::auth::Grant;
 use super::error::ApiError;
 use super::limits;
 use super::router::Front;
-use super::uploads::{UploadError, Videos, drain, next_piece};
+use super::uploads::{Entered, UploadError, Videos, drain, next_piece};
 use crate::jobs::id::JobId;
 use crate::jobs::intake::{Intake, IntakeError};
 use crate::jobs::record::{Fault, Job, Options, Progress, State as JobState, Task, Upload};
@@ -129,6 +129,11 @@ pub(super) fn refuse(front: &Front, error: UploadError) -> ApiError {
     error.into()
 }
 
+/// As [`refuse`], of a request that sends nothing: who asks for what is not there was refused no upload.
+pub(super) fn refuse_unless_unknown(front: &Front, error: UploadError) -> ApiError {
+    if error.status() == StatusCode::NOT_FOUND { error.into() } else { refuse(front, error) }
+}
+
 /// `POST /api/videos`: takes a video as a form's field `file` or as the whole body, and queues a job.
 pub async fn create(
     State(front): State<Front>,
@@ -150,8 +155,8 @@ pub async fn create(
     let name = name.or(file_name).unwrap_or_default();
     // Whether or not the client waits for the answer: what is taken in is not left half-made.
     let making = tokio::spawn(async move {
-        let job = videos.jobs.create(JobId::random(), &upload, &name, options).await?;
-        Ok::<_, UploadError>(created(&videos, &job).await)
+        let made = videos.jobs.create(JobId::random(), &upload, &name, options).await?;
+        Ok::<_, UploadError>(created(&videos, &made.job).await)
     });
     let made = making.await.unwrap_or(Err(UploadError::BrokeOff));
     made.map_err(|error| refuse(&front, error)).inspect(|_| {
@@ -164,7 +169,7 @@ async fn created(videos: &Videos, job: &Job) -> Response {
     (StatusCode::CREATED, NO_STORE, [location], Json(view(videos, job).await)).into_response()
 }
 
-type Begun = (Arc<Videos>, Options, Option<String>, tokio::sync::OwnedSemaphorePermit);
+type Begun = (Arc<Videos>, Options, Option<String>, Entered);
 
 /// Everything that can be said before the body is read.
 fn begin(

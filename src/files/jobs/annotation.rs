@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::super::video::{self, Engines, Summary, VideoError, VideoOptions};
 use crate::blobs::BlobError;
 use crate::jobs::record::{Fault, Options, Progress, Task};
+use crate::jobs::service::ResultFile;
 use crate::pipeline::recognise::Tasks;
 use crate::pipeline::report::FrameReport;
 
@@ -29,6 +30,8 @@ const FPS_WINDOW: Duration = Duration::from_secs(5);
 pub enum Ended {
     Annotated(Box<Summary>),
     Failed(VideoError),
+    /// The results became more than they may be.
+    TooLarge,
     /// The results could not be written here.
     Scratch(BlobError),
     Panicked,
@@ -65,22 +68,25 @@ struct Line<'a> {
     report: &'a FrameReport,
 }
 
-/// Annotates from end to end, and tells of it.
+/// Annotates from end to end, and tells of it. The results are written to `folder`, which holds nothing else, and have `max_bytes`
+/// together at most.
 pub fn annotate(
     source: &Path,
-    target: &Path,
-    lines: &Path,
+    folder: &Path,
+    max_bytes: u64,
     engines: &Engines,
     options: &VideoOptions,
     shared: &Shared,
 ) -> Ended {
+    let [target, lines] =
+        [ResultFile::Annotated, ResultFile::Detections].map(|file| folder.join(file.name()));
     let mut lines = match File::create(lines) {
         Ok(file) => BufWriter::new(file),
         Err(error) => return Ended::Scratch(BlobError::of_file(error)),
     };
     let mut pace = Pace::new(Instant::now());
-    let mut failed = None;
-    let annotated = video::annotate(source, target, engines, options, &mut |progress| {
+    let (mut failed, mut is_too_large) = (None, false);
+    let annotated = video::annotate(source, &target, engines, options, &mut |progress| {
         if let Some(report) = progress.report {
             let line = Line { time_s: progress.at.as_secs_f64(), report };
             let written = serde_json::to_writer(&mut lines, &line).map_err(std::io::Error::from);
@@ -88,18 +94,29 @@ pub fn annotate(
         }
         if let Some(told) = pace.step(Instant::now(), progress) {
             shared.progress.send_replace(told);
+            // As often as it is told: in half a second no disk fills.
+            is_too_large = bytes_in(folder) > max_bytes;
         }
-        if failed.is_some() || shared.is_over.load(Ordering::Relaxed) {
+        if failed.is_some() || is_too_large || shared.is_over.load(Ordering::Relaxed) {
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
     });
     let failed = failed.or_else(|| lines.flush().err());
+    // What was written since the last look counts too.
+    is_too_large |= annotated.is_ok() && bytes_in(folder) > max_bytes;
     match (failed, annotated) {
         (Some(error), _) => Ended::Scratch(BlobError::of_file(error)),
+        (None, _) if is_too_large => Ended::TooLarge,
         (None, Ok(summary)) => Ended::Annotated(Box::new(summary)),
         (None, Err(error)) => Ended::Failed(error),
     }
+}
+
+/// The bytes of all files in a folder, whatever they are called: a video has another name until it is whole.
+fn bytes_in(folder: &Path) -> u64 {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).map(|about| about.len()).sum()
 }
 
 /// How fast a job goes, and how long it will take.
@@ -188,6 +205,17 @@ mod tests {
         assert_eq!((over.of_frames, over.seconds_left), (Some(400), Some(0.0)));
         let unknown = pace.tell(at(9000), 450, 15.0, None, 30.0).unwrap();
         assert_eq!((unknown.of_frames, unknown.seconds_left), (None, None));
+    }
+
+    #[test]
+    fn results_are_weighed_under_whatever_names() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(bytes_in(folder.path()), 0);
+        for (name, bytes) in [(".vigie-1.part", 3000), (ResultFile::Detections.name(), 500)] {
+            std::fs::write(folder.path().join(name), vec![7; bytes]).unwrap();
+        }
+        assert_eq!(bytes_in(folder.path()), 3500);
+        assert_eq!(bytes_in(&folder.path().join("missing")), 0);
     }
 
     #[test]

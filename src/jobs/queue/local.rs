@@ -65,13 +65,14 @@ impl LocalQueue {
         Self(Arc::new(Shared { options, state: Mutex::default(), changed: Notify::new() }))
     }
 
+    pub fn ready(&self) -> Result<(), QueueError> {
+        self.0.room(&self.0.state())
+    }
+
     pub fn push(&self, job: JobId, tries: u32) -> Result<(), QueueError> {
         {
             let mut state = self.0.state();
-            let capacity = self.0.options.capacity;
-            if state.waiting() + state.taken >= capacity {
-                return Err(QueueError::Full { capacity });
-            }
+            self.0.room(&state)?;
             state.add(job, tries, None);
         }
         self.0.changed.notify_waiters();
@@ -113,6 +114,14 @@ impl LocalQueue {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn room(&self, state: &State) -> Result<(), QueueError> {
+        let capacity = self.options.capacity;
+        match state.waiting() + state.taken < capacity {
+            true => Ok(()),
+            false => Err(QueueError::Full { capacity }),
+        }
     }
 }
 
@@ -182,7 +191,9 @@ mod tests {
     fn what_is_worked_on_counts_against_the_capacity() {
         let queue = LocalQueue::new(Options { capacity: 2, ..Options::default() });
         queue.push(JobId::random(), 0).unwrap();
+        queue.ready().unwrap();
         queue.push(JobId::random(), 0).unwrap();
+        assert!(matches!(queue.ready(), Err(QueueError::Full { capacity: 2 })));
         assert!(matches!(queue.push(JobId::random(), 0), Err(QueueError::Full { capacity: 2 })));
         let (job, _) = queue.0.state().take(Instant::now()).unwrap();
         assert!(matches!(queue.push(JobId::random(), 0), Err(QueueError::Full { .. })));

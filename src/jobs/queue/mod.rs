@@ -103,13 +103,14 @@ impl Queue {
         }
     }
 
-    /// Whether jobs can be pushed and taken now.
+    /// Whether jobs can be pushed and taken now, as far as is known: that a server's queue is full, or has room again, is
+    /// noticed within some seconds.
     ///
     /// # Errors
     /// When they cannot: why.
     pub fn ready(&self) -> Result<(), QueueError> {
         match &self.0 {
-            Kind::Local(_) => Ok(()),
+            Kind::Local(queue) => queue.ready(),
             Kind::Nats(queue) => queue.ready(),
         }
     }

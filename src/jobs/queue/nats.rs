@@ -57,11 +57,17 @@ impl NatsQueue {
     }
 
     pub fn ready(&self) -> Result<(), QueueError> {
-        self.consumer().map(drop)
+        self.consumer()?;
+        if self.0.keeper.is_full() { Err(self.full()) } else { Ok(()) }
+    }
+
+    fn full(&self) -> QueueError {
+        QueueError::Full { capacity: self.0.options.capacity }
     }
 
     pub async fn push(&self, job: JobId, tries: u32) -> Result<(), QueueError> {
-        self.ready()?;
+        // Whether there is room the server knows best.
+        self.consumer()?;
         let entry = Entry { job, tries };
         let payload = Bytes::from(serde_json::to_vec(&entry).expect("an entry is plain JSON"));
         // The same for all attempts of this push, so that the server keeps one of them, and of no other push of this job.
@@ -74,9 +80,7 @@ impl NatsQueue {
             };
             match timeout(ANSWER, publish).await {
                 Ok(Ok(_)) => return Ok(()),
-                Ok(Err(error)) if says_full(&error) => {
-                    return Err(QueueError::Full { capacity: self.0.options.capacity });
-                }
+                Ok(Err(error)) if says_full(&error) => return Err(self.full()),
                 Ok(Err(error)) => reason = error.to_string(),
                 Err(_) => reason = "no answer".to_owned(),
             }

@@ -1,5 +1,7 @@
 //! Keeps a connection with NATS, and the stream and the consumer that the queue needs, for as long as the queue lives.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State as Connection;
@@ -15,7 +17,7 @@ use super::{ANSWER, CONSUMER, Options, QueueError, STREAM, SUBJECT};
 
 /// While something is missing it is looked for so often,
 const RETRY: Duration = Duration::from_secs(1);
-/// and so often while all is well, since a stream can be deleted at the server.
+/// and so often while all is well, since a stream can be deleted at the server, and fills.
 const RECHECK: Duration = Duration::from_secs(10);
 /// Takers of all workers together that may wait at the server.
 const MAX_TAKERS: i64 = 4096;
@@ -31,6 +33,8 @@ pub(super) enum State {
 pub(super) struct Keeper {
     client: Client,
     state: watch::Receiver<State>,
+    /// Whether the stream took no more when it was looked at last.
+    is_full: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
@@ -55,10 +59,20 @@ impl Keeper {
         let client = connect.connect(servers).await.map_err(|error| invalid(url, &error))?;
         let jetstream = ContextBuilder::new().timeout(ANSWER).build(client.clone());
         let (report, state) = watch::channel(State::Waiting("not connected yet".to_owned()));
-        let hosts = hosts.join(", ");
-        let care = Care { jetstream: jetstream.clone(), options: options.clone(), hosts, report };
+        let (hosts, is_full) = (hosts.join(", "), Arc::<AtomicBool>::default());
+        let care = Care {
+            jetstream: jetstream.clone(),
+            options: options.clone(),
+            hosts,
+            report,
+            is_full: Arc::clone(&is_full),
+        };
         let task = tokio::spawn(care.run(client.clone(), troubles));
-        Ok((Self { client, state, task }, jetstream))
+        Ok((Self { client, state, is_full, task }, jetstream))
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::Relaxed)
     }
 
     pub fn connection(&self) -> Connection {
@@ -110,6 +124,7 @@ struct Care {
     /// For messages.
     hosts: String,
     report: watch::Sender<State>,
+    is_full: Arc<AtomicBool>,
 }
 
 impl Care {
@@ -121,7 +136,8 @@ impl Care {
                     State::Waiting(self.trouble(events.borrow_and_update().as_ref()))
                 }
             };
-            let pause = if matches!(state, State::Ready(_)) { RECHECK } else { RETRY };
+            let is_well = matches!(state, State::Ready(_)) && !self.is_full.load(Ordering::Relaxed);
+            let pause = if is_well { RECHECK } else { RETRY };
             self.tell(state);
             let _ = tokio::time::timeout(pause, events.changed()).await;
         }
@@ -156,7 +172,11 @@ impl Care {
         let stream = self.jetstream.get_or_create_stream(self.stream()).await.map_err(|error| {
             format!("no stream {STREAM}: {error}; was the server started with JetStream (nats-server -js)?")
         })?;
-        let found = &stream.cached_info().config;
+        let info = stream.cached_info();
+        let found = &info.config;
+        // Without a bound it says -1.
+        let most = u64::try_from(found.max_messages).ok().filter(|most| *most > 0);
+        self.is_full.store(most.is_some_and(|most| info.state.messages >= most), Ordering::Relaxed);
         if found.retention != RetentionPolicy::WorkQueue || !found.subjects.iter().any(|s| s == SUBJECT) {
             return Err(format!(
                 "the stream {STREAM} is no work queue of {SUBJECT}: delete it, or name another server"
