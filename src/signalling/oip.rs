@@ -2,18 +2,20 @@
 
 use std::error::Error;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::auth::Grant;
 use super::error::{ApiError, Refusal};
 use super::limits;
 use super::router::Front;
+use crate::cluster::fleet::Census;
 use crate::cluster::relay::{Order, RelayError, TASKS_HEADER};
 
 /// Seconds after which a client that found no worker may try again.
@@ -35,7 +37,7 @@ struct Spoken;
 
 /// What says whether requests would be answered; it wants no token, as other probes do not.
 pub fn health() -> Router<Front> {
-    Router::new().route("/v2/health/live", get(live)).route("/v2/health/ready", get(probe))
+    Router::new().route("/v2/health/live", get(live)).route("/v2/health/ready", get(ready))
 }
 
 /// Models, and what is asked of them.
@@ -60,21 +62,21 @@ async fn live() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], r#"{"live":true}"#).into_response()
 }
 
-async fn probe(State(front): State<Front>, request: Request) -> Result<Response, ApiError> {
-    hand_on(&front, None, request).await
+/// Whether a worker is there; none is asked, since strangers may.
+async fn ready(State(front): State<Front>) -> Response {
+    let Census { admitting, full, .. } = front.workers.census();
+    let is_ready = admitting + full > 0;
+    let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({ "ready": is_ready }))).into_response()
 }
 
 async fn forward(State(front): State<Front>, grant: Grant, request: Request) -> Result<Response, ApiError> {
-    hand_on(&front, Some(&grant), request).await
-}
-
-async fn hand_on(front: &Front, grant: Option<&Grant>, request: Request) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let mut headers: Vec<(HeaderName, HeaderValue)> = ASKED
         .into_iter()
         .filter_map(|name| Some((name.clone(), parts.headers.get(&name)?.clone())))
         .collect();
-    if let Some(tasks) = grant.and_then(|grant| grant.terms.tasks) {
+    if let Some(tasks) = grant.terms.tasks {
         let tasks = HeaderValue::from_str(&tasks.to_text()).expect("tasks have names of plain letters");
         headers.push((TASKS_HEADER, tasks));
     }
