@@ -115,6 +115,11 @@ fn an_avif_picture_is_read_upright() {
     assert!(kinds(&report).iter().any(|(_, label)| label == "cup"), "{report}");
     let half = service.post("/predict", &[], &bytes[..bytes.len() / 2]);
     assert_eq!((half.status, half.json()["error"]["code"].as_str()), (422, Some("truncated")));
+    // A few hundred bytes that decode to 114 MiB.
+    let deep = ["-f", "lavfi", "-i", "color=red:size=5000x4000", "-frames:v", "1", "-pix_fmt", "yuv444p10le"];
+    ffmpeg(&[&deep[..], &still, &[path.to_str().unwrap()]].concat(), &[]);
+    let deep = service.post("/predict", &[], &std::fs::read(&path).unwrap());
+    assert_eq!((deep.status, deep.json()["error"]["code"].as_str()), (413, Some("too_large")));
     let heic = service.post("/predict", &[], b"\0\0\0\x18ftypheic\0\0\0\0mif1heic\0\0\0\0");
     assert_eq!((heic.status, heic.json()["error"]["code"].as_str()), (415, Some("unsupported_type")));
     assert!(heic.json()["error"]["message"].as_str().unwrap().contains("HEIC"));

@@ -32,7 +32,7 @@ const MICROSECONDS: ffi::AVRational = ffi::AVRational { num: 1, den: 1_000_000 }
 
 /// Bytes of one piece of memory that FFmpeg may take: an index of three million frames, or a raw picture of
 /// [`MAX_PIXELS`] in its deepest format. Tables are as long as a file says, not as it is.
-const MAX_ALLOCATION: usize = 80 << 20;
+pub(super) const MAX_ALLOCATION: usize = 80 << 20;
 /// Samples that fit into an index of that size.
 const MAX_INDEXED: u32 = (MAX_ALLOCATION / size_of::<ffi::AVIndexEntry>()) as u32;
 /// Streams of a file, each with tables of its own: films with many languages have some forty.

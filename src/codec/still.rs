@@ -8,8 +8,9 @@ use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::path::PathBuf;
 
+use super::demux::MAX_ALLOCATION;
 use super::rotate::Turn;
-use super::{FileError, Piece, VideoFile};
+use super::{CodecError, FileError, Piece, VideoFile};
 use crate::frame::Picture;
 
 /// Bytes at a file's beginning in which the boxes are that describe its picture.
@@ -51,6 +52,16 @@ pub fn heif(start: &[u8]) -> Option<Heif> {
 /// # Errors
 /// [`FileError`]; sizes are refused from the header, before memory is taken for pixels.
 pub fn decode_avif(bytes: &[u8], max_pixels: usize) -> Result<Picture, FileError> {
+    decode(bytes, max_pixels).map_err(|error| match error {
+        // FFmpeg only says that there is nothing to be seen.
+        FileError::Headers(_) | FileError::NoVideo if decoded_bytes(bytes) > MAX_ALLOCATION as u64 => {
+            CodecError::OutOfMemory { what: "a picture of this size and depth" }.into()
+        }
+        error => error,
+    })
+}
+
+fn decode(bytes: &[u8], max_pixels: usize) -> Result<Picture, FileError> {
     let file = in_memory(bytes).map_err(FileError::Read)?;
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     let mut file = VideoFile::open_limited(&path, 1, max_pixels, turn(bytes))?;
@@ -76,6 +87,23 @@ fn in_memory(bytes: &[u8]) -> std::io::Result<File> {
     };
     file.write_all(bytes)?;
     Ok(file)
+}
+
+/// Bytes that the largest picture takes when decoded, by the sizes (`ispe`, ISO/IEC 23008-12 §6.5.3) and the depth (`av1C`,
+/// AV1 in ISOBMFF §2.3.3) that the file says; 0 where it says none.
+fn decoded_bytes(bytes: &[u8]) -> u64 {
+    let start = &bytes[..bytes.len().min(DESCRIPTION_BYTES)];
+    let number = |bytes: &[u8]| u64::from(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+    let sizes = start.windows(20).filter(|window| window.starts_with(b"\0\0\0\x14ispe"));
+    let pixels = sizes.map(|size| number(&size[12..]) * number(&size[16..])).max().unwrap_or(0);
+    let depths = start.windows(7).filter(|window| window.starts_with(b"av1C"));
+    let sixths = depths.map(|depth| {
+        let is_set = |bit: u8| depth[6] >> bit & 1 == 1;
+        // Of a sample's bytes, 6 for the luma and as many for both planes of colours, halved on neither, one or both sides.
+        let colours = if is_set(4) { 0 } else { 12 >> (u32::from(is_set(3)) + u32::from(is_set(2))) };
+        (6 + colours) * if is_set(6) { 2 } else { 1 }
+    });
+    pixels.saturating_mul(sixths.max().unwrap_or(0)) / 6
 }
 
 /// The turn of the picture's `irot` box (ISO/IEC 23008-12 §6.5.10): 9 bytes, the last two bits of which
@@ -104,6 +132,27 @@ mod tests {
             assert_eq!(turn(&bytes), expected);
         }
         assert_eq!(turn(b"\0\0\0\x09irot"), Turn::None);
+    }
+
+    #[test]
+    fn what_a_picture_takes_is_read_from_its_boxes() {
+        let picture = |width: u32, height: u32, depth: u8| {
+            let size = [&b"\0\0\0\x14ispe\0\0\0\0"[..], &width.to_be_bytes(), &height.to_be_bytes()].concat();
+            [&size, &b"\0\0\0\x0cav1C\x81\x04"[..], &[depth, 0]].concat()
+        };
+        for (depth, expected) in [
+            (0b0000_1100, 150),
+            (0b0000_1000, 200),
+            (0b0000_0000, 300),
+            (0b0100_0000, 600),
+            (0b0001_1100, 100),
+        ] {
+            assert_eq!(decoded_bytes(&picture(10, 10, depth)), expected, "{depth:08b}");
+        }
+        let thumbnail = picture(2, 2, 0);
+        assert_eq!(decoded_bytes(&[thumbnail, picture(10, 10, 0)].concat()), 300);
+        decoded_bytes(&picture(u32::MAX, u32::MAX, 0));
+        assert_eq!(decoded_bytes(b"av1C\xff"), 0);
     }
 
     #[test]

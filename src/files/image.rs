@@ -67,6 +67,7 @@ impl From<FileError> for ImageError {
                 let (width, height) = size.unwrap_or_default();
                 Self::TooManyPixels { width: width as u32, height: height as u32 }
             }
+            FileError::Codec(CodecError::OutOfMemory { .. }) => Self::TooMuchMemory,
             error => Self::Corrupt(error.into()),
         }
     }
