@@ -117,7 +117,7 @@ async fn pictures_of_any_size_are_served_and_sizes_change_in_mid_call() {
     assert_eq!(service.metric("vigie_session_panics_total"), 0.0);
 }
 
-/// A clip that takes long to decode: each block of each picture has another brightness than before.
+/// A clip that takes long to decode and little to send: each field of each picture has another brightness than before.
 fn restless_clip(width: usize, height: usize, count: usize) -> Clip {
     let config = EncoderConfig {
         codec: Codec::Vp8,
@@ -133,7 +133,7 @@ fn restless_clip(width: usize, height: usize, count: usize) -> Clip {
     for index in 0..count {
         for (y, row) in picture.data[..width * height].chunks_mut(width).enumerate() {
             for (x, luma) in row.iter_mut().enumerate() {
-                *luma = 64 + ((x / 8 * 37 + y / 8 * 91 + index * 53) % 128) as u8;
+                *luma = 64 + ((x / 64 * 37 + y / 64 * 91 + index * 53) % 128) as u8;
             }
         }
         frames.extend(encoder.encode(&picture, index as u32 * 3000, index == 0).unwrap().map(|f| f.data));
