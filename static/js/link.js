@@ -94,6 +94,7 @@ function preferCodec(transceiver, name) {
 export class Link {
   /** @type {RTCPeerConnection} */ pc;
   /** @type {RTCRtpSender} */ sender;
+  /** Media goes through a TURN server, or not at all. @readonly @type {boolean} */ isRelayOnly;
   /** Frames a second that are sent at the most. */
   frameRate = 30;
   /** @type {WebSocket} */ #socket;
@@ -122,11 +123,12 @@ export class Link {
    * @param {object} parts
    * @param {MediaStream} parts.stream
    * @param {MediaStreamTrack} parts.track
-   * @param {boolean} parts.isRelayOnly media goes through a TURN server, or not at all
+   * @param {boolean} parts.isRelayOnly
    * @param {LinkEvents} parts.events
    */
   constructor({ stream, track, isRelayOnly, events }) {
     this.#events = events;
+    this.isRelayOnly = isRelayOnly;
     this.#configuration = { bundlePolicy: 'max-bundle', iceTransportPolicy: isRelayOnly ? 'relay' : 'all' };
     this.pc = new RTCPeerConnection(this.#configuration);
     const transceiver = this.pc.addTransceiver(track, { direction: 'sendrecv', streams: [stream] });
@@ -367,7 +369,7 @@ export class Link {
   #begin({ session, ice_servers: iceServers = [] }) {
     this.#session = session;
     const isRelay = (/** @type {string} */ url) => /^turns?:/.test(url);
-    if (this.#configuration.iceTransportPolicy === 'relay' && !iceServers.some(({ urls }) => [urls].flat().some(isRelay))) {
+    if (this.isRelayOnly && !iceServers.some(({ urls }) => [urls].flat().some(isRelay))) {
       this.#lose({ cause: 'no_relay' });
       return;
     }

@@ -135,59 +135,74 @@ async function begin(open) {
   const opening = ++openings;
   messages.clearAll();
   showState('opening');
-  const opened = await attempt(open);
-  if (opening !== openings) {
-    opened?.close();
-    return;
-  }
-  if (!opened) {
+  const opened = await attempt(open, opening);
+  if (opened) {
+    adopt(opened);
+    hud.start();
+    session.start(opened);
+  } else if (opening === openings) {
     showState('idle');
-    return;
   }
-  adopt(opened);
-  hud.start();
-  session.start(opened);
 }
 
-/** Changes the source in mid-call. @param {() => Promise<Source>} open */
+/** Changes the source in mid-call; where that fails, the picture goes on as it was. @param {() => Promise<Source>} open */
 async function switchSource(open) {
   const opening = ++openings;
   messages.clear('source');
-  let opened = await attempt(open);
-  if (!opened && source?.kind === 'camera' && openings === opening) {
-    // Many phones open one camera at a time: let go of the first, then ask again.
-    source.track.stop();
-    opened = await attempt(open);
-  }
-  if (opening !== openings) {
-    opened?.close();
-    return;
-  }
-  if (!opened) {
-    if (source?.track.readyState === 'ended') handleUnplugged();
+  const opened = (await attempt(() => openBesideCamera(open, opening), opening)) ?? (await reopenCamera(opening));
+  if (opened) {
+    const previous = source;
+    adopt(opened);
+    await session.replaceSource(opened);
+    previous?.close();
+  } else if (opening === openings) {
     refreshSources();
-    return;
   }
-  const previous = source;
-  adopt(opened);
-  await session.replaceSource(opened);
-  previous?.close();
 }
 
-/**
- * The source, or null after telling why there is none.
- * @param {() => Promise<Source>} open
- */
-async function attempt(open) {
+/** The source; null after telling why there is none, or where a newer opening began meanwhile. @param {() => Promise<Source>} open @param {number} opening */
+async function attempt(open, opening) {
   try {
-    const opened = await open();
-    messages.clear('source');
+    const opened = ifNewest(await open(), opening);
+    if (opened) messages.clear('source');
     return opened;
   } catch (error) {
     const { key, values } = error instanceof SourceError ? error : { key: 'camera_failed', values: { detail: String(error) } };
-    messages.show('source', { key, values, level: 'error' });
+    if (opening === openings) messages.show('source', { key, values, level: 'error' });
     return null;
   }
+}
+
+/**
+ * Many phones open one camera at a time: where another is refused for that, the one that is live is let go first.
+ * @param {() => Promise<Source>} open
+ * @param {number} opening
+ */
+async function openBesideCamera(open, opening) {
+  try {
+    return await open();
+  } catch (error) {
+    const isTaken = error instanceof SourceError && error.key === 'camera_in_use';
+    if (!isTaken || source?.kind !== 'camera' || opening !== openings) throw error;
+    source.track.stop();
+    overlay.clear();
+    hud.forgetView();
+    return open();
+  }
+}
+
+/** The camera that was let go for another which then did not open; why that did not stays on the page. @param {number} opening */
+async function reopenCamera(opening) {
+  if (opening !== openings || source?.kind !== 'camera' || source.track.readyState === 'live') return null;
+  const reopened = await openCamera(source.deviceId, source.chosen).catch(() => null);
+  return ifNewest(reopened, opening);
+}
+
+/** The source, unless a newer opening began meanwhile: then it is closed. @param {Source | null} opened @param {number} opening */
+function ifNewest(opened, opening) {
+  if (opening === openings) return opened;
+  opened?.close();
+  return null;
 }
 
 /** @param {Source} next */
@@ -322,7 +337,6 @@ function isInCall() {
 }
 
 function hangUp() {
-  openings += 1;
   session.stop();
   closeSource();
   messages.clearAll();
@@ -330,6 +344,7 @@ function hangUp() {
 }
 
 function closeSource() {
+  openings += 1;
   source?.close();
   source = null;
   localVideo.srcObject = null;

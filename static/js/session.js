@@ -74,10 +74,8 @@ export class Session extends EventTarget {
   stop() {
     this.#unschedule();
     this.#mustMove = false;
-    this.#takeOver = null;
-    this.#successor?.close();
+    this.#dismissSuccessor();
     this.#link?.close();
-    this.#successor = null;
     this.#link = null;
     this.#source = null;
     this.id = null;
@@ -106,7 +104,10 @@ export class Session extends EventTarget {
   useRelayOnly(isRelayOnly) {
     if (isRelayOnly === this.#isRelayOnly) return;
     this.#isRelayOnly = isRelayOnly;
-    if (this.state === 'live') this.#migrate();
+    // A successor was made for what was wished before. A link that does not serve yet is looked at when it does.
+    const wasMoving = this.#successor !== null;
+    this.#dismissSuccessor();
+    if ((wasMoving || this.state === 'live') && (this.#mustMove || this.#link?.isRelayOnly !== isRelayOnly)) this.#migrate();
   }
 
   /** Cuts the pause before the next attempt short. */
@@ -159,13 +160,15 @@ export class Session extends EventTarget {
             present();
             this.#attempts = 0;
             this.#become('live');
+            // The wish may have changed while the link was made.
+            if (link.isRelayOnly !== this.#isRelayOnly) this.#migrate();
           };
           if (isCurrent()) {
             serve();
           } else {
             // Until its first result the old link still has newer ones.
             this.#takeOver = serve;
-            setTimeout(serve, RESULTS_LIMIT_MS);
+            setTimeout(() => link === this.#successor && serve(), RESULTS_LIMIT_MS);
           }
         },
         interrupted: () => {
@@ -199,6 +202,12 @@ export class Session extends EventTarget {
     clearTimeout(this.#moveTimer);
     if (this.#successor || !this.#link || !this.#source) return;
     this.#successor = this.#makeLink(this.#source);
+  }
+
+  #dismissSuccessor() {
+    this.#successor?.close();
+    this.#successor = null;
+    this.#takeOver = null;
   }
 
   #promote() {

@@ -115,6 +115,7 @@ describe('the page of models', { skip: withoutService }, () => {
     const code = String(await page.textContent('#refusal-code'));
     assert.ok(['not_onnx', 'malformed', 'truncated'].includes(code), code);
     assert.ok(String(await page.textContent('#refusal-title')).length > 10);
+    assert.equal(await page.evaluate(() => document.activeElement?.id), 'refusal-title', 'whoever cannot see hears it');
     assert.equal(await page.locator('#shelf [data-model]').count(), 0);
 
     await choose(page, 'finished.onnx', unclearDetector());
@@ -127,6 +128,47 @@ describe('the page of models', { skip: withoutService }, () => {
     assert.match(String(await page.textContent('[data-sheet="recognised"]')), /yolo-end2end/);
     // The browser itself notes answers that are errors; nothing else went wrong.
     assert.deepEqual(faults.filter((fault) => !fault.includes('422')), []);
+  });
+
+  test('removes only what it was asked twice to remove', async () => {
+    const one = await add(page, 'one.onnx', brightDetector({ labels: LABELS }));
+    await page.click('#report-close');
+    const two = await add(page, 'two.onnx', brightDetector({ labels: LABELS, weight: 0.9 }));
+    const button = page.locator('#report-remove');
+    await button.click();
+    assert.equal(await button.textContent(), 'Remove for good?');
+    await page.click(`#shelf [data-model="${one}"]`);
+    assert.equal(await page.textContent('#report-title'), one);
+    assert.equal(await button.textContent(), 'Remove');
+    await button.click();
+    assert.equal(await button.textContent(), 'Remove for good?', 'one click on another version only asks');
+    await page.click('[data-language="fr"]');
+    assert.equal(await button.textContent(), 'Supprimer');
+    await page.click('[data-language="en"]');
+    const { models } = await (await fetch(`${URL_BASE}api/models`)).json();
+    assert.deepEqual(models.filter(({ versions }) => versions.length > 0).map(({ name }) => name).sort(), ['one', 'two']);
+    await button.click();
+    await button.click();
+    await page.waitForSelector(`#shelf [data-model="${one}"]`, { state: 'detached' });
+    assert.equal(await page.locator(`#shelf [data-model="${two}"]`).count(), 1);
+    assert.deepEqual(faults, []);
+  });
+
+  test('a download holds no change up', async () => {
+    const model = await add(page, 'bright.onnx', brightDetector({ labels: LABELS }));
+    let send = () => {};
+    const maySend = new Promise((resolve) => {
+      send = () => resolve(undefined);
+    });
+    await page.route('**/model.onnx', async (route) => {
+      await maySend;
+      await route.continue();
+    });
+    await page.click('#report-download');
+    await use(page, 'canary');
+    await card(page, 'objects').locator('.route[data-role="canary"]').waitFor({ timeout: PATIENCE_MS });
+    const [download] = await Promise.all([page.waitForEvent('download'), send()]);
+    assert.equal(download.suggestedFilename(), `${model.replace('@', '-')}.onnx`);
   });
 
   test('rolls a version out to a live session, which goes on', async () => {

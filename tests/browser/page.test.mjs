@@ -156,6 +156,27 @@ describe('with a willing camera', () => {
     assert.deepEqual(await page.evaluate(() => [...window.states]), ['live']);
   });
 
+  test('drops a link by a relay that is not wanted any more', async () => {
+    await goLive(page);
+    let isDropped = false;
+    // The link by the relay is left without an answer.
+    far.accept = (socket) => {
+      socket.onClose(() => {
+        isDropped = true;
+      });
+      return false;
+    };
+    await page.click('label:has(#relay)');
+    await eventually('a second link', () => far.sockets.length === 2);
+    assert.ok(!isDropped);
+    await page.click('label:has(#relay)');
+    await eventually('its end', () => isDropped, 5000);
+    assert.equal(far.sockets.length, 2, 'the first link is what is wanted');
+    assert.equal(await page.evaluate(() => window.vigie.session), 'w1.test0');
+    assert.equal(await page.evaluate(() => window.vigie.pc.getConfiguration().iceTransportPolicy), 'all');
+    assert.equal(await page.evaluate(() => window.vigie.state), 'live');
+  });
+
   test('carries on while only the signalling server restarts', async () => {
     await goLive(page);
     await eventually('a report', () => page.evaluate(() => window.vigie.lastReport !== null));
@@ -240,6 +261,64 @@ describe('with a willing camera', () => {
     await page.setInputFiles('#file', await clip('people.webm'));
     await page.waitForSelector('[data-message="camera_unplugged"]', { state: 'detached' });
     await eventually('the file is sent', () => page.evaluate(() => window.vigie.stats().sentFps > 5));
+  });
+
+  test('a file that cannot be read leaves the camera live', async () => {
+    await goLive(page);
+    const transfer = await page.evaluateHandle(() => {
+      const data = new DataTransfer();
+      data.items.add(new File(['This is no video.'], 'notes.mp4', { type: 'video/mp4' }));
+      return data;
+    });
+    await page.dispatchEvent('body', 'drop', { dataTransfer: transfer });
+    const message = await waitForMessage(page, 'file_unreadable');
+    assert.match(await message.innerText(), /notes\.mp4/);
+    const track = () => page.$eval('#local', (video) => ({
+      state: video.srcObject.getVideoTracks()[0].readyState, frames: video.getVideoPlaybackQuality().totalVideoFrames,
+    }));
+    const { state, frames } = await track();
+    assert.equal(state, 'live');
+    await eventually('the camera goes on', async () => (await track()).frames > frames + 10);
+    assert.equal(await page.evaluate(() => window.vigie.state), 'live');
+    assert.ok(await page.isVisible('[data-message="file_unreadable"]'), 'why it was not read stays');
+  });
+
+  test('lets its camera go for another, and takes it back where that does not open', async () => {
+    await goLive(page);
+    await page.evaluate(() => {
+      const open = MediaDevices.prototype.getUserMedia;
+      Object.assign(window, { refusals: 0, heights: [] });
+      MediaDevices.prototype.getUserMedia = function (constraints) {
+        window.heights.push(constraints.video.height.ideal);
+        if (window.refusals === 0) return open.call(this, constraints);
+        window.refusals -= 1;
+        return Promise.reject(new DOMException('Could not start video source', 'NotReadableError'));
+      };
+    });
+    /** Whether another track than before is live. */
+    const isNew = () => page.evaluate(() => {
+      const [track] = document.getElementById('local').srcObject.getVideoTracks();
+      return track !== window.known && track.readyState === 'live';
+    });
+    /** @param {number} refusals @param {string} size */
+    const ask = (refusals, size) => page.evaluate(([count, wanted]) => {
+      const picker = /** @type {HTMLSelectElement} */ (document.getElementById('resolution'));
+      [window.known] = document.getElementById('local').srcObject.getVideoTracks();
+      window.refusals = count;
+      picker.value = wanted;
+      picker.dispatchEvent(new Event('change'));
+    }, /** @type {const} */ ([refusals, size]));
+
+    await ask(1, '320x240');
+    await eventually('the camera at another size', isNew);
+    assert.equal(await page.$('.message'), null);
+
+    await ask(2, '1280x720');
+    await waitForMessage(page, 'camera_in_use');
+    await eventually('the camera as it was', isNew);
+    assert.ok(await page.isVisible('[data-message="camera_in_use"]'), 'why there is no other stays');
+    assert.deepEqual(await page.evaluate(() => window.heights), [240, 240, 720, 720, 240]);
+    assert.equal(await page.evaluate(() => window.vigie.state), 'live');
   });
 
   test('a dropped file waits for consent', async () => {

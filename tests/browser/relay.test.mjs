@@ -154,6 +154,34 @@ describe('the relay', () => {
     await page.close();
   });
 
+  test('is taken where it is asked for while the session is still made', async () => {
+    const page = await browser.context.newPage();
+    let answer = () => {};
+    const mayAnswer = new Promise((resolve) => {
+      answer = () => resolve(undefined);
+    });
+    // What the server says is kept back until the switch has been turned.
+    await page.routeWebSocket(/\/api\/session/, (socket) => {
+      const server = socket.connectToServer();
+      server.onMessage(async (message) => {
+        await mayAnswer;
+        socket.send(message);
+      });
+    });
+    await page.goto(await front(`${turn}?transport=udp`));
+    await page.waitForFunction(() => 'vigie' in window);
+    await page.click('#agree-camera');
+    await waitForState(page, 'connecting');
+    await page.click('label:has(#relay)');
+    answer();
+    await waitForState(page, 'live');
+    await eventually('the path by the relay', async () => (await mediaPath(page))?.type === 'relay');
+    await reportsFlow(page);
+    assert.equal(await page.evaluate(() => window.vigie.pc.getConfiguration().iceTransportPolicy), 'relay');
+    assert.equal(await page.evaluate(() => window.vigie.state), 'live');
+    await page.close();
+  });
+
   test('is missed aloud where there is none', async () => {
     const { page } = await openPage(browser.context, `${await front()}/?relay=1`);
     await page.click('#agree-camera');

@@ -317,6 +317,54 @@ describe('the page of videos', { skip: withoutService }, () => {
     assert.equal(await page.locator('.job').count(), 1);
   });
 
+  test('keeps one list with the other tabs', async () => {
+    /** @param {import('playwright-core').Page} tab @param {string} name @param {string} state */
+    const waitIn = async (tab, name, state) => {
+      await tab.bringToFront();
+      const found = tab.locator(`.job[data-state="${state}"]`, { has: tab.locator('.job-name', { hasText: name }) });
+      await found.waitFor({ timeout: PATIENCE_MS });
+      return found;
+    };
+    const { page: other } = await openPage(browser.context, `${URL_BASE}videos`);
+    /** @type {string[]} */
+    const asked = [];
+    other.on('request', (request) => asked.push(request.url()));
+
+    // An upload that waits for its network in one tab is an unfinished one in the other, which leaves it alone.
+    let isStuck = true;
+    await page.route('**/api/uploads/*', (route) => {
+      const offset = Number(route.request().headers()['upload-offset'] ?? 0);
+      return isStuck && offset > 0 ? route.abort('connectionreset') : route.continue();
+    });
+    await page.bringToFront();
+    await chooseFiles([large]);
+    await waitForState('large.mp4', 'offline');
+    await waitIn(other, 'large.mp4', 'interrupted');
+
+    // What the other adds meanwhile is seen here, and stays when that tab is left.
+    await other.setInputFiles('#files', second);
+    await waitIn(other, 'second.mkv', 'done');
+    const upload = await page.evaluate(() => window.vigie.rows.find(({ entry }) => entry.name === 'large.mp4').entry.upload);
+    await other.goto('about:blank');
+    assert.ok(upload && !asked.includes(upload), 'the other tab did nothing about the upload');
+    await waitIn(page, 'second.mkv', 'done');
+    isStuck = false;
+    await waitIn(page, 'large.mp4', 'done');
+
+    // A tab that is opened later has both, the newest first; what is deleted there goes here too.
+    const { page: later } = await openPage(browser.context, `${URL_BASE}videos`);
+    await waitIn(later, 'large.mp4', 'done');
+    const doomed = await waitIn(later, 'second.mkv', 'done');
+    assert.deepEqual(await later.locator('.job-name').allTextContents(), ['second.mkv', 'large.mp4']);
+    await doomed.locator('[data-action="delete"]').click();
+    await page.bringToFront();
+    await row('second.mkv').waitFor({ state: 'detached', timeout: PATIENCE_MS });
+    assert.equal(await row('large.mp4').count(), 1);
+    await page.reload();
+    await waitForState('large.mp4', 'done');
+    assert.equal(await page.locator('.job').count(), 1);
+  });
+
   test('tells that the server cannot be reached, and finds it again', async () => {
     await chooseFiles([second]);
     await waitForState('second.mkv', 'done');

@@ -56,6 +56,10 @@ const told = new Map();
 const cards = new Map();
 /** @type {{ name: string, sent: number, all: number, tryingSince: number | null } | null} */
 let progress = null;
+/** The version whose removal waits for its second click. @type {string | null} */
+let doomed = null;
+/** @type {number | undefined} */
+let sureTimer;
 
 /* Taking a file in */
 
@@ -119,6 +123,7 @@ function refuse(file, code, message) {
 function show(view) {
   page.dataset.view = view;
   if (view !== 'report') shown = null;
+  askWhetherSure(null);
   element('report').hidden = view !== 'report';
   showProgress();
   showRefusal();
@@ -184,6 +189,7 @@ async function openVersion(model) {
   const admitted = told.get(model) ?? null;
   if (!version && !admitted) return;
   shown = { model, admitted, picture: null };
+  askWhetherSure(null);
   page.dataset.view = 'report';
   element('report').hidden = false;
   showReport();
@@ -307,7 +313,10 @@ let changes = Promise.resolve();
 
 /** @param {() => Promise<void>} act */
 function change(act) {
-  changes = changes.then(() => attempt(act));
+  changes = changes.then(() => attempt(act)).then(() => {
+    // What was moved and not taken goes back to where it was.
+    for (const card of cards.values()) card.redraw(shelf);
+  });
   return changes;
 }
 
@@ -323,8 +332,14 @@ async function attempt(act) {
     messages.show('change', { key, level: 'error', code, values: { detail: message || code } });
   }
   await refreshShelf();
-  // What was moved and not taken goes back to where it was.
-  for (const card of cards.values()) card.redraw(shelf);
+}
+
+/** Has the button that removes ask once more, for a while, or forget that it asked. @param {string | null} model */
+function askWhetherSure(model) {
+  clearTimeout(sureTimer);
+  doomed = model;
+  element('report-remove').textContent = t(model === null ? 'remove' : 'remove_sure');
+  if (model !== null) sureTimer = setTimeout(() => askWhetherSure(null), SURE_MS);
 }
 
 /* Who may */
@@ -359,33 +374,31 @@ element('refusal-again').addEventListener('click', () => lastFile && take(lastFi
 element('progress-cancel').addEventListener('click', () => upload?.cancel());
 element('report-close').addEventListener('click', () => show('intro'));
 element('report-use').addEventListener('click', () => shown && assign({ model: shown.model }));
-element('report-download').addEventListener('click', async () => {
+element('report-download').addEventListener('click', () => {
   const version = shown && (findVersion(shelf, shown.model) ?? shown.admitted?.manifest);
   if (!version) return;
-  await change(async () => {
+  // It changes nothing, and no change waits for it.
+  attempt(async () => {
     const link = Object.assign(document.createElement('a'), { href: await fetchFile(version.name, version.version), download: `${version.name}-${version.version}.onnx` });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   });
 });
-element('report-remove').addEventListener('click', async () => {
-  const button = element('report-remove');
-  if (button.dataset.sure !== 'yes') {
-    button.dataset.sure = 'yes';
-    button.textContent = t('remove_sure');
-    setTimeout(() => {
-      delete button.dataset.sure;
-      button.textContent = t('remove');
-    }, SURE_MS);
-    return;
-  }
+element('report-remove').addEventListener('click', () => {
   const version = shown && (findVersion(shelf, shown.model) ?? shown.admitted?.manifest);
   if (!version) return;
-  await change(async () => {
+  const model = nameOf(version);
+  if (doomed !== model) {
+    askWhetherSure(model);
+    return;
+  }
+  askWhetherSure(null);
+  change(async () => {
     await removeVersion(version.name, version.version);
-    announce(t('removed', { model: nameOf(version) }));
-    told.delete(nameOf(version));
-    show('intro');
+    announce(t('removed', { model }));
+    told.delete(model);
+    // Whoever has gone on to another version stays there.
+    if (shown?.model === model) show('intro');
   });
 });
 
@@ -409,6 +422,7 @@ addEventListener('drop', (event) => {
 });
 
 onLanguageChange(() => {
+  askWhetherSure(null);
   showProgress();
   showRefusal();
   showReport();

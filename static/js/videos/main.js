@@ -7,7 +7,7 @@ import { ApiFailure, cancelJob, deleteJob, deleteUpload, fetchMaxBytes, FINAL_ST
 import { Follower } from './follow.js';
 import { detailOf, fillBar, List } from './list.js';
 import { Result } from './result.js';
-import { fingerprint, loadEntries, newEntry, saveEntries } from './store.js';
+import { fingerprint, loadEntries, mergeEntries, newEntry, onOtherPages, saveEntries } from './store.js';
 import { VIDEO_TEXTS } from './texts.js';
 import { Upload } from './upload.js';
 import { describeFault, formatBytes } from './words.js';
@@ -24,7 +24,7 @@ import { describeFault, formatBytes } from './words.js';
  * @property {Job | null} job
  * @property {boolean} isGone
  * @property {{ code: string, message: string } | null} fault
- * @property {number | undefined} doom timer of a deletion that can still be undone
+ * @property {number | undefined} doom timer of a deletion, set until it is made or undone
  */
 
 /** Uploads at a time: more would only share the same line. */
@@ -78,8 +78,8 @@ const follower = new Follower({
 
 /** @param {Entry} entry whether its job may still change, or was not heard of yet */
 function isOpen(entry) {
-  const { job, isGone } = workOf(entry.key);
-  return entry.id !== null && !entry.isDoomed && !isGone && (job === null || !FINAL_STATES.includes(job.state));
+  const { job, isGone, doom } = workOf(entry.key);
+  return entry.id !== null && doom === undefined && !isGone && (job === null || !FINAL_STATES.includes(job.state));
 }
 
 /** @param {Entry} entry running before unknown before queued */
@@ -122,7 +122,7 @@ function take(files) {
   /** @type {Entry | null} */
   let first = null;
   for (const file of files) {
-    const known = entries.find((entry) => entry.id === null && !entry.isDoomed && entry.fingerprint === fingerprint(file));
+    const known = entries.find((entry) => entry.id === null && workOf(entry.key).doom === undefined && entry.fingerprint === fingerprint(file));
     if (known) {
       const work = workOf(known.key);
       if (work.file === null || work.fault) Object.assign(work, { file, fault: null, isOffline: false });
@@ -157,7 +157,7 @@ function startUploads() {
 /** @param {Entry} entry */
 function isWaiting(entry) {
   const work = workOf(entry.key);
-  return entry.id === null && work.file !== null && work.upload === null && work.fault === null && !entry.isDoomed;
+  return entry.id === null && work.file !== null && work.upload === null && work.fault === null && work.doom === undefined;
 }
 
 /** @param {Entry} entry */
@@ -241,18 +241,16 @@ async function cancel(entry) {
 function doom(entry) {
   const work = workOf(entry.key);
   work.upload?.stop();
-  entry.isDoomed = true;
   if (chosen === entry.key) choose(null);
   announce(t('deleted_named', { name: entry.name }));
   work.doom = setTimeout(() => destroy(entry), UNDO_MS);
-  keepAndShow();
+  show();
 }
 
 /** @param {Entry} entry */
 function spare(entry) {
-  const work = workOf(entry.key);
-  clearTimeout(work.doom);
-  entry.isDoomed = false;
+  clearTimeout(workOf(entry.key).doom);
+  forgive(entry);
   // An upload that was stopped may not have ended yet; it starts the next one when it does.
   startUploads();
   keepAndShow();
@@ -260,14 +258,18 @@ function spare(entry) {
 }
 
 /** @param {Entry} entry */
+function forgive(entry) {
+  workOf(entry.key).doom = undefined;
+  entry.isDoomed = false;
+}
+
+/** @param {Entry} entry */
 async function destroy(entry) {
-  const work = workOf(entry.key);
-  clearTimeout(work.doom);
   try {
     if (entry.id !== null) await deleteJob(entry.id);
     else if (entry.upload !== null) await deleteUpload(entry.upload);
   } catch (error) {
-    entry.isDoomed = false;
+    forgive(entry);
     tell('not_deleted', entry, error);
     keepAndShow();
     return;
@@ -306,7 +308,7 @@ function rowOf(key) {
 
 /** @param {Entry} entry @param {Work} work @returns {import('./list.js').RowState} */
 function stateOf(entry, work) {
-  if (entry.isDoomed) return 'deleted';
+  if (work.doom !== undefined) return 'deleted';
   if (work.isGone) return 'gone';
   if (entry.id !== null) return work.job?.state ?? 'unknown';
   if (work.fault) return 'failed';
@@ -338,8 +340,31 @@ function show() {
 }
 
 function keepAndShow() {
-  saveEntries(entries);
+  takeOver(saveEntries(entries, isSending));
+}
+
+/** @param {Entry} entry */
+function isSending(entry) {
+  return workOf(entry.key).upload !== null;
+}
+
+/** Shows the list as this page and the others have left it. @param {Entry[]} merged */
+function takeOver(merged) {
+  const left = new Set(merged.map(({ key }) => key));
+  for (const { key } of entries) if (!left.has(key)) forget(key);
+  entries = merged;
+  for (const entry of entries) {
+    // A page that could not see its deletion through leaves it to the others, and to the next.
+    if (entry.isDoomed) workOf(entry.key).doom ??= setTimeout(() => destroy(entry));
+  }
   show();
+}
+
+/** @param {string} key of an entry that another page has deleted */
+function forget(key) {
+  clearTimeout(works.get(key)?.doom);
+  works.delete(key);
+  if (chosen === key) chosen = null;
 }
 
 function showStage() {
@@ -432,9 +457,14 @@ addEventListener('drop', (event) => {
 
 // Deletions that can no longer be undone, because the page goes, are made.
 addEventListener('pagehide', () => {
-  for (const entry of entries) if (entry.isDoomed && entry.id !== null) deleteJob(entry.id).catch(() => {});
-  saveEntries(entries);
+  for (const entry of entries) {
+    if (workOf(entry.key).doom === undefined) continue;
+    entry.isDoomed = true;
+    if (entry.id !== null) deleteJob(entry.id).catch(() => {});
+  }
+  keepAndShow();
 });
+onOtherPages(() => takeOver(mergeEntries(entries, isSending)));
 addEventListener('beforeunload', (event) => {
   if (entries.some(({ key }) => workOf(key).upload !== null)) event.preventDefault();
 });
@@ -443,7 +473,7 @@ onLanguageChange(() => {
   show();
 });
 
-for (const entry of entries.filter(({ isDoomed }) => isDoomed)) destroy(entry);
+takeOver(entries);
 fetchMaxBytes().then((bytes) => {
   maxBytes = bytes;
   showOptions();
@@ -454,7 +484,6 @@ fetchMaxBytes().then((bytes) => {
   }
 });
 showOptions();
-show();
 follower.tick();
 
 /** For tests and the curious; the page itself does not use it. */
