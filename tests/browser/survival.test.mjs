@@ -206,7 +206,9 @@ test('a session that finds no other worker stays until it does', async () => {
   const ended = one.end('SIGTERM');
   await reportsFlow(page, 5 * RATE);
   assert.equal(await workerOf(page), 'one');
-  await Service.start(['worker', '--control', address, '--media', '127.0.0.1:0', '--lanes', '1', '--name', 'late', '--admit', 'count']);
+  // Somebody's connection may have the port for a moment.
+  const late = ['worker', '--control', address, '--media', '127.0.0.1:0', '--lanes', '1', '--name', 'late', '--admit', 'count'];
+  await eventually('the late worker', () => Service.start(late).then(() => true, () => false));
   await eventually('the move', async () => (await workerOf(page)) === 'late', 40_000);
   assert.equal(await ended, 0);
   await reportsFlow(page);

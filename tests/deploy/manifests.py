@@ -273,9 +273,16 @@ def check_flows(where, documents):
             check((arrives and leaves) == expected, where, f"{source or 'a stranger'} -> {target} {port}/{protocol} {word}")
 
 
-def check_images(where, documents, kustomization):
+def images_of(folder):
+    """The images that an overlay names, and those that it stands on."""
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    below = [folder / resource for resource in kustomization.get("resources", []) if (folder / resource / "kustomization.yaml").exists()]
+    own = {image.get("newName", image["name"]) + ":" + image["newTag"] for image in kustomization.get("images", [])}
+    return own.union(*(images_of(folder) for folder in below))
+
+
+def check_images(where, documents, given):
     """Every image of vigie's has the registry and the tag that the overlay gives it."""
-    given = {image.get("newName", image["name"]) + ":" + image["newTag"] for image in kustomization.get("images", [])}
     for document in documents:
         for container in (pod_spec(document) or {}).get("spec", {}).get("containers", []):
             if container["image"].split("/")[-1].startswith("vigie-"):
@@ -284,9 +291,14 @@ def check_images(where, documents, kustomization):
 
 def check_proxies(where, documents):
     """Who is behind an Ingress must not share the limits of its address."""
-    settings = [document["data"] for document in documents if document["kind"] == "ConfigMap" and document["metadata"]["name"].startswith("front-")]
-    if any(document["kind"] == "Ingress" for document in documents) and settings:
-        check("VIGIE_TRUSTED_PROXIES" in settings[0], where, "has an Ingress, and its fronts trust no proxy")
+    if not any(document["kind"] == "Ingress" for document in documents):
+        return
+    named = {(document["kind"], document["metadata"]["name"]): document for document in documents}
+    for document in documents:
+        for container in (pod_spec(document) or {}).get("spec", {}).get("containers", []):
+            if container.get("args") == ["signal"]:
+                place = f"{where} {document['kind']}/{document['metadata']['name']}"
+                check("VIGIE_TRUSTED_PROXIES" in environment(container, named, place), place, "is behind an Ingress and trusts no proxy")
 
 
 def check_predictors(where, documents):
@@ -353,7 +365,7 @@ def main():
             check_predictors(where, documents)
             check_proxies(where, documents)
             if folder.parent.name == "overlays":
-                check_images(where, documents, yaml.safe_load((folder / "kustomization.yaml").read_text()))
+                check_images(where, documents, images_of(folder))
             check_metrics(where, documents, program)
             if folder.name == "minikube":
                 check_smallest(where, documents)
