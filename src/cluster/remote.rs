@@ -37,7 +37,7 @@ pub(super) const JSON: &str = "application/json";
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 /// How long a worker may take to begin its answer to a picture, its turn included. One whose machine stands still accepts
 /// connections all the same, and would be waited for without end.
-const PICTURE_LIMIT: Duration = Duration::from_secs(30);
+const PICTURE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Bytes: no refusal of a worker is longer.
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
