@@ -62,6 +62,13 @@ def pod_spec(document):
     return template
 
 
+def containers(documents):
+    """Every container of the pods, with the document that it stands in."""
+    for document in documents:
+        for container in (pod_spec(document) or {}).get("spec", {}).get("containers", []):
+            yield document, container
+
+
 def matches(selector, labels):
     for key, value in selector.get("matchLabels", {}).items():
         if labels.get(key) != value:
@@ -283,10 +290,9 @@ def images_of(folder):
 
 def check_images(where, documents, given):
     """Every image of vigie's has the registry and the tag that the overlay gives it."""
-    for document in documents:
-        for container in (pod_spec(document) or {}).get("spec", {}).get("containers", []):
-            if container["image"].split("/")[-1].startswith("vigie-"):
-                check(container["image"] in given, where, f"{document['metadata']['name']} runs {container['image']}, which the overlay does not name")
+    for document, container in containers(documents):
+        if container["image"].split("/")[-1].startswith("vigie-"):
+            check(container["image"] in given, where, f"{document['metadata']['name']} runs {container['image']}, which the overlay does not name")
 
 
 def check_proxies(where, documents):
@@ -294,11 +300,10 @@ def check_proxies(where, documents):
     if not any(document["kind"] == "Ingress" for document in documents):
         return
     named = {(document["kind"], document["metadata"]["name"]): document for document in documents}
-    for document in documents:
-        for container in (pod_spec(document) or {}).get("spec", {}).get("containers", []):
-            if container.get("args") == ["signal"]:
-                place = f"{where} {document['kind']}/{document['metadata']['name']}"
-                check("VIGIE_TRUSTED_PROXIES" in environment(container, named, place), place, "is behind an Ingress and trusts no proxy")
+    for document, container in containers(documents):
+        if container.get("args") == ["signal"]:
+            place = f"{where} {document['kind']}/{document['metadata']['name']}"
+            check("VIGIE_TRUSTED_PROXIES" in environment(container, named, place), place, "is behind an Ingress and trusts no proxy")
 
 
 def check_predictors(where, documents):
